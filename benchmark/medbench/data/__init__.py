@@ -1,0 +1,1 @@
+"""What all datasets share: index, image reading, prepared cache, splits, label fractions, report text."""

@@ -1,0 +1,409 @@
+"""Reading a radiograph, whatever it is stored as, into one 8-bit grey picture; and making it square.
+
+What the grey values mean: 0 is black (air), 255 is white (bone), as on a viewer's screen.
+
+- DICOM: modality LUT or rescale, then VOI LUT or window, then MONOCHROME1 turned round; padding pixels become
+  black.
+- More than 8 bits and nothing that says which values matter: the range between two percentiles is stretched.
+- 8 bits: as stored, byte for byte, unless a window says otherwise.
+- PNG and JPEG: colour becomes luminance, transparency is laid over black, the EXIF orientation is obeyed
+  (viewers and annotation tools do, so boxes and masks refer to the upright picture).
+"""
+
+import logging
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, ImageOps
+
+from medbench.errors import DataError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset as DicomDataset
+    from pydicom.tag import BaseTag
+
+Fit = Literal["pad", "stretch"]
+"""How a film becomes square: `pad` keeps the aspect and adds black, `stretch` does not."""
+
+READER = 1
+"""Version of what these functions make of a file; a part of the prepared cache's key. Raised with it."""
+
+PERCENTILES = (0.5, 99.5)
+"""Bounds of the stretched range where a file of more than 8 bits names no window. Own choice: markers,
+collimator edges and dead pixels make up less than one percent of a film, and minimum and maximum would follow
+them."""
+
+_NEEDED = [
+    "Rows",
+    "Columns",
+    "SamplesPerPixel",
+    "NumberOfFrames",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "ModalityLUTSequence",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "VOILUTSequence",
+    "WindowCenter",
+    "WindowWidth",
+    "VOILUTFunction",
+    "RedPaletteColorLookupTableDescriptor",
+    "RedPaletteColorLookupTableData",
+    "GreenPaletteColorLookupTableDescriptor",
+    "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableData",
+    "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData",
+    "SegmentedBluePaletteColorLookupTableData",
+    "PixelData",
+    "FloatPixelData",
+    "DoubleFloatPixelData",
+]
+"""The only elements read of a DICOM file: faster, and a bad PatientAge is never looked at, so never warned
+about."""
+
+_PLUGINS = {"1.2.840.10008.1.2.4.50": "pillow", "1.2.840.10008.1.2.5": "pydicom"}
+"""Decoder by transfer syntax; pylibjpeg for the others. Named, because pydicom would take GDCM where it
+happens to be installed, and lossy decoders differ by a grey level. JPEG baseline goes to Pillow: 3.2 ms a
+film against 7.7 ms."""
+
+_quiet_lock = threading.Lock()
+
+
+def read_image(path: Path) -> npt.NDArray[np.uint8]:
+    """Decode one radiograph.
+
+    The kind of file is told by its first bytes, not by its name.
+
+    Args:
+        path: a DICOM file of one frame, a PNG or a JPEG.
+
+    Returns:
+        (H, W) grey values, 0 black to 255 white.
+
+    Raises:
+        DataError: it can not be read, naming the file and the reason.
+    """
+    try:
+        kind = _kind(path)
+        with _warnings_silenced():
+            return _read_dicom(path) if kind == "DICOM" else _read_picture(path)
+    except _Unreadable as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width in pixels of what `read_image` would return, from the header alone.
+
+    Raises:
+        DataError: the header can not be read.
+    """
+    try:
+        kind = _kind(path)
+        with _warnings_silenced():
+            if kind == "DICOM":
+                data = _open_dicom(path, pixels=False)
+                return _whole(data, "Rows"), _whole(data, "Columns")
+            return _picture_size(path)
+    except _Unreadable as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def fit_square(image: npt.NDArray[np.uint8], side: int, fit: Fit) -> npt.NDArray[np.uint8]:
+    """Make a film square.
+
+    Shrinking averages over the area of each new pixel: PIL's BOX filter, which is OpenCV's INTER_AREA, with
+    which MGCA's released code shrinks (mgca/datasets/utils.py). Enlarging, of either axis, is bilinear.
+
+    Args:
+        image: (H, W) grey values.
+        side: pixels of the result's side, at least 1.
+        fit: `pad` brings the longer side to `side` and adds black on both sides of the shorter one, the odd
+            row or column at the bottom or right; `stretch` brings both to `side`.
+
+    Returns:
+        (side, side) grey values.
+    """
+    height, width = image.shape
+    if fit == "stretch":
+        new_height = new_width = side
+    else:
+        longer = max(height, width)
+        new_height, new_width = (max(1, round(n * side / longer)) for n in (height, width))
+    if (new_height, new_width) != (height, width):
+        shrinks = new_height <= height and new_width <= width
+        method = Image.Resampling.BOX if shrinks else Image.Resampling.BILINEAR
+        image = np.asarray(Image.fromarray(image).resize((new_width, new_height), method))
+    if (new_height, new_width) == (side, side):
+        return np.ascontiguousarray(image)
+    square = np.zeros((side, side), np.uint8)
+    top, left = (side - new_height) // 2, (side - new_width) // 2
+    square[top : top + new_height, left : left + new_width] = image
+    return square
+
+
+class _Unreadable(Exception):
+    """Why a file is refused; the caller adds its name."""
+
+
+def _kind(path: Path) -> Literal["DICOM", "PNG", "JPEG"]:
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except FileNotFoundError as error:
+        raise _Unreadable("no such file") from error
+    except OSError as error:
+        raise _Unreadable(f"can not be opened ({error.strerror})") from error
+    if not head:
+        raise _Unreadable("file is empty; copy it again")
+    if head[128:132] == b"DICM":
+        return "DICOM"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if head.lstrip()[:1] == b"<":
+        raise _Unreadable("a web page, not an image: the download was refused; get it again")
+    if head.startswith(b"version https://git-lfs"):
+        raise _Unreadable("a Git LFS pointer, not an image; run `git lfs pull` where it came from")
+    hint = " (a DICOM file without its preamble and file meta information?)" if path.suffix == ".dcm" else ""
+    raise _Unreadable(f"neither DICOM, PNG nor JPEG: it starts with {head[:8]!r}{hint}")
+
+
+# PNG and JPEG
+
+
+def _read_picture(path: Path) -> npt.NDArray[np.uint8]:
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+            picture.load()
+            upright = ImageOps.exif_transpose(picture)
+    except Exception as error:  # Pillow passes on whatever its parsers meet in a broken file
+        raise _Unreadable(f"the image can not be decoded ({_one_line(error)}); copy it again") from error
+    if upright.mode.startswith(("I", "F")):
+        return _stretched(np.asarray(upright).astype(np.float64))
+    if "A" in upright.getbands() or "transparency" in upright.info:
+        black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
+        upright = Image.alpha_composite(black, upright.convert("RGBA"))
+    if upright.mode not in ("1", "L"):
+        upright = upright.convert("RGB")
+    return np.array(upright.convert("L"))
+
+
+def _picture_size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+            width, height = picture.size
+            lies_on_its_side = picture.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except Exception as error:  # as above
+        raise _Unreadable(f"the image header can not be read ({_one_line(error)}); copy it again") from error
+    return (width, height) if lies_on_its_side else (height, width)
+
+
+# DICOM
+
+
+@lru_cache(maxsize=1)
+def _needed_tags() -> list["BaseTag"]:
+    from pydicom.tag import Tag
+
+    return [Tag(name) for name in _NEEDED]
+
+
+def _read_dicom(path: Path) -> npt.NDArray[np.uint8]:
+    data = _open_dicom(path, pixels=True)
+    frames = data.get("NumberOfFrames")
+    if frames is not None and int(frames) != 1:
+        raise _Unreadable(f"holds {frames} frames, and a radiograph has one; export the one that is meant")
+    if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        raise _Unreadable("holds no pixels (a DICOM header alone, or a file cut short); get it again")
+    stored = _decode(data)
+    if stored.ndim == 3:
+        return _luminance(stored, int(data.BitsStored))
+    if data.PhotometricInterpretation == "PALETTE COLOR":
+        from pydicom.pixels.processing import apply_color_lut
+
+        colours = apply_color_lut(stored, data)
+        return _luminance(colours, 8 * colours.dtype.itemsize)
+    return _windowed(data, stored)
+
+
+def _open_dicom(path: Path, *, pixels: bool) -> "DicomDataset":
+    from pydicom import dcmread
+
+    try:
+        return dcmread(path, stop_before_pixels=not pixels, specific_tags=[*_needed_tags()])
+    except Exception as error:  # pydicom passes on whatever its parsers meet in a broken file
+        raise _Unreadable(f"the DICOM header can not be read ({_one_line(error)}); copy it again") from error
+
+
+def _decode(data: "DicomDataset") -> npt.NDArray[Any]:
+    """Stored values (H, W), or (H, W, 3) in RGB."""
+    from pydicom.pixels.utils import pixel_array
+
+    syntax = data.file_meta.get("TransferSyntaxUID")
+    if syntax is None:
+        raise _Unreadable(
+            "its file meta information names no transfer syntax, so its pixels can not be decoded"
+        )
+    plugin = _PLUGINS.get(str(syntax), "pylibjpeg") if syntax.is_compressed and syntax.is_encapsulated else ""
+    try:
+        stored = pixel_array(data, decoding_plugin=plugin)
+    except Exception as error:  # decoders raise what they like on broken files
+        raise _Unreadable(
+            f"pixels in {syntax.name} can not be decoded ({_one_line(error)}); copy it again"
+        ) from error
+    if stored.ndim not in (2, 3) or 0 in stored.shape:
+        raise _Unreadable(f"pixels of shape {stored.shape}, expected one grey or colour picture")
+    return stored
+
+
+def _windowed(data: "DicomDataset", stored: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The grey pipeline of the standard (PS3.3 C.11): modality, VOI, presentation."""
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi
+
+    bits = int(data.get("BitsStored", 16))
+    inverted = data.PhotometricInterpretation == "MONOCHROME1"
+    padding = _padding(data, stored)
+    as_stored = bits == 8 and stored.dtype == np.uint8
+    try:
+        values = apply_modality_lut(stored, data)
+        if data.get("VOILUTSequence"):
+            table_bits = int(data.VOILUTSequence[0].LUTDescriptor[2])
+            unit = apply_voi(_integers(values), data) / (2.0**table_bits - 1)
+            grey = _grey(unit)
+        elif (window := _window(data)) is not None:
+            centre, width, function = window
+            low, high = centre - width / 2, centre + width / 2
+            if as_stored and values.dtype == np.uint8 and abs(low) <= 1 and abs(high - 256) <= 2:
+                grey = stored.copy()  # the whole range, give or take how the writer counted its ends
+            else:
+                grey = _grey(_apply_window(values, centre, width, function))
+        elif (
+            np.issubdtype(stored.dtype, np.unsignedinteger)
+            and bits <= 8
+            and "ModalityLUTSequence" not in data
+        ):
+            # A rescale moves the range and the values alike; what is left of it is the sign of the slope.
+            full = stored if as_stored else _grey(stored / (2.0**bits - 1))
+            grey = 255 - full if float(data.get("RescaleSlope") or 1) < 0 else full.copy()
+        else:
+            grey = _stretched(values.astype(np.float64), ~padding)
+    except (ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
+        raise _Unreadable(f"its grey-value lookup can not be applied ({_one_line(error)})") from error
+    if inverted:
+        grey = 255 - grey
+    grey[padding] = 0
+    return grey
+
+
+def _integers(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A VOI LUT is looked up by whole numbers; rescaled values come as floats."""
+    return values if np.issubdtype(values.dtype, np.integer) else np.rint(values).astype(np.int64)
+
+
+def _window(data: "DicomDataset") -> tuple[float, float, str] | None:
+    """Centre, width and function of the first window that the file names, None if it names none."""
+    centre, width = data.get("WindowCenter"), data.get("WindowWidth")
+    if centre in (None, "") or width in (None, ""):
+        return None
+    first = [float(v[0]) if hasattr(v, "__getitem__") else float(v) for v in (centre, width)]
+    function = str(data.get("VOILUTFunction") or "LINEAR").strip().upper()
+    if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
+        raise ValueError(f"unknown VOI LUT function {function}")
+    if (first[1] < 1 and function == "LINEAR") or first[1] <= 0:
+        raise ValueError(f"window width {first[1]:g}")
+    return first[0], first[1], function
+
+
+def _apply_window(
+    values: npt.NDArray[Any], centre: float, width: float, function: str
+) -> npt.NDArray[np.float64]:
+    """Grey values in [0, 1] by the formulas of PS3.3 C.11.2.1.2 and C.11.2.1.3."""
+    x = values.astype(np.float64)
+    if function == "SIGMOID":
+        return 1 / (1 + np.exp(np.clip(-4 * (x - centre) / width, -700, 700)))
+    if function == "LINEAR":
+        if width == 1:
+            return (x > centre - 0.5).astype(np.float64)
+        centre, width = centre - 0.5, width - 1
+    return np.clip((x - centre) / width + 0.5, 0, 1)
+
+
+def _padding(data: "DicomDataset", stored: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """(H, W) True where the film was filled up (PS3.3 C.7.5.1.1.2)."""
+    value = data.get("PixelPaddingValue")
+    if not isinstance(value, int):
+        return np.zeros(stored.shape, np.bool_)
+    limit = data.get("PixelPaddingRangeLimit")
+    low, high = sorted((value, limit if isinstance(limit, int) else value))
+    padded: npt.NDArray[np.bool_] = (stored >= low) & (stored <= high)
+    return padded
+
+
+def _stretched(
+    values: npt.NDArray[np.float64], counted: npt.NDArray[np.bool_] | None = None
+) -> npt.NDArray[np.uint8]:
+    """The range between the two percentiles of the counted pixels, stretched over black to white."""
+    finite = np.isfinite(values)
+    counted = finite if counted is None else counted & finite
+    if not counted.any():
+        return np.zeros(values.shape, np.uint8)
+    low, high = np.percentile(values[counted], PERCENTILES)
+    if low == high:  # nearly all one value: what differs would be lost between equal percentiles
+        low, high = values[counted].min(), values[counted].max()
+    if low == high:
+        return np.zeros(values.shape, np.uint8)
+    return _grey((np.where(finite, values, low) - low) / (high - low))
+
+
+def _luminance(colours: npt.NDArray[Any], bits: int) -> npt.NDArray[np.uint8]:
+    """(H, W, 3 or 4) RGB to (H, W), by ITU-R 601 as PIL does for PNG and JPEG."""
+    if colours.dtype != np.uint8 or bits != 8:
+        colours = _grey(colours / (2.0**bits - 1))
+    return np.array(Image.fromarray(np.ascontiguousarray(colours[..., :3])).convert("L"))
+
+
+def _grey(unit: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """[0, 1] to 0..255, to the nearest."""
+    grey: npt.NDArray[np.uint8] = np.rint(np.clip(unit, 0, 1) * 255).astype(np.uint8)
+    return grey
+
+
+def _whole(data: "DicomDataset", name: str) -> int:
+    value = data.get(name)
+    if not isinstance(value, int):
+        raise _Unreadable(f"its DICOM header names no {name}")
+    return value
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
+
+
+@contextmanager
+def _warnings_silenced() -> Iterator[None]:
+    """No warnings from the libraries inside. One thread at a time: the filters belong to the process."""
+    log = logging.getLogger("pydicom")
+    with _quiet_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        was, log.disabled = log.disabled, True
+        try:
+            yield
+        finally:
+            log.disabled = was

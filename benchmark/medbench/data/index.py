@@ -1,0 +1,83 @@
+"""The index: one row a sample, the same columns for every dataset."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+Source = Literal["phantom", "real"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with one sample: which, in which file, and what."""
+
+    sample: str
+    path: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}"
+
+
+@dataclass(frozen=True)
+class Index:
+    """All samples of a dataset folder, in the order of its own table.
+
+    Attributes:
+        dataset: name of the dataset.
+        root: folder that `image` paths are relative to.
+        source: `phantom` if the folder says so of itself, else `real`.
+        table: one row a sample, a fresh RangeIndex, with the columns
+            sample (str, unique), patient (str), study (str), split (str; the official split of the row, "" if none),
+            view (str), image (str, path below root), bytes (int64, size of the image file),
+            boxes (object: (N, 4) float64 array, x y width height in pixels of the file, top left origin, N >= 0;
+            None where the sample was not annotated),
+            report (str: the text a method reads, "" where there is none),
+            and `label_<name>` (float64: 1, 0, or NaN where not known) for each of `labels`.
+        labels: names of the label columns, without the prefix.
+        official_size: images of the official release, None where there is none.
+        excluded: samples left out on the user's word (`--exclude-broken`), with the reason.
+    """
+
+    dataset: str
+    root: Path
+    source: Source
+    table: pd.DataFrame
+    labels: tuple[str, ...] = ()
+    official_size: int | None = None
+    excluded: tuple[Problem, ...] = field(default=())
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def subset(self) -> str | None:
+        """`"202 of 26,684"` for a folder smaller than the official release, else None. Phantoms are never subsets."""
+        if self.source == "phantom" or self.official_size is None or len(self) >= self.official_size:
+            return None
+        return f"{len(self):,} of {self.official_size:,}"
+
+    def select(self, keep: npt.NDArray[np.bool_]) -> "Index":
+        """The same index with the rows where `keep` (length N) is True."""
+        return replace(self, table=self.table[keep].reset_index(drop=True))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over everything in the table, so over files by path and size, labels, boxes and reports."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        columns = sorted(self.table.columns)
+        digest.update(json.dumps([self.dataset, columns]).encode())
+        for row in self.table[columns].itertuples(index=False):
+            values = [v.tolist() if isinstance(v, np.ndarray) else v for v in row]
+            digest.update(json.dumps(values, default=str).encode())
+        return digest.hexdigest()

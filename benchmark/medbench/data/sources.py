@@ -1,0 +1,155 @@
+"""From a dataset's name to a folder: the user's own, or the phantom twin. Never one in place of the other.
+
+Without any folder named, everything is phantom. As soon as one is named, a dataset that is not found is an error.
+"""
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+from medbench.data.dataset import Dataset
+from medbench.errors import DataError, UsageError
+from medbench.plugins import Catalogue
+from medbench.progress import Progress
+from medbench.request import RunRequest
+from medbench.specs import DatasetSpec
+
+DEFAULT_CORPUS = "mimic_cxr"
+"""What methods are pretrained on when nothing else is said; the corpus of the published protocols."""
+
+
+class Sources:
+    """Opens the datasets of one request.
+
+    Attributes:
+        request: what the user asked for.
+        catalogue: known datasets.
+        progress: for the writing of phantoms.
+    """
+
+    def __init__(self, request: RunRequest, catalogue: Catalogue, progress: Progress) -> None:
+        self.request = request
+        self.catalogue = catalogue
+        self.progress = progress
+
+    def evaluation(self, name: str) -> Dataset:
+        """The dataset `name` that a task runs on.
+
+        Raises:
+            DataError: a data folder was given and this dataset is not in it.
+        """
+        spec = self._spec(name)
+        if not self.request.real_data:
+            return self._open(spec, self.phantom(spec))
+        return self._open(spec, self._real_root(spec))
+
+    def corpus(self) -> Dataset:
+        """The dataset that methods are pretrained on.
+
+        Raises:
+            DataError: real data were named and no corpus, or it is not there.
+            UsageError: the named dataset has no reports.
+        """
+        wanted = self.request.corpus
+        if wanted is not None and wanted.startswith("table:"):
+            file = Path(wanted.removeprefix("table:")).expanduser()
+            if not file.is_file():
+                raise DataError(f"--corpus table: looked for {file.absolute()} and found no file there.")
+            return self._open(self._spec("table"), file)
+        if wanted == "phantom" or (wanted is None and not self.request.real_data):
+            spec = self._spec(DEFAULT_CORPUS)
+            return self._open(spec, self.phantom(spec))
+        spec = self._spec(wanted or DEFAULT_CORPUS)
+        if not spec.paired:
+            paired = [s.name for s in self.catalogue.datasets.values() if s.paired]
+            raise UsageError(f"--corpus {spec.name}: it has no reports to learn from. With reports: {', '.join(paired)}.")
+        if wanted is not None and not self.request.real_data:
+            return self._open(spec, self.phantom(spec))
+        if wanted is None and not self._found(spec):
+            raise DataError(
+                f"Real data are named, but no pretraining corpus: looked for {spec.name} in "
+                f"{self._where(spec)}. Name one with --corpus (table:FILE.csv for your own pairs, a dataset below "
+                "--data-root, or `phantom`), or give finished weights with --checkpoint."
+            )
+        return self._open(spec, self._real_root(spec))
+
+    def unwritten(self, name: str | None) -> tuple[DatasetSpec, int] | None:
+        """The phantom that stands for dataset `name` (None: for the corpus) if it still has to be written.
+
+        Returns:
+            Its spec and the number of films; None if the data are real, or there already.
+        """
+        wanted = self.request.corpus if name is None else name
+        if self.request.real_data and wanted != "phantom":
+            return None
+        if wanted is not None and wanted.startswith("table:"):
+            return None
+        spec = self._spec(DEFAULT_CORPUS if wanted in (None, "phantom") else wanted)
+        root, patients = self._twin(spec)
+        if (root / "PHANTOM.json").exists():
+            return None
+        return spec, _module(spec).total(patients)
+
+    def phantom(self, spec: DatasetSpec) -> Path:
+        """The folder of the phantom twin, written now if it is not there yet.
+
+        Raises:
+            DataError: the dataset has no twin.
+        """
+        root, patients = self._twin(spec)
+        if not (root / "PHANTOM.json").exists():
+            module = _module(spec)
+            write = getattr(module, spec.phantom.partition(":")[2])
+            with self.progress.track(
+                f"writing phantom {spec.name}", module.total(patients), "films"
+            ) as advance:
+                write(root, patients=patients, workers=self.request.workers, advance=advance)
+        return root
+
+    def _twin(self, spec: DatasetSpec) -> tuple[Path, int]:
+        """Folder and number of patients of the phantom twin."""
+        if not spec.phantom:
+            raise DataError(f"{spec.name} has no phantom twin; give its folder with --data {spec.name}=DIR.")
+        patients = spec.phantom_patients["micro" if self.request.recipe == "micro" else "default"]
+        return phantom_root(self.request.cache, spec.name, patients), patients
+
+    def _spec(self, name: str) -> DatasetSpec:
+        return self.catalogue.lookup_dataset(name)
+
+    def _open(self, spec: DatasetSpec, root: Path) -> Dataset:
+        dataset: Dataset = spec.load()(spec, root)
+        return dataset
+
+    def _root(self, spec: DatasetSpec) -> Path | None:
+        if spec.name in self.request.data:
+            return self.request.data[spec.name]
+        return self.request.data_root / spec.name if self.request.data_root is not None else None
+
+    def _found(self, spec: DatasetSpec) -> bool:
+        root = self._root(spec)
+        return root is not None and root.exists()
+
+    def _where(self, spec: DatasetSpec) -> str:
+        root = self._root(spec)
+        return str(root) if root is not None else f"--data (no {spec.name}=DIR among them) and no --data-root"
+
+    def _real_root(self, spec: DatasetSpec) -> Path:
+        root = self._root(spec)
+        if root is None or not root.exists():
+            raise DataError(
+                f"{spec.name}: looked for it in {self._where(spec)} and found nothing there. "
+                f"Get it from {spec.access} ({spec.licence}), name its folder with --data {spec.name}=DIR, "
+                f"and check it with `medbench data verify {spec.name} --data {spec.name}=DIR`."
+            )
+        return root
+
+
+def _module(spec: DatasetSpec) -> ModuleType:
+    return importlib.import_module(spec.phantom.partition(":")[0])
+
+
+def phantom_root(cache: Path, dataset: str, patients: int) -> Path:
+    """Folder of a phantom twin in the cache."""
+    from medbench.phantom import PHANTOM_VERSION
+
+    return cache / "phantom" / f"v{PHANTOM_VERSION}" / f"{dataset}-{patients}"

@@ -1,0 +1,151 @@
+"""Who trains, who validates, who tests, and with how few labels. By patient; the same every time."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from medbench.data.index import Index
+from medbench.errors import DataError
+
+MIN_PATIENTS = 8
+"""A label fraction with fewer patients is not trained: its score would say which patients were drawn, and no
+more."""
+
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of an index for training, validation and test.
+
+    Attributes:
+        name: of the split ("mgca_det").
+        train, val, test: sorted row positions; a part that a split does not have is empty.
+    """
+
+    name: str
+    train: Rows
+    val: Rows
+    test: Rows
+
+    def sha256(self, index: Index) -> str:
+        """SHA-256 over the sample ids of the three parts; the same for any order of the index."""
+        digest = hashlib.sha256()
+        for part in ("train", "val", "test"):
+            digest.update(f"{part}:{_ids_sha256(index, getattr(self, part))}\n".encode())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class FractionList:
+    """The training samples of one label fraction.
+
+    Attributes:
+        rows: sorted row positions in the index, all of them of the split's training part.
+        sha256: over their sample ids; the same for any order of the index.
+        patients: how many patients they belong to.
+        too_small: why it is not worth training on, or None.
+    """
+
+    rows: Rows
+    sha256: str
+    patients: int
+    too_small: str | None
+
+
+def three_way_by_patient(
+    index: Index, name: str, held_out: int | float, patients: Iterable[str] | None = None
+) -> Split:
+    """Split as MGCA's released code does (mgca/preprocess/rsna.py).
+
+    The patients, sorted by id (the code groups the label table by id, which sorts it), are divided by
+    sklearn's `train_test_split` with random_state 0 and without stratification: first `held_out` of them from
+    the training part, then those into halves, test and validation.
+
+    Args:
+        index: what to split.
+        name: of the split.
+        held_out: validation and test together: a number of patients, or a share as sklearn takes it (rounded
+            up).
+        patients: ids of everyone that the division is made over, where samples were left out of the index;
+            leaving a broken film out then moves nobody from one part to another. Default: the patients of the
+            index.
+
+    Raises:
+        DataError: there are too few patients for three parts.
+    """
+    from sklearn.model_selection import train_test_split  # 2 s to import, and only some datasets need it
+
+    everyone = np.array(sorted(set(index.table["patient"] if patients is None else patients)), dtype=object)
+    try:
+        train, rest = train_test_split(everyone, test_size=held_out, random_state=0)
+        test, val = train_test_split(rest, test_size=0.5, random_state=0)
+    except ValueError as error:
+        raise DataError(
+            f"{index.dataset}: {len(everyone)} patients in {index.root} are too few for the split {name}, "
+            f"which holds out {held_out} of them for validation and test ({error}). Use more of the dataset."
+        ) from error
+    return Split(name, *(rows_of(index, part) for part in (train, val, test)))
+
+
+def hashed_share(patients: Iterable[str], share: float, salt: str) -> list[str]:
+    """A share of the patients that depends on their ids and on `salt` only, at least one of them.
+
+    Patients are put into the order of a hash, and the first ones are taken: a larger share holds every
+    smaller one.
+
+    Args:
+        patients: ids, in any order, with or without repetition.
+        share: in (0, 1]; the number of patients is rounded down.
+        salt: another salt, another order.
+    """
+    ranked = sorted(set(patients), key=lambda p: hashlib.sha256(f"{salt}|{p}".encode()).digest())
+    # 0.1 * 70 is 7.000000000000001 and 0.29 * 100 is 28.999999999999996: neither may cost or give a patient.
+    return ranked[: max(1, int(share * len(ranked) + 1e-9))]
+
+
+def fraction_rows(
+    index: Index, split: Split, fraction: float, list_number: int, positives: npt.NDArray[np.bool_]
+) -> FractionList:
+    """The training rows at a label fraction.
+
+    Whole patients are drawn, by the hash of `hashed_share`; so a list depends on `list_number` and on the
+    patient ids of the training part only, and rows(1 %) are inside rows(10 %), and those inside the training
+    part.
+
+    Args:
+        index: the dataset.
+        split: its split.
+        fraction: share of the training patients in (0, 1], rounded down (as BenchX's lists: 186 of 18,678).
+        list_number: which of the stored lists.
+        positives: (N,) True for samples of the index that hold something to learn.
+    """
+    patients = index.table["patient"].to_numpy()[split.train]
+    drawn = set(hashed_share(patients, fraction, f"fraction|{list_number}")) if len(patients) else set()
+    rows = split.train[np.fromiter((p in drawn for p in patients), np.bool_, len(patients))]
+    too_small = None
+    if len(drawn) < MIN_PATIENTS:
+        everyone = len(set(patients))
+        too_small = (
+            f"{fraction:.0%} of {everyone:,} training patients is {len(drawn)}; a label fraction must hold "
+            f"at least {MIN_PATIENTS}"
+        )
+    elif not positives[rows].any():
+        too_small = f"none of the {len(rows):,} samples at {fraction:.0%} is positive"
+    return FractionList(rows, _ids_sha256(index, rows), len(drawn), too_small)
+
+
+def rows_of(index: Index, patients: Iterable[str]) -> Rows:
+    """Sorted positions of the samples of these patients."""
+    return np.flatnonzero(index.table["patient"].isin(pd.Series(list(patients), dtype=object))).astype(
+        np.int64
+    )
+
+
+def _ids_sha256(index: Index, rows: Rows) -> str:
+    ids = sorted(index.table["sample"].to_numpy()[rows])
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()

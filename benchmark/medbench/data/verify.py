@@ -1,0 +1,214 @@
+"""Checking a dataset folder: where it comes from, what is wrong with it, and what to do then.
+
+Problems are found in three places. Reading the index finds what the tables and a directory listing show:
+missing or empty files, bad rows and boxes. Preparing the images finds what decoding shows: broken files,
+boxes outside their image. `verify` looks for both on demand. All end in one message, and with
+`--exclude-broken` in `Index.excluded`.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from medbench.data.dataset import Dataset
+from medbench.data.images import image_size, read_image
+from medbench.data.index import Index, Problem, Source
+from medbench.errors import DataError
+from medbench.progress import Progress
+from medbench.specs import DatasetSpec
+
+NAMED = 10
+"""Problems that a message names; the others are counted."""
+
+EDGE = 1.0
+"""Pixels by which a box may pass the edge of its image: some tools count both end pixels, others neither."""
+
+
+class BrokenSamples(DataError):
+    """Samples of a dataset have problems.
+
+    Attributes:
+        dataset: name of the dataset.
+        root: its folder.
+        problems: one for each sample and thing that is wrong with it.
+    """
+
+    def __init__(self, message: str, index: Index, problems: Sequence[Problem]) -> None:
+        super().__init__(message)
+        self.dataset = index.dataset
+        self.root = index.root
+        self.problems = tuple(problems)
+
+
+def source_of(folder: Path) -> Source:
+    """`phantom` if the folder says so of itself."""
+    return "phantom" if (folder / "PHANTOM.json").is_file() else "real"
+
+
+def where_to_get(spec: DatasetSpec, root: Path) -> str:
+    """How to get a dataset, and how to check what one has."""
+    access = f"Get it from {spec.access} . " if spec.access else ""
+    return f"{access}Check it with: medbench data verify {spec.name} --data {spec.name}={root}"
+
+
+def list_problems(problems: Sequence[Problem]) -> str:
+    """Problems counted by kind and the first ones named, on several lines."""
+    kinds = Counter(re.split(r" \(|: ", problem.what, maxsplit=1)[0] for problem in problems)
+    lines = [f"  {count:,} x {kind}" for kind, count in kinds.most_common()] if len(problems) > 1 else []
+    lines += [f"  {problem}" for problem in problems[:NAMED]]
+    if len(problems) > NAMED:
+        lines.append(f"  ... and {len(problems) - NAMED:,} more")
+    return "\n".join(lines)
+
+
+def settle(dataset: Dataset, index: Index, problems: Sequence[Problem], *, exclude_broken: bool) -> Index:
+    """The index of a dataset without the samples that have problems, if the user said so.
+
+    Raises:
+        BrokenSamples: there are problems and `exclude_broken` is False.
+        DataError: nothing is left.
+    """
+    if not problems:
+        return index
+    spec, root = dataset.spec, dataset.root
+    if not exclude_broken:
+        raise BrokenSamples(
+            f"{spec.name}: {len({p.sample for p in problems}):,} samples have problems in {root}:\n"
+            f"{list_problems(problems)}\n"
+            f"Mend them, or leave these samples out with --exclude-broken. {where_to_get(spec, root)}",
+            index,
+            problems,
+        )
+    left = leave_out(index, problems)
+    if not len(left):
+        raise DataError(
+            f"{spec.name}: no sample in {root} is without problems:\n{list_problems(problems)}\n"
+            f"{where_to_get(spec, root)}"
+        )
+    return left
+
+
+def leave_out(index: Index, problems: Iterable[Problem]) -> Index:
+    """The index without the samples that these problems name, and the problems in `Index.excluded`."""
+    problems = tuple(problems)
+    keep = ~index.table["sample"].isin({problem.sample for problem in problems}).to_numpy()
+    return replace(index.select(keep), excluded=index.excluded + problems)
+
+
+def file_problem(size: int | None) -> str | None:
+    """What is wrong with an image file of this size in bytes (None: there is no such file)."""
+    if size is None:
+        return "no such file (it is in the labels, not on disk)"
+    return "file is empty" if size == 0 else None
+
+
+def box_problem(box: npt.NDArray[np.float64]) -> str | None:
+    """What is wrong with a box (x, y, width, height), as far as can be told without its image."""
+    x, y, width, height = box.tolist()
+    if not math.isfinite(x + y + width + height):
+        what = "box is not four numbers"
+    elif width <= 0 or height <= 0:
+        what = "box without area"
+    elif x < -EDGE or y < -EDGE:
+        what = "box outside its image"
+    else:
+        return None
+    return f"{what} (x, y, width, height: {x:g}, {y:g}, {width:g}, {height:g})"
+
+
+def boxes_outside(index: Index, sizes: npt.NDArray[np.int64]) -> list[Problem]:
+    """Boxes that pass the right or lower edge of their image.
+
+    Args:
+        index: the dataset.
+        sizes: (N, 2) height and width of each file in pixels; rows that are not known are 0 and not looked
+            at.
+    """
+    problems = []
+    for row, boxes in enumerate(index.table["boxes"]):
+        if boxes is None or not len(boxes) or not sizes[row, 0]:
+            continue
+        height, width = sizes[row]
+        over = (boxes[:, 0] + boxes[:, 2] > width + EDGE) | (boxes[:, 1] + boxes[:, 3] > height + EDGE)
+        for box in boxes[over]:
+            shown = ", ".join(f"{value:g}" for value in box)
+            sample, image = index.table.loc[row, ["sample", "image"]]
+            what = f"box outside its image (x, y, width, height: {shown}; the image is {width} x {height})"
+            problems.append(Problem(str(sample), str(image), what))
+    return problems
+
+
+def require_file(spec: DatasetSpec, root: Path, names: Collection[str], what: str) -> Path:
+    """The first of these files that is there.
+
+    Raises:
+        DataError: none is.
+    """
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    expected = " or ".join(str(root / name) for name in names)
+    found = "an empty folder" if root.is_dir() and not any(root.iterdir()) else "a folder without it"
+    if not root.exists():
+        found = "no folder there"
+    elif not root.is_dir():
+        found = "a file, not a folder"
+    raise DataError(
+        f"{spec.name}: looked for {what}, {expected}, and found {found}. {where_to_get(spec, root)}"
+    )
+
+
+def require_columns(
+    spec: DatasetSpec, root: Path, path: Path, columns: Collection[str], wanted: Collection[str]
+) -> None:
+    """See that a table has the columns that are read from it.
+
+    Raises:
+        DataError: one is missing.
+    """
+    missing = [name for name in wanted if name not in columns]
+    if missing:
+        raise DataError(
+            f"{spec.name}: {path} has no column {', '.join(missing)}; it has {', '.join(columns)}. Is it the "
+            f"original file? {where_to_get(spec, root)}"
+        )
+
+
+def verify(dataset: Dataset, *, full: bool, progress: Progress) -> tuple[Index, list[Problem]]:
+    """Look for everything that is wrong with a dataset.
+
+    Args:
+        dataset: what to check.
+        full: also decode every image; else only the headers of those that have boxes are read.
+        progress: where to report to.
+
+    Returns:
+        The index without the samples that have problems, and the problems.
+
+    Raises:
+        DataError: it can not be read at all (a table or a column is missing).
+    """
+    index = dataset.index(exclude_broken=True)
+    problems: list[Problem] = []
+    sizes = np.zeros((len(index), 2), np.int64)
+    has_boxes = [boxes is not None and len(boxes) > 0 for boxes in index.table["boxes"]]
+    rows = np.arange(len(index)) if full else np.flatnonzero(has_boxes)
+    what = "decoding every image" if full else "reading the headers of images with boxes"
+    with progress.track(what, len(rows), "images") as advance:
+        for row in rows:
+            sample, image = (str(value) for value in index.table.loc[row, ["sample", "image"]])
+            path = index.root / image
+            try:
+                sizes[row] = read_image(path).shape if full else image_size(path)
+            except DataError as error:
+                problems.append(Problem(sample, image, str(error).removeprefix(f"{path}: ")))
+            advance(1)
+    problems += boxes_outside(index, sizes)
+    index = leave_out(index, problems)
+    return index, list(index.excluded)

@@ -1,0 +1,237 @@
+"""YOLOv3 over three feature maps: mmdetection's neck, head, assigner and losses, without a backbone.
+
+Redmon and Farhadi, YOLOv3 (arXiv 1804.02767). It is the detector of MGCA's protocol (methods.md 6.5), which
+shrinks the COCO anchors from 416 px to the image's side. The loss is mmdetection's own, not the one of MGCA's
+code: binary cross entropy for centre, objectness and class, squared error for size.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medbench.heads.mmdet_ops import import_mmdet
+
+STRIDES = (8, 16, 32)
+"""Strides of the maps it looks at, pixels."""
+
+_MIN_CHANNELS = 8  # of a neck level: what is left for encoders with few channels (recipe `micro`)
+
+
+@dataclass(frozen=True)
+class YoloV3Config:
+    """Every number of the head."""
+
+    anchors: tuple[tuple[tuple[int, int], ...], ...] = (
+        ((10, 13), (16, 30), (33, 23)),
+        ((30, 61), (62, 45), (59, 119)),
+        ((116, 90), (156, 198), (373, 326)),
+    )
+    """Width and height of the anchors at strides 8, 16, 32: those of COCO, from the YOLOv3 paper."""
+    anchor_side: int = 416
+    """Side of the image that `anchors` are for; they are scaled by side / anchor_side (MGCA: 224 / 416)."""
+    neck_shares: tuple[int, int, int] = (4, 8, 16)
+    """The neck has C divided by these channels at strides 32, 16, 8, where C is the encoder's at stride 32:
+    512, 256, 128 for ResNet-50, as in MGCA. `tiny` halves them: on a CPU a step then costs about a third."""
+    assign_iou: float = 0.5
+    """An anchor that overlaps a box more than this in the box's cell is positive, elsewhere ignored (mmdet,
+    MGCA)."""
+    weight_class: float = 1.0
+    """Weight of the class loss (mmdet, yolov3_d53)."""
+    weight_objectness: float = 1.0
+    """Weight of the objectness loss (mmdet, yolov3_d53)."""
+    weight_centre: float = 2.0
+    """Weight of the centre loss (mmdet, yolov3_d53; MGCA has 2.5)."""
+    weight_size: float = 2.0
+    """Weight of the size loss (mmdet, yolov3_d53; MGCA has 2.5)."""
+    min_objectness: float = 0.001
+    """Anchors below it give no box. Far below mmdet's 0.005 for COCO: a detector that saw 30 films ranks
+    boxes by objectness of that size, and where the list is cut the precision-recall curve ends."""
+    nms_iou: float = 0.5
+    """Of two predicted boxes that overlap more, the worse is dropped (MGCA). It is the threshold of
+    `map_mgca`, which drops more only among boxes that the border of the film has cut."""
+    max_boxes: int = 100
+    """Boxes an image, best first (COCO's limit)."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What one image's boxes ask of its A anchors. They depend on the boxes alone, so they are made once.
+
+    Attributes:
+        positive: (K,) int64, anchors that stand for a box.
+        values: (K, 6) float32, what these are to predict: centre, size, objectness, class.
+        negative: (A,) bool, anchors that are to say "nothing here"; the others are ignored.
+    """
+
+    positive: Tensor
+    values: Tensor
+    negative: Tensor
+
+
+class YoloV3(nn.Module):
+    """Neck and head for one class.
+
+    Args:
+        channels: of the encoder's maps at strides 8, 16, 32.
+        side: of the images, pixels; a multiple of 32.
+        config: the numbers.
+        seed: of the initial weights; torch's generator is left as it was.
+
+    Raises:
+        ValueError: `side` is no multiple of 32.
+        PluginError: mmdetection can not be loaded.
+    """
+
+    def __init__(self, channels: Sequence[int], side: int, config: YoloV3Config, seed: int) -> None:
+        super().__init__()
+        if side % STRIDES[-1]:
+            raise ValueError(
+                f"YOLOv3 needs images whose side is a multiple of {STRIDES[-1]} pixels, found {side}"
+            )
+        import_mmdet()
+        from mmdet.registry import MODELS
+        from mmengine.config import ConfigDict
+        from mmengine.registry import DefaultScope
+
+        self.side = side
+        self.config = config
+        inputs = list(reversed(channels))  # mmdet goes from coarse to fine
+        widths = [max(inputs[0] // share, _MIN_CHANNELS) for share in config.neck_shares]
+        neck = {"type": "YOLOV3Neck", "num_scales": 3, "in_channels": inputs, "out_channels": widths}
+        with torch.random.fork_rng(devices=[]), DefaultScope.overwrite_default_scope("mmdet"):
+            torch.default_generator.manual_seed(seed)
+            self.neck: nn.Module = MODELS.build(ConfigDict(neck))
+            # Any: mmdet is not typed, and more of the head than of a plain module is used.
+            self.head: Any = MODELS.build(ConfigDict(self._head(widths)))
+            self.head.init_weights()
+
+    def _head(self, widths: Sequence[int]) -> dict[str, Any]:
+        config = self.config
+        scale = self.side / config.anchor_side
+
+        def entropy(weight: float) -> dict[str, Any]:
+            return {
+                "type": "CrossEntropyLoss",
+                "use_sigmoid": True,
+                "loss_weight": weight,
+                "reduction": "sum",
+            }
+
+        return {
+            "type": "YOLOV3Head",
+            "num_classes": 1,
+            "in_channels": list(widths),
+            "out_channels": [2 * width for width in widths],
+            "featmap_strides": list(reversed(STRIDES)),
+            "anchor_generator": {
+                "type": "YOLOAnchorGenerator",
+                "base_sizes": [
+                    [(w * scale, h * scale) for w, h in level] for level in reversed(config.anchors)
+                ],
+                "strides": list(reversed(STRIDES)),
+            },
+            "bbox_coder": {"type": "YOLOBBoxCoder"},
+            "loss_cls": entropy(config.weight_class),
+            "loss_conf": entropy(config.weight_objectness),
+            "loss_xy": entropy(config.weight_centre),
+            "loss_wh": {"type": "MSELoss", "loss_weight": config.weight_size, "reduction": "sum"},
+            "train_cfg": {
+                "assigner": {
+                    "type": "GridAssigner",
+                    "pos_iou_thr": config.assign_iou,
+                    "neg_iou_thr": config.assign_iou,
+                    "min_pos_iou": 0,
+                }
+            },
+            "test_cfg": {
+                # All anchors: mmdet takes the best by class alone, which says nothing with one class; -1, its
+                # word for all, drops one.
+                "nms_pre": 3 * sum((self.side // s) ** 2 for s in STRIDES),
+                "min_bbox_size": 0,
+                "score_thr": 0,
+                "conf_thr": config.min_objectness,
+                "nms": {"type": "nms", "iou_threshold": config.nms_iou},
+                "max_per_img": config.max_boxes,
+            },
+        }
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Raw predictions of all anchors.
+
+        Args:
+            features: maps (B, C, side/s, side/s) at strides s = 8, 16, 32.
+
+        Returns:
+            (B, A, 6) float32: centre, size, objectness, class; anchors from coarse to fine, row by row.
+        """
+        (maps,) = self.head(self.neck(tuple(features)))
+        flat = [
+            m.float().permute(0, 2, 3, 1).flatten(1) for m in maps
+        ]  # (B, 3 x 6, H, W) -> (B, H x W x 3 x 6)
+        return torch.cat([m.unflatten(1, (-1, 6)) for m in flat], dim=1)
+
+    @torch.no_grad()
+    def targets(self, boxes: Tensor) -> Targets:
+        """The assignment of mmdet for one image.
+
+        Args:
+            boxes: (G, 4) float32 on the CPU, x1 y1 x2 y2 in pixels of the square; centres inside it.
+        """
+        from mmengine.structures import InstanceData
+
+        grids = [(self.side // s, self.side // s) for s in reversed(STRIDES)]
+        anchors = self.head.prior_generator.grid_priors(grids, device="cpu")
+        flags = self.head.responsible_flags(grids, boxes, "cpu")
+        truth = InstanceData(bboxes=boxes, labels=torch.zeros(len(boxes), dtype=torch.int64))
+        values, negative = self.head.get_targets([anchors], [flags], [truth])
+        every = torch.cat(values, dim=1)[0]  # (A, 6)
+        positive = every[:, 4].nonzero()[:, 0]
+        return Targets(positive, every[positive], torch.cat(negative, dim=1)[0].bool())
+
+    def losses(self, predictions: Tensor, targets: Sequence[Targets]) -> dict[str, Tensor]:
+        """The terms of mmdet's loss, each summed over anchors, mean over images; their sum is minimised.
+
+        Args:
+            predictions: (B, A, 6), what `forward` gave.
+            targets: of the B images.
+        """
+        wanted = torch.zeros(predictions.shape)
+        for row, target in zip(wanted, targets, strict=True):
+            row[target.positive] = target.values
+        weight = torch.stack([target.negative for target in targets]).float()  # (B, A)
+        wanted, weight = _send(wanted, predictions.device), _send(weight, predictions.device)
+        positive = wanted[..., 4]
+        head, b = self.head, len(predictions)
+        return {
+            "class": head.loss_cls(predictions[..., 5:], wanted[..., 5:], weight=positive[..., None]) / b,
+            "objectness": head.loss_conf(predictions[..., 4], positive, weight=weight + positive) / b,
+            "centre": head.loss_xy(predictions[..., :2], wanted[..., :2], weight=positive[..., None]) / b,
+            "size": head.loss_wh(predictions[..., 2:4], wanted[..., 2:4], weight=positive[..., None]) / b,
+        }
+
+    @torch.no_grad()
+    def boxes(self, predictions: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Decoding, thresholding and NMS of mmdet; boxes are then cut at the border of the film.
+
+        Args:
+            predictions: (B, A, 6), what `forward` gave.
+
+        Returns:
+            For each image (P, 4) float32, x1 y1 x2 y2 in pixels of the square, and (P,) float32, objectness
+            times class probability, falling.
+        """
+        sides = [self.side // s for s in reversed(STRIDES)]
+        levels = torch.split(predictions, [3 * side * side for side in sides], dim=1)
+        maps = [
+            level.reshape(-1, side, side, 3 * 6).permute(0, 3, 1, 2).clone()  # (B, 3 x 6, H, W)
+            for level, side in zip(levels, sides, strict=True)
+        ]  # cloned because mmdet writes into them
+        found = self.head.predict_by_feat(maps, [{}] * len(predictions))
+        return [(image.bboxes.clamp(0, self.side), image.scores) for image in found]
+
+
+def _send(tensor: Tensor, device: torch.device) -> Tensor:
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,0 +1,96 @@
+"""What a method is: model + losses + optimiser defaults. The training engine knows no more than this."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from torch import Tensor, nn
+
+from medbench.model import ImageTextBatch, VisionLanguageModel
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Optimisation of a pretraining run: AdamW, linear warm-up, cosine.
+
+    Attributes:
+        epochs: at most; early stopping may end sooner.
+        batch_size: pairs a step and device. A corpus smaller than this is one batch.
+        accumulate: batches summed into one optimiser step.
+        lr: peak learning rate.
+        final_lr: learning rate at the end of the cosine.
+        warmup: share of all steps with linear warm-up, 0 to 1.
+        betas: of AdamW.
+        weight_decay: of AdamW, on every parameter.
+        clip_gradient: maximal gradient norm; None for no clipping.
+        patience: epochs without a better validation loss before training stops; None to run them all.
+    """
+
+    epochs: int
+    batch_size: int
+    lr: float
+    accumulate: int = 1
+    final_lr: float = 1e-8
+    warmup: float = 0.4
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.05
+    clip_gradient: float | None = None
+    patience: int | None = 5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One size of a method: `tiny`, `paper` or `micro`. `config` is the method's own frozen dataclass."""
+
+    config: Any
+    pretrain: PretrainConfig | None = None
+
+
+class Method(nn.Module, ABC):
+    """Base of a method.
+
+    The engine seeds torch from (seed, step) before every call of `losses`, so a method may draw random numbers
+    (masks, dropout) with torch's default generator and a resumed run draws the same ones.
+
+    Attributes:
+        recipes: by name; every method has `tiny`, `paper` and `micro`.
+        config: the resolved config this instance was built from.
+        model: the encoders that tasks ask for features. All weights that tasks need live below it.
+    """
+
+    recipes: ClassVar[Mapping[str, Recipe]]
+    config: Any
+    model: VisionLanguageModel
+
+    @classmethod
+    @abstractmethod
+    def from_corpus(cls, config: Any, reports: Sequence[Sequence[str]], *, offline: bool = False) -> Self:
+        """Build with fresh weights; what has to be learnt from text alone (a vocabulary) is learnt from `reports`.
+
+        Args:
+            config: an instance of this method's config.
+            reports: the training reports, each a list of sentences; empty for a method without text.
+            offline: do not ask a hub for anything.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_assets(cls, config: Any, assets: Mapping[str, bytes]) -> Self:
+        """Build the same architecture for weights that are loaded next; `assets` is what `assets()` gave.
+
+        Asks no hub: a config and the assets are all it needs.
+        """
+
+    def assets(self) -> Mapping[str, bytes]:
+        """Files that belong to the weights, by name (a tokenizer). Default: none."""
+        return {}
+
+    @abstractmethod
+    def losses(self, batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
+        """The terms of the loss by name, already weighted: their sum is minimised.
+
+        Args:
+            batch: pairs on this method's device.
+            epoch: from 0, for terms that start late.
+        """

@@ -1,0 +1,336 @@
+"""The flags of each verb, and how what is typed is read. No value comes from the environment here.
+
+A verb takes one of these classes; its fields become its flags.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medbench.errors import MedbenchError, UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What every verb takes."""
+
+    plugin: Annotated[
+        list[str],
+        typer.Option(
+            "--plugin", metavar="FILE|MODULE", help="Load a plugin that is not installed. Repeatable."
+        ),
+    ] = field(default_factory=list)
+    no_plugins: Annotated[
+        bool, typer.Option("--no-plugins", help="Load no installed plugin but the built-ins.")
+    ] = False
+    trace_plugins: Annotated[
+        bool, typer.Option("--trace-plugins", help="Print every hook call to standard error.")
+    ] = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Tracebacks of errors and broken plugins.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonOptions(Options):
+    """Of `plugins list`."""
+
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Options):
+    """Where data are."""
+
+    data_root: Annotated[
+        Path | None,
+        typer.Option(
+            "--data-root", metavar="DIR", help="Folder with a folder for each dataset. [MEDBENCH_DATA]"
+        ),
+    ] = None
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data", metavar="NAME=DIR", help="Folder of one dataset; wins over --data-root. Repeatable."
+        ),
+    ] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatusOptions(DataOptions):
+    """Of `data status` and `doctor`."""
+
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyDataOptions(DataOptions):
+    """Of `data verify`."""
+
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset.")]
+    full: Annotated[bool, typer.Option("--full", help="Decode every image.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhantomOptions(Options):
+    """Of `data phantom`."""
+
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset whose layout is written.")]
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; new or empty.")]
+    patients: Annotated[
+        int | None, typer.Option("--patients", min=1, help="Patients. Default: as many as a run uses.")
+    ] = None
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed draws other patients.")] = 0
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
+
+
+def _read_config(ctx: typer.Context, path: Path | None) -> Path | None:
+    """Make a TOML file the defaults of this call. Called before the other flags are looked at."""
+    if path is not None:
+        try:
+            ctx.default_map = _config_defaults(path, ctx)
+        except MedbenchError as error:
+            raise typer.BadParameter(str(error)) from None
+    return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions(DataOptions):
+    """Of `pretrain`."""
+
+    method: Annotated[
+        list[str],
+        typer.Option("--method", "-m", metavar="NAME", help="Methods: comma-separated, repeated, or globs."),
+    ] = field(default_factory=list)
+    seed: Annotated[
+        list[str], typer.Option("--seed", metavar="N", help="Seeds: comma-separated or repeated.")
+    ] = field(default_factory=lambda: ["0"])
+    recipe: Annotated[str, typer.Option("--recipe", help="tiny (small, minutes on two cores) or paper.")] = (
+        "tiny"
+    )
+    corpus: Annotated[
+        str | None,
+        typer.Option(
+            "--corpus", metavar="NAME|table:FILE|phantom", help="Image-report pairs to pretrain on."
+        ),
+    ] = None
+    overrides: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A field of the recipe, as pretrain.lr=1e-4. Repeatable."
+        ),
+    ] = field(default_factory=list)
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")] = "auto"
+    precision: Annotated[str, typer.Option("--precision", help="auto, 32 or bf16.")] = "auto"
+    exclude_broken: Annotated[
+        bool,
+        typer.Option("--exclude-broken", help="Leave out samples that can not be read, and record which."),
+    ] = False
+    resume: Annotated[
+        bool, typer.Option("--resume/--no-resume", help="Go on from the checkpoints of interrupted work.")
+    ] = True
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Ask no hub for anything. [MEDBENCH_OFFLINE]")
+    ] = False
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-C",
+            metavar="FILE",
+            help="TOML file with values for these flags; a flag given here wins.",
+            is_eager=True,
+            callback=_read_config,
+        ),
+    ] = None
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(PretrainOptions):
+    """Of `plan`."""
+
+    task: Annotated[
+        list[str],
+        typer.Option("--task", "-t", metavar="NAME", help="Tasks: comma-separated, repeated, or globs."),
+    ] = field(default_factory=list)
+    fraction: Annotated[
+        list[str],
+        typer.Option("--fraction", metavar="F", help="Label fractions: 0.01, 1%, or all (of the task)."),
+    ] = field(default_factory=lambda: ["all"])
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", metavar="PATH|NAME", help="Finished weights, instead of pretraining."),
+    ] = None
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", metavar="DIR", help="Results folder. Default: results. [MEDBENCH_RESULTS]"),
+    ] = None
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Run finished cells again; old records are kept.")
+    ] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(PlanOptions):
+    """Of `run`."""
+
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan and stop, as `medbench plan`.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListOptions(JsonOptions):
+    """Of `list`."""
+
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="methods, tasks, datasets or leaderboards.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoOptions(Options):
+    """Of `info`."""
+
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of a method, task, dataset or leaderboard.")]
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Also print its fields at this recipe (imports torch).")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultsOptions(Options):
+    """Of `results verify`."""
+
+    results: Annotated[
+        Path | None,
+        typer.Option("--results", metavar="DIR", help="Results folder. Default: results. [MEDBENCH_RESULTS]"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListResultsOptions(ResultsOptions):
+    """Of `results list`."""
+
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaderboardOptions(ResultsOptions):
+    """Of `leaderboard`."""
+
+    format: Annotated[str, typer.Option("--format", help="A format of `medbench list leaderboards`.")] = (
+        "markdown"
+    )
+
+
+def words(given: Iterable[str]) -> tuple[str, ...]:
+    """Values of an option that is comma-separated, repeated, or both; each once."""
+    return tuple(dict.fromkeys(word.strip() for text in given for word in text.split(",") if word.strip()))
+
+
+def seeds(given: Sequence[str]) -> tuple[int, ...]:
+    """Values of `--seed`.
+
+    Raises:
+        UsageError: one is no whole number from 0, or there is none.
+    """
+    typed = words(given)
+    wrong = [text for text in typed if not text.isdecimal()]
+    if wrong or not typed:
+        raise UsageError(f"--seed {','.join(wrong)}: expected whole numbers from 0, as in --seed 0,1,2.")
+    return tuple(dict.fromkeys(int(text) for text in typed))
+
+
+def fractions(given: Sequence[str]) -> tuple[float, ...] | None:
+    """Values of `--fraction`, ascending; None for all that a task has.
+
+    Raises:
+        UsageError: one is no share, or there is none.
+    """
+    typed = words(given)
+    if typed == ("all",):
+        return None
+    shares = []
+    for word in typed or ("",):
+        try:
+            fraction = float(word[:-1]) / 100 if word.endswith("%") else float(word)
+        except ValueError:
+            fraction = 0.0
+        if not 0 < fraction <= 1:
+            raise UsageError(
+                f"--fraction {word}: expected a share as 0.01 or 1%, up to 100%, or the word all alone."
+            )
+        shares.append(fraction)
+    return tuple(sorted(set(shares)))
+
+
+def pairs(flag: str, given: Sequence[str]) -> dict[str, str]:
+    """Values of a repeated NAME=VALUE flag; of a name that is given twice the last counts.
+
+    Raises:
+        UsageError: one has no name or no value.
+    """
+    found = {}
+    for text in given:
+        key, _, value = (part.strip() for part in text.partition("="))
+        if not (key and value):
+            raise UsageError(f"{flag} {text}: expected NAME=VALUE.")
+        found[key] = value
+    return found
+
+
+def _config_defaults(path: Path, ctx: typer.Context) -> dict[str, Any]:
+    """Values of a TOML file by parameter, as if they had been typed."""
+    import tomllib
+
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"{path} can not be read ({error.strerror}).") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not TOML: {error}.") from None
+    flags = {
+        flag.lstrip("-"): parameter
+        for parameter in ctx.command.params
+        for flag in parameter.opts
+        if flag.startswith("--") and flag not in ("--config", "--help")
+    }
+    defaults: dict[str, Any] = {}
+    for key, value in content.items():
+        parameter = flags.get(key.replace("_", "-"))
+        if parameter is None or parameter.name is None:
+            from difflib import get_close_matches
+
+            near = get_close_matches(key, flags, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{path}: no flag --{key}.{hint} Flags: {', '.join(sorted(flags))}.")
+        repeated = getattr(parameter, "multiple", False)
+        if isinstance(value, dict | list) and not repeated:
+            raise UsageError(f"{path}: --{key} takes one value, found {value!r}.")
+        defaults[parameter.name] = _typed(value, repeated=repeated)
+    return defaults
+
+
+def _typed(value: Any, *, repeated: bool) -> Any:
+    """A TOML value as the text, or texts, that a user would type; true and false stay what they are."""
+    if isinstance(value, dict):
+        return [f"{name}={text}" for name, text in _flat(value)]
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    if isinstance(value, bool):
+        return value
+    return [str(value)] if repeated else str(value)
+
+
+def _flat(table: Mapping[str, Any], head: str = "") -> Iterable[tuple[str, str]]:
+    """`[set.pretrain] lr = 1e-4` and `[set] "pretrain.lr" = 1e-4` both as `pretrain.lr`."""
+    for name, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{head}{name}.")
+        else:
+            yield f"{head}{name}", str(value)

@@ -1,0 +1,57 @@
+"""`--set method.temperature=0.1 --set pretrain.epochs=3`: fields of a recipe, checked against its dataclasses."""
+
+import ast
+import difflib
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from medbench.errors import UsageError
+from medbench.method import Recipe
+
+
+def apply_overrides(recipe: Recipe, overrides: Mapping[str, str], method: str) -> Recipe:
+    """The recipe with these fields changed.
+
+    Args:
+        recipe: of a method.
+        overrides: "method.FIELD" or "pretrain.FIELD" -> the value as typed.
+        method: name for messages.
+
+    Raises:
+        UsageError: an unknown section or field, a value of the wrong type, or `pretrain.*` for a method that is not
+            pretrained. Fields of a task can not be set: a task is the same for every method.
+    """
+    for key, text in overrides.items():
+        section, _, name = key.partition(".")
+        if section == "method":
+            recipe = replace(recipe, config=_set(recipe.config, name, text, key))
+        elif section == "pretrain":
+            if recipe.pretrain is None:
+                raise UsageError(f"--set {key}: {method} is not pretrained, so it has no pretrain fields.")
+            recipe = replace(recipe, pretrain=_set(recipe.pretrain, name, text, key))
+        else:
+            raise UsageError(
+                f"--set {key}: expected method.FIELD or pretrain.FIELD. The protocol belongs to the task and is the "
+                "same for every method, so it can not be set here."
+            )
+    return recipe
+
+
+def _set(config: Any, name: str, text: str, key: str) -> Any:
+    hints = get_type_hints(type(config))
+    known = [f.name for f in fields(config)] if is_dataclass(config) else []
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UsageError(f"--set {key}: no such field.{hint} Fields: {', '.join(known)}.")
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
+    try:
+        return replace(config, **{name: TypeAdapter(hints[name]).validate_python(value)})
+    except ValidationError as error:
+        raise UsageError(f"--set {key}={text}: {error.errors()[0]['msg']} (a {hints[name]} is expected).") from None

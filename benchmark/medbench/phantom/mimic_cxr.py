@@ -1,0 +1,178 @@
+"""Writes phantom data in the folder layout of MIMIC-CXR-JPG 2.0.0, with MIMIC-CXR's report tree beside it.
+
+    files/p10/p10000032/s50414267/<dicom_id>.jpg
+    mimic-cxr-reports/files/p10/p10000032/s50414267.txt
+    mimic-cxr-2.0.0-metadata.csv.gz   mimic-cxr-2.0.0-split.csv.gz   mimic-cxr-2.0.0-chexpert.csv.gz
+
+Frontal films only (PA and AP); the real set holds laterals too.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from medbench.phantom.grammar import CHEXPERT, write_report
+from medbench.phantom.render import render
+from medbench.phantom.study import MIMIC_MIX, Patient, sample_patient, stream
+from medbench.phantom.writing import Parameters, Row, csv_text, write_file, write_gzip, write_layout
+
+LAYOUT = "mimic_cxr"
+SIZES: Mapping[str, int] = {"default": 1500, "micro": 80}
+"""Number of patients by name of the size; the default gives about 2,500 films in `train`."""
+
+_QUALITY = 95
+"""JPEG quality, as MIMIC-CXR-JPG states for its files."""
+_WORDS = 500
+"""Number in the random key that sets wording apart from findings (studies have 1, 2, 3, ...)."""
+_METADATA = (
+    "dicom_id",
+    "subject_id",
+    "study_id",
+    "PerformedProcedureStepDescription",
+    "ViewPosition",
+    "Rows",
+    "Columns",
+    "StudyDate",
+    "StudyTime",
+    "ProcedureCodeSequence_CodeMeaning",
+    "ViewCodeSequence_CodeMeaning",
+    "PatientOrientationCodeSequence_CodeMeaning",
+)
+
+
+def write(
+    root: Path,
+    *,
+    patients: int,
+    seed: int = 0,
+    size: int = 256,
+    workers: int = 1,
+    advance: Callable[[int], None] = lambda n: None,
+) -> None:
+    """Write the layout, or go on with one that was stopped; returns at once if it is complete.
+
+    Args:
+        root: Folder to write; new, empty, or begun by an earlier call.
+        patients: How many patients; `SIZES` names the usual numbers.
+        seed: At least 0. The same patient has the same films whatever `patients` is.
+        size: Side of the films in pixels.
+        workers: Number of processes. It changes no byte.
+        advance: Called with the number of films finished since the last call; `total` gives the sum.
+
+    Raises:
+        DataError: If the folder holds another phantom or other files.
+        ValueError: If a number is out of range.
+    """
+    write_layout(
+        root,
+        Parameters(LAYOUT, patients, seed, size),
+        write_patient=_write_patient,
+        write_tables=_write_tables,
+        workers=workers,
+        advance=advance,
+    )
+
+
+def total(patients: int, seed: int = 0) -> int:
+    """The number of films that `write` makes."""
+    return sum(len(study.films) for number in range(patients) for study in patient(number, seed).studies)
+
+
+def patient(number: int, seed: int = 0) -> Patient:
+    """The truth about one patient of this layout."""
+    return sample_patient(LAYOUT, MIMIC_MIX, number, seed)
+
+
+def subject_id(number: int) -> int:
+    """The eight-digit subject_id of a patient, spread over p10 to p19 as the real ones are."""
+    return 10_000_032 + number * 7_919 % 9_999_901
+
+
+def study_id(number: int, study: int) -> int:
+    """The eight-digit study_id of a patient's study."""
+    return 50_000_014 + (8 * number + study) * 7_919 % 9_999_901
+
+
+def split_of(number: int, seed: int = 0) -> str:
+    """The split of a patient, by lot: 4 % validate, 4 % test, the rest train."""
+    lot = float(stream(LAYOUT, seed, number, _WORDS - 1).random())
+    return "validate" if lot < 0.04 else "test" if lot < 0.08 else "train"
+
+
+def _write_patient(root: Path, number: int, seed: int, size: int) -> list[Row]:
+    who = patient(number, seed)
+    subject = subject_id(number)
+    folder = Path(f"p{str(subject)[:2]}") / f"p{subject}"
+    clock = stream(LAYOUT, seed, number, _WORDS - 2)
+    first = datetime.date(2110, 1, 1) + datetime.timedelta(days=int(clock.integers(0, 30_000)))
+    rows: list[Row] = []
+    for study in who.studies:
+        ident = study_id(number, study.number)
+        report = write_report(who, study, stream(LAYOUT, seed, number, _WORDS + study.number))
+        text = Path("mimic-cxr-reports/files") / folder / f"s{ident}.txt"
+        write_file(root, text, report.text.encode())
+        day = (first + datetime.timedelta(days=study.day)).strftime("%Y%m%d")
+        hour, minute, second = (int(n) for n in clock.integers(0, (24, 60, 60)))
+        films: list[Row] = []
+        for index, film in enumerate(study.films):
+            digest = hashlib.sha256(f"{LAYOUT}/{seed}/{ident}/{index}".encode()).hexdigest()
+            dicom_id = "-".join(digest[i : i + 8] for i in range(0, 40, 8))
+            name = Path("files") / folder / f"s{ident}" / f"{dicom_id}.jpg"
+            if not (root / name).exists():
+                pixels = render(who.anatomy, film, study.findings, size=size, masks=()).pixels
+                buffer = BytesIO()
+                Image.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY)
+                write_file(root, name, buffer.getvalue())
+            films.append({"dicom_id": dicom_id, "view": film.view, "size": size})
+        rows.append(
+            {
+                "images": len(films),
+                "subject_id": subject,
+                "study_id": ident,
+                "split": split_of(number, seed),
+                "date": day,
+                "time": f"{hour:02d}{minute:02d}{second:02d}.{int(clock.integers(1000)):03d}",
+                "films": films,
+                "labels": dict(report.labels),
+            }
+        )
+    return rows
+
+
+def _write_tables(root: Path, studies: Sequence[Row]) -> None:
+    metadata: list[Row] = []
+    splits: list[Row] = []
+    labels: list[Row] = []
+    for study in sorted(studies, key=lambda row: (row["subject_id"], row["study_id"])):
+        ids = {"subject_id": study["subject_id"], "study_id": study["study_id"]}
+        labels.append({**ids, **study["labels"]})
+        for film in study["films"]:
+            portable = film["view"] == "AP"
+            procedure = "CHEST (PORTABLE AP)" if portable else "CHEST (PA)"
+            splits.append({**ids, "dicom_id": film["dicom_id"], "split": study["split"]})
+            metadata.append(
+                {
+                    **ids,
+                    "dicom_id": film["dicom_id"],
+                    "PerformedProcedureStepDescription": procedure,
+                    "ViewPosition": film["view"],
+                    "Rows": film["size"],
+                    "Columns": film["size"],
+                    "StudyDate": study["date"],
+                    "StudyTime": study["time"],
+                    "ProcedureCodeSequence_CodeMeaning": procedure,
+                    "ViewCodeSequence_CodeMeaning": "antero-posterior" if portable else "postero-anterior",
+                    "PatientOrientationCodeSequence_CodeMeaning": None if portable else "Erect",
+                }
+            )
+    name = "mimic-cxr-2.0.0-{}.csv.gz"
+    write_gzip(root, Path(name.format("metadata")), csv_text(_METADATA, metadata))
+    split_columns = ("dicom_id", "study_id", "subject_id", "split")
+    write_gzip(root, Path(name.format("split")), csv_text(split_columns, splits))
+    write_gzip(root, Path(name.format("chexpert")), csv_text(("subject_id", "study_id", *CHEXPERT), labels))

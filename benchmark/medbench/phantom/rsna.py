@@ -1,0 +1,152 @@
+"""Writes phantom data in the folder layout of the RSNA Pneumonia Detection Challenge 2018.
+
+    stage_2_train_images/<patientId>.dcm     8-bit MONOCHROME2, uncompressed explicit VR little endian
+    stage_2_train_labels.csv                 patientId,x,y,width,height,Target; one row a box
+    stage_2_detailed_class_info.csv          patientId,class; one row a row of the labels
+
+One film a patient. `Target` is pneumonia opacity; every other finding is a confounder without a box.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import config
+from pydicom.dataelem import DataElement
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from medbench.phantom.findings import Kind
+from medbench.phantom.render import Film, render
+from medbench.phantom.study import RSNA_MIX, Patient, Study, sample_patient
+from medbench.phantom.writing import Parameters, Row, csv_text, write_file, write_layout
+
+LAYOUT = "rsna"
+SIZES: Mapping[str, int] = {"default": 5000, "micro": 150}
+"""Number of patients by name of the size."""
+
+_TARGETS: tuple[Kind, ...] = ("pneumonia",)
+"""The kinds of findings that count as Target and get boxes."""
+
+
+def write(
+    root: Path,
+    *,
+    patients: int,
+    seed: int = 0,
+    size: int = 256,
+    workers: int = 1,
+    advance: Callable[[int], None] = lambda n: None,
+) -> None:
+    """Write the layout, or go on with one that was stopped; returns at once if it is complete.
+
+    Args:
+        root: Folder to write; new, empty, or begun by an earlier call.
+        patients: How many patients, each with one film; `SIZES` names the usual numbers.
+        seed: At least 0. The same patient has the same film whatever `patients` is.
+        size: Side of the films in pixels; the boxes are in pixels of these films.
+        workers: Number of processes. It changes no byte.
+        advance: Called with the number of films finished since the last call.
+
+    Raises:
+        DataError: If the folder holds another phantom or other files.
+        ValueError: If a number is out of range.
+    """
+    write_layout(
+        root,
+        Parameters(LAYOUT, patients, seed, size),
+        write_patient=_write_patient,
+        write_tables=_write_tables,
+        workers=workers,
+        advance=advance,
+    )
+
+
+def total(patients: int, seed: int = 0) -> int:
+    """The number of films that `write` makes: one a patient, whatever the seed."""
+    return patients
+
+
+def patient(number: int, seed: int = 0) -> Patient:
+    """The truth about one patient of this layout."""
+    return sample_patient(LAYOUT, RSNA_MIX, number, seed)
+
+
+def patient_id(number: int, seed: int = 0) -> str:
+    """The patientId, a random-looking UUID as in the challenge."""
+    digest = hashlib.sha256(f"{LAYOUT}/{seed}/{number}".encode()).digest()
+    return str(uuid.UUID(bytes=digest[:16], version=4))
+
+
+def class_of(study: Study) -> str:
+    """The challenge's class of a film."""
+    if study.has("pneumonia"):
+        return "Lung Opacity"
+    return "Normal" if study.normal else "No Lung Opacity / Not Normal"
+
+
+def _write_patient(root: Path, number: int, seed: int, size: int) -> list[Row]:
+    who = patient(number, seed)
+    study = who.studies[0]
+    film = render(who.anatomy, study.films[0], study.findings, size=size, masks=_TARGETS)
+    ident = patient_id(number, seed)
+    write_file(root, Path("stage_2_train_images") / f"{ident}.dcm", _dicom(film, who, ident))
+    boxes = [region.box for region in film.regions]
+    return [{"images": 1, "patientId": ident, "class": class_of(study), "boxes": boxes}]
+
+
+def _write_tables(root: Path, films: Sequence[Row]) -> None:
+    labels: list[Row] = []
+    classes: list[Row] = []
+    for film in films:
+        ident = {"patientId": film["patientId"]}
+        for x0, y0, x1, y1 in film["boxes"]:
+            box = {"x": float(x0), "y": float(y0), "width": float(x1 - x0), "height": float(y1 - y0)}
+            labels.append({**ident, **box, "Target": 1})
+        if not film["boxes"]:
+            labels.append({**ident, "Target": 0})
+        classes += [{**ident, "class": film["class"]}] * max(1, len(film["boxes"]))
+    columns = ("patientId", "x", "y", "width", "height", "Target")
+    write_file(root, Path("stage_2_train_labels.csv"), csv_text(columns, labels).encode())
+    write_file(
+        root,
+        Path("stage_2_detailed_class_info.csv"),
+        csv_text(("patientId", "class"), classes).encode(),
+    )
+
+
+def _dicom(film: Film, who: Patient, ident: str) -> bytes:
+    """The film as a DICOM file with the challenge's attributes, tagged as a phantom."""
+    acquisition = who.studies[0].films[0]
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = UID(f"2.25.{uuid.UUID(ident).int}")
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    data.SOPClassUID = meta.MediaStorageSOPClassUID
+    data.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    data.Modality = "CR"
+    data.Manufacturer = "medbench phantom"
+    data.SeriesDescription = f"view: {acquisition.view}"
+    data.PatientName = ident
+    data.PatientID = ident
+    data.PatientSex = who.anatomy.sex
+    # a bare number as in the challenge's files, against the standard (057Y): readers must bear it
+    data[0x00101010] = DataElement(0x00101010, "AS", str(who.anatomy.age), validation_mode=config.IGNORE)
+    data.BodyPartExamined = "CHEST"
+    data.ViewPosition = acquisition.view
+    data.ImageComments = "synthetic phantom, not a patient"
+    data.SamplesPerPixel = 1
+    data.PhotometricInterpretation = "MONOCHROME2"
+    data.Rows, data.Columns = film.pixels.shape
+    data.BitsAllocated = data.BitsStored = 8
+    data.HighBit = 7
+    data.PixelRepresentation = 0
+    data.PixelData = film.pixels.tobytes()
+    buffer = BytesIO()
+    data.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

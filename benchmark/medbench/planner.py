@@ -1,0 +1,326 @@
+"""Works out a run before anything heavy starts: encoders (method x seed), groups (an encoder on a task), cells.
+
+A group holds one cell a label fraction, each with its record if it is done. The runner computes those without one.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from medbench.data.dataset import Dataset
+from medbench.data.index import Index, Problem
+from medbench.data.prepared import BrokenImages, PreparedImages, prepare
+from medbench.data.sources import Sources
+from medbench.data.splits import FractionList, Split, fraction_rows
+from medbench.data.verify import leave_out, list_problems
+from medbench.errors import UsageError, WeightsError
+from medbench.method import Method, Recipe
+from medbench.overrides import apply_overrides
+from medbench.plugins import Catalogue
+from medbench.pretrain import finished, weights_key
+from medbench.progress import Progress
+from medbench.records import (
+    Corpus,
+    Identity,
+    Record,
+    RecordSource,
+    ResultStore,
+    WeightsIdentity,
+    fraction_name,
+    sha256_json,
+)
+from medbench.request import RunRequest
+from medbench.specs import MethodSpec, TaskSpec
+from medbench.task import Fit, Precision, Task, TaskData
+from medbench.weights import read_info
+
+
+@dataclass
+class OpenDataset:
+    """A dataset that was opened for a run: its index, and its films once they are prepared."""
+
+    dataset: Dataset
+    index: Index
+    images: Callable[[int, Fit], PreparedImages]
+    pixels: dict[str, str] = field(default_factory=dict)
+    """Hash over the films that were used, by how they were prepared ("128 stretch")."""
+
+    def training_split(self) -> Split:
+        """The split that a corpus is pretrained with: the first one it names."""
+        return self.dataset.split(self.index, self.dataset.splits[0])
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A method at a seed: what has to be there before its tasks can run.
+
+    Attributes:
+        spec: the method.
+        owner: distribution that declares it, with its version.
+        method: its class.
+        recipe: with the user's overrides.
+        seed: of the pretraining; 0 for a checkpoint.
+        identity: goes into every record.
+        path: folder of finished weights; None for an untrained encoder.
+        ready: whether the weights are there (or need no making).
+    """
+
+    spec: MethodSpec
+    owner: str
+    method: type[Method]
+    recipe: Recipe
+    seed: int
+    identity: WeightsIdentity
+    path: Path | None
+    ready: bool
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Method x task x fraction x seed, with its record if it is done."""
+
+    fraction: float
+    seed: int | None
+    identity: Identity
+    train: FractionList
+    record: Record | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cells of one encoder on one task."""
+
+    encoder: Encoder
+    spec: TaskSpec
+    task: Task
+    data: TaskData
+    seed: int
+    cells: tuple[Cell, ...]
+
+    def key(self) -> str:
+        """Names the folder for unfinished work of this group."""
+        return sha256_json([cell.identity.cell_id() for cell in self.cells])[:24]
+
+    @property
+    def todo(self) -> tuple[Cell, ...]:
+        """Cells without a record."""
+        return tuple(cell for cell in self.cells if cell.record is None)
+
+
+class Planner:
+    """Works out plans; keeps what it opened, so that nothing is read twice.
+
+    Args:
+        request: what the user asked for.
+        catalogue: known methods, tasks and datasets.
+        precision: resolved, since it decides numbers.
+        progress: for writing phantoms and preparing images.
+    """
+
+    def __init__(
+        self, request: RunRequest, catalogue: Catalogue, precision: Precision, progress: Progress
+    ) -> None:
+        self.request = request
+        self.catalogue = catalogue
+        self.precision = precision
+        self.progress = progress
+        self.sources = Sources(request, catalogue, progress)
+        self.store = ResultStore(request.results)
+        self._open: dict[str, OpenDataset] = {}
+        self._broken: dict[str, tuple[Problem, ...]] = {}
+        self._preparing = ""
+
+    # Names, before anything is loaded.
+
+    def methods(self) -> list[MethodSpec]:
+        """The methods asked for."""
+        return [self.catalogue.lookup_method(name) for name in self.request.methods]
+
+    def tasks(self) -> list[TaskSpec]:
+        """The tasks asked for.
+
+        Raises:
+            UsageError: a method does not provide what a task needs.
+        """
+        tasks = [self.catalogue.lookup_task(name) for name in self.request.tasks]
+        for method in self.methods():
+            for task in tasks:
+                if missing := task.needs - method.provides:
+                    raise UsageError(
+                        f"{task.name} needs {', '.join(sorted(missing))}, which {method.name} does not provide "
+                        f"(it provides {', '.join(sorted(method.provides)) or 'nothing'})."
+                    )
+        return tasks
+
+    def fractions(self, task: TaskSpec) -> tuple[float, ...]:
+        """Label fractions of this task that were asked for, ascending."""
+        known = task.fractions or (1.0,)
+        wanted = known if self.request.fractions is None else self.request.fractions
+        return tuple(sorted(set(wanted)))
+
+    # Data.
+
+    def evaluation(self, name: str) -> OpenDataset:
+        """The dataset of a task, opened once."""
+        if name not in self._open:
+            self._open[name] = self._opened(self.sources.evaluation(name), name)
+        return self._open[name]
+
+    def corpus(self) -> OpenDataset:
+        """The pretraining corpus, opened once."""
+        if "corpus:" not in self._open:
+            self._open["corpus:"] = self._opened(self.sources.corpus(), "corpus:")
+        return self._open["corpus:"]
+
+    def exclude(self, broken: BrokenImages) -> None:
+        """Leave out films that turned out broken when they were decoded; what was planned with them is void.
+
+        Raises:
+            BrokenImages: the user did not ask for it.
+        """
+        if not self.request.exclude_broken:
+            raise broken
+        self._broken[self._preparing] = (*self._broken.get(self._preparing, ()), *broken.problems)
+        del self._open[self._preparing]
+        self.progress.say(f"left out, since they can not be used:\n{list_problems(broken.problems)}")
+
+    def _opened(self, dataset: Dataset, key: str) -> OpenDataset:
+        index = leave_out(dataset.index(exclude_broken=self.request.exclude_broken), self._broken.get(key, ()))
+        pixels: dict[str, str] = {}
+
+        @cache
+        def images(side: int, fit: Fit) -> PreparedImages:
+            self._preparing = key
+            films = prepare(
+                index, side, fit, self.request.cache, workers=self.request.workers, progress=self.progress
+            )
+            pixels[f"{side} {fit}"] = films.sha256
+            return films
+
+        self.progress.say(describe(dataset, index))
+        return OpenDataset(dataset, index, images, pixels)
+
+    # Weights.
+
+    def encoder(self, spec: MethodSpec, seed: int) -> Encoder:
+        """The encoder of a method at a seed: a checkpoint, the pretraining of exactly this config, or untrained.
+
+        Raises:
+            WeightsError: the checkpoint is not there.
+        """
+        method, owner = self.catalogue.load("methods", spec.name), str(self.catalogue.owner("methods", spec.name))
+        recipe = self._recipe(spec, method)
+        if self.request.checkpoint is not None:
+            folder, info = read_info(self._checkpoint(spec))
+            about = {name: info["corpus"].get(name) for name in Corpus.model_fields} if "corpus" in info else None
+            identity = WeightsIdentity.model_validate({"kind": "checkpoint", "key": info["sha256"], "corpus": about})
+            return Encoder(spec, owner, method, recipe, seed, identity, folder, ready=True)
+        if not spec.pretrains:
+            identity = WeightsIdentity(kind="untrained", key=sha256_json([spec.name, _json(recipe.config), seed]))
+            return Encoder(spec, owner, method, recipe, seed, identity, None, ready=True)
+        opened = self.corpus()
+        corpus = Corpus(
+            dataset=opened.index.dataset,
+            source=opened.index.source,
+            subset=opened.index.subset,
+            fingerprint=opened.index.fingerprint(),
+            excluded=len(opened.index.excluded),
+        )
+        key = weights_key(spec.name, recipe, opened.index, opened.training_split(), seed, self.precision)
+        identity = WeightsIdentity(kind="pretrained", key=key, corpus=corpus)
+        path = finished(self.request.cache / "weights", key)
+        return Encoder(spec, owner, method, recipe, seed, identity, path, ready=path is not None)
+
+    def _recipe(self, spec: MethodSpec, method: type[Method]) -> Recipe:
+        if self.request.recipe not in method.recipes:
+            raise UsageError(
+                f"{spec.name} has no recipe {self.request.recipe!r}; it has {', '.join(sorted(method.recipes))}."
+            )
+        return apply_overrides(method.recipes[self.request.recipe], self.request.overrides, spec.name)
+
+    def _checkpoint(self, spec: MethodSpec) -> Path:
+        name = self.request.checkpoint or ""
+        path = Path(name).expanduser()
+        if path.exists():
+            return path
+        found = self.catalogue.find_checkpoint(spec.name, name)
+        if found is None:
+            raise WeightsError(
+                f"--checkpoint {name}: looked for {path.absolute()} and found nothing there, and no plugin knows a "
+                f"checkpoint of {spec.name} by that name."
+            )
+        return found
+
+    # Cells.
+
+    def group(self, encoder: Encoder, spec: TaskSpec) -> Group:
+        """The cells of an encoder on a task, with the records that are there."""
+        opened = self.evaluation(spec.dataset)
+        task: Task = self.catalogue.load("tasks", spec.name)(self.request.recipe)
+        split = opened.dataset.split(opened.index, task.split)
+        data = TaskData(opened.index, split, opened.images)
+        positives = task.positives(opened.index)
+        cells = tuple(self._cell(encoder, spec, task, data, positives, f) for f in self.fractions(spec))
+        return Group(encoder, spec, task, data, encoder.seed, cells)
+
+    def _cell(
+        self,
+        encoder: Encoder,
+        spec: TaskSpec,
+        task: Task,
+        data: TaskData,
+        positives: npt.NDArray[np.bool_],
+        fraction: float,
+    ) -> Cell:
+        fixed = encoder.identity.kind == "checkpoint" and not task.depends_on_seed(fraction)
+        train = fraction_rows(data.index, data.split, fraction, 0 if fixed else encoder.seed, positives)
+        corpus = encoder.identity.corpus
+        identity = Identity(
+            method=encoder.spec.name,
+            method_owner=encoder.owner,
+            fidelity=encoder.spec.fidelity,
+            task=spec.name,
+            task_version=spec.version,
+            task_owner=str(self.catalogue.owner("tasks", spec.name)),
+            recipe=self.request.recipe,
+            precision=self.precision,
+            fraction=fraction,
+            seed=None if fixed else encoder.seed,
+            source=_source(data.index, corpus),
+            dataset=data.index.dataset,
+            subset=data.index.subset,
+            data_fingerprint=data.index.fingerprint(),
+            split=data.split.name,
+            split_sha256=data.split.sha256(data.index),
+            train_sha256=train.sha256,
+            weights=encoder.identity,
+            method_config=_json(encoder.recipe.config),
+            task_config=_json(task.config),
+        )
+        return Cell(fraction, identity.seed, identity, train, self.store.find(identity))
+
+
+def describe(dataset: Dataset, index: Index) -> str:
+    """One line (or more, where columns were guessed) about a dataset that was opened."""
+    subset = f", a subset: {index.subset} of the official release" if index.subset is not None else ""
+    excluded = f", {len(index.excluded):,} excluded" if index.excluded else ""
+    text = f"{index.dataset}: {index.source}, {len(index):,} films{subset}{excluded}, {dataset.root}"
+    return "\n".join([text, *dataset.notes()])
+
+
+def _json(config: Any) -> dict[str, Any]:
+    """A config as JSON types (tuples become lists), so that it is the same before and after a file."""
+    content: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return content
+
+
+def _source(index: Index, corpus: Corpus | None) -> RecordSource:
+    if corpus is None or corpus.source == index.source:
+        return index.source
+    return "mixed"

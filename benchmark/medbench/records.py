@@ -1,0 +1,332 @@
+"""Records: one JSON file a cell, written once, never edited. Tables are made from these and nothing else.
+
+A results folder looks like this:
+
+    results/<recipe>/<method>/<task>/<fraction>-<seed>-<cell id>.json      the record
+    results/<recipe>/<method>/<task>/<fraction>-<seed>-<cell id>.parquet   its predictions, one row a test sample
+    results/splits/<hash>.json                                            the id lists that records name by hash
+
+A failed cell leaves `....failed-N.json` beside these, and is tried again by the next run. `--overwrite` moves the old
+pair to `....superseded-N.*`; both names are kept for the reader and enter no table.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medbench.errors import DataError
+
+SCHEMA: Final = "medbench.result/1"
+
+Status = Literal["ok", "skipped", "failed"]
+RecordSource = Literal["phantom", "real", "mixed"]
+
+
+class _Block(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Corpus(_Block):
+    """What the encoder was pretrained on."""
+
+    dataset: str
+    source: Literal["phantom", "real"]
+    subset: str | None = None
+    fingerprint: str
+    excluded: int = 0
+
+
+class WeightsIdentity(_Block):
+    """Which weights: `key` names the pretraining, or the SHA-256 of a checkpoint's tensors, or of an untrained config."""
+
+    kind: Literal["pretrained", "checkpoint", "untrained"]
+    key: str
+    corpus: Corpus | None = None
+
+
+class Identity(_Block):
+    """Everything that decides the number. Its hash is the cell's id."""
+
+    method: str
+    method_owner: str
+    fidelity: str
+    task: str
+    task_version: int
+    task_owner: str
+    recipe: str
+    precision: Literal["32", "bf16"]
+    fraction: float
+    seed: int | None
+    source: RecordSource
+    dataset: str
+    subset: str | None
+    data_fingerprint: str
+    split: str
+    split_sha256: str
+    train_sha256: str
+    weights: WeightsIdentity
+    method_config: dict[str, Any]
+    task_config: dict[str, Any]
+
+    def cell_id(self) -> str:
+        """SHA-256 of this block as canonical JSON."""
+        return sha256_json(self.model_dump(mode="json"))
+
+
+class Counts(_Block):
+    """Samples and patients that a cell was computed from."""
+
+    train: int
+    train_patients: int
+    validation: int
+    test: int
+    excluded: list[str] = Field(default_factory=list, description="samples left out, with the reason")
+    pixels_sha256: dict[str, str] = Field(default_factory=dict, description="prepared films, by side and fit")
+
+
+class WeightsInfo(_Block):
+    """The weights that were used, as loaded."""
+
+    sha256: str
+    info: dict[str, Any] = Field(default_factory=dict)
+
+
+class MetricValue(_Block):
+    """One metric. `value` is not rounded; percent signs and formats belong to tables."""
+
+    name: str
+    version: int = 1
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    interval: str
+    n: int
+    higher_is_better: bool = True
+    per_class: dict[str, float | None] = Field(default_factory=dict)
+
+
+class Predictions(_Block):
+    """The file beside the record that every metric can be computed from again."""
+
+    path: str
+    sha256: str
+    rows: int
+
+
+class Failure(_Block):
+    """Why a cell failed."""
+
+    type: str
+    message: str
+    traceback: str
+
+
+class Times(_Block):
+    """The only part of a record that differs between two equal runs."""
+
+    created: str
+    duration_s: float
+    phases: dict[str, float] = Field(default_factory=dict)
+
+
+class Record(_Block):
+    """One evaluated cell."""
+
+    schema_: Annotated[Literal["medbench.result/1"], Field(alias="schema")] = SCHEMA
+    cell_id: str
+    status: Status
+    reason: str | None = Field(default=None, description="why it was skipped")
+    identity: Identity
+    primary_metric: str
+    metrics: list[MetricValue] = Field(default_factory=list)
+    counts: Counts
+    weights: WeightsInfo | None = None
+    search: dict[str, Any] = Field(default_factory=dict)
+    predictions: Predictions | None = None
+    environment: dict[str, Any] = Field(default_factory=dict)
+    config_sha256: str
+    error: Failure | None = None
+    times: Times
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @property
+    def primary(self) -> MetricValue | None:
+        """The primary metric, None where the cell was skipped or failed."""
+        return next((m for m in self.metrics if m.name == self.primary_metric), None)
+
+    def to_json(self) -> str:
+        """The bytes that are written: sorted keys, two spaces, a newline at the end."""
+        return json.dumps(self.model_dump(mode="json", by_alias=True), indent=2, sort_keys=True) + "\n"
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a record."""
+    return Record.model_json_schema(by_alias=True)
+
+
+def sha256_json(value: Any) -> str:
+    """SHA-256 of a JSON value written canonically."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees all of it or nothing, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fraction_name(fraction: float) -> str:
+    """0.01 -> "1%"."""
+    return f"{fraction * 100:g}%"
+
+
+class ResultStore:
+    """A results folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, identity: Identity, cell_id: str) -> Path:
+        """Where the record of this cell is, or will be."""
+        percent = fraction_name(identity.fraction).replace("%", "pct")
+        seed = "any" if identity.seed is None else f"s{identity.seed}"
+        folder = self.root / identity.recipe / identity.method / identity.task.replace("@", "-at-")
+        return folder / f"{percent}-{seed}-{cell_id[:12]}.json"
+
+    def find(self, identity: Identity) -> Record | None:
+        """The finished (ok or skipped) record of this cell, if there is one.
+
+        Raises:
+            DataError: a file stands in its place that is no record, or another cell's.
+        """
+        cell_id = identity.cell_id()
+        path = self.path(identity, cell_id)
+        if not path.exists():
+            return None
+        record = read_record(path)
+        if record.cell_id != cell_id:
+            raise DataError(
+                f"{path}: expected the record of cell {cell_id}, found cell {record.cell_id}. Move the file away."
+            )
+        if record.predictions is not None and not (path.parent / record.predictions.path).exists():
+            return None  # half a pair was copied or deleted: run the cell again
+        return record
+
+    def write(self, record: Record, predictions: pd.DataFrame | None = None) -> Record:
+        """Write a record, predictions first, so that a record never names a file that is not there.
+
+        Args:
+            record: `predictions` is filled in here.
+            predictions: one row a test sample; None for skipped and failed cells.
+
+        Returns:
+            The record as written.
+        """
+        path = self.path(record.identity, record.cell_id)
+        if record.status == "failed":
+            path = _free(path, "failed")
+        if predictions is not None:
+            table = path.with_suffix(".parquet")
+            write_atomic(table, predictions.to_parquet(index=False))
+            block = Predictions(path=table.name, sha256=sha256_file(table), rows=len(predictions))
+            record = record.model_copy(update={"predictions": block})
+        write_atomic(path, record.to_json().encode())
+        return record
+
+    def supersede(self, identity: Identity) -> None:
+        """Move the finished record of this cell aside, with its predictions."""
+        path = self.path(identity, identity.cell_id())
+        if path.exists():
+            aside = _free(path, "superseded")
+            os.replace(path, aside)
+            if path.with_suffix(".parquet").exists():
+                os.replace(path.with_suffix(".parquet"), aside.with_suffix(".parquet"))
+
+    def write_ids(self, sha256: str, parts: Mapping[str, Sequence[str]]) -> None:
+        """Keep the id lists behind a hash that records name."""
+        path = self.root / "splits" / f"{sha256}.json"
+        if not path.exists():
+            write_atomic(path, (json.dumps(parts, indent=0) + "\n").encode())
+
+    def files(self) -> Iterator[Path]:
+        """Paths of all current records, sorted."""
+        for path in sorted(self.root.glob("*/*/*/*.json")):
+            if ".failed-" not in path.name and ".superseded-" not in path.name:
+                yield path
+
+    def failures(self) -> list[Record]:
+        """Records of attempts that failed, sorted by path; a cell among them may have been done since."""
+        return [read_record(path) for path in sorted(self.root.glob("*/*/*/*.failed-*.json"))]
+
+    def records(self) -> list[Record]:
+        """All current records, sorted by path.
+
+        Raises:
+            DataError: a file is no record of a schema that this version reads.
+        """
+        return [read_record(path) for path in self.files()]
+
+
+def read_record(path: Path) -> Record:
+    """Read one record.
+
+    Raises:
+        DataError: it is not JSON, or not a record.
+    """
+    try:
+        return Record.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(p) for p in first["loc"]) or "the whole file"
+        raise DataError(
+            f"{path}: not a {SCHEMA} record ({where}: {first['msg']}). Records are never edited by hand; "
+            "move the file away and run the cell again."
+        ) from None
+
+
+def read_predictions(path: Path, record: Record) -> pd.DataFrame:
+    """The predictions of the record at `path`.
+
+    Raises:
+        DataError: the file is missing or its bytes are not the recorded ones.
+    """
+    if record.predictions is None:
+        raise DataError(f"{path}: a {record.status} record has no predictions.")
+    table = path.parent / record.predictions.path
+    if not table.exists():
+        raise DataError(f"{path}: its predictions {table.name} are not beside it.")
+    found = sha256_file(table)
+    if found != record.predictions.sha256:
+        raise DataError(
+            f"{table}: SHA-256 {found[:12]} found, {record.predictions.sha256[:12]} recorded. "
+            "The file was changed; run the cell again with --overwrite."
+        )
+    return pd.read_parquet(table)
+
+
+def _free(path: Path, word: str) -> Path:
+    number = 1
+    while (taken := path.with_name(f"{path.stem}.{word}-{number}.json")).exists():
+        number += 1
+    return taken

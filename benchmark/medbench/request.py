@@ -1,0 +1,61 @@
+"""What the user asked for, as the command line or a script puts it. Light: imports nothing heavy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """One call of `medbench run`, `plan` or `pretrain`.
+
+    Attributes:
+        methods: names, checked by the catalogue.
+        tasks: names; empty for `pretrain`.
+        results: folder that records are written to.
+        cache: folder for phantom data, prepared images and weights.
+        fractions: label fractions, (0, 1]; None for all that a task has.
+        seeds: each drives pretraining, label-fraction list and head.
+        recipe: `tiny`, `paper` or `micro`.
+        checkpoint: finished weights to use instead of pretraining, a path or a name that a plugin knows.
+        device: `auto`, `cpu`, `cuda` or `cuda:n`.
+        precision: `auto`, `32` or `bf16`.
+        data_root: folder that holds every dataset in a folder of its own name.
+        data: folder of one dataset, by dataset; wins over `data_root`.
+        corpus: pretraining corpus: a dataset's name, `table:FILE` or `phantom`; None for the default.
+        overrides: `method.*` and `pretrain.*` fields of the recipe.
+        exclude_broken: leave out samples that can not be read instead of stopping.
+        overwrite: run cells that are done again; their old records are kept aside.
+        resume: go on from checkpoints of interrupted work.
+        offline: ask no hub for anything.
+        workers: processes for decoding and writing images.
+        quiet: no progress.
+        verbose: more words.
+    """
+
+    methods: tuple[str, ...]
+    tasks: tuple[str, ...]
+    results: Path
+    cache: Path
+    fractions: tuple[float, ...] | None = None
+    seeds: tuple[int, ...] = (0,)
+    recipe: str = "tiny"
+    checkpoint: str | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    data_root: Path | None = None
+    data: Mapping[str, Path] = field(default_factory=dict)
+    corpus: str | None = None
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    exclude_broken: bool = False
+    overwrite: bool = False
+    resume: bool = True
+    offline: bool = False
+    workers: int = 1
+    quiet: bool = False
+    verbose: bool = False
+
+    @property
+    def real_data(self) -> bool:
+        """Whether any folder of the user's own is named; then nothing falls back to phantom data."""
+        return self.data_root is not None or bool(self.data)

@@ -1,0 +1,342 @@
+"""The only place where methods and tasks meet: weights -> features -> head -> predictions -> record, cell by cell."""
+
+import datetime
+import platform
+import shutil
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medbench.data.prepared import BrokenImages
+from medbench.devices import describe, deterministic, resolve_device, resolve_precision
+from medbench.errors import MedbenchError
+from medbench.model import VisionLanguageModel
+from medbench.planner import Cell, Encoder, Group, Planner
+from medbench.plugins import Catalogue, PluginProblem
+from medbench.pretrain import pretrain as pretrain_method
+from medbench.progress import Progress
+from medbench.provenance import git_state, versions
+from medbench.records import (
+    Counts,
+    Failure,
+    MetricValue,
+    Record,
+    Status,
+    Times,
+    WeightsInfo,
+    fraction_name,
+    sha256_json,
+)
+from medbench.request import RunRequest
+from medbench.specs import MethodSpec, TaskSpec
+from medbench.task import Environment, Evaluation
+from medbench.weights import load, untrained
+
+
+@dataclass
+class RunOutcome:
+    """What a run did.
+
+    Attributes:
+        records: one a cell that was asked for, in the order of methods, seeds, tasks, fractions; found or made now.
+        errors: mistakes that a user can mend and that stopped a part of the run; their cells are recorded as failed.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    errors: list[MedbenchError] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        """Cells that failed."""
+        return sum(record.status == "failed" for record in self.records)
+
+
+@dataclass
+class _Work:
+    """What one cell has given so far; a record is made of it whatever happened."""
+
+    cell: Cell
+    phases: dict[str, float] = field(default_factory=dict)
+    evaluation: Evaluation | None = None
+    metrics: list[MetricValue] = field(default_factory=list)
+    error: BaseException | None = None
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.phases[name] = round(time.monotonic() - start, 3)
+
+
+class Runner:
+    """Computes the cells of one request.
+
+    Args:
+        request: what the user asked for.
+        catalogue: known methods, tasks and datasets.
+
+    Raises:
+        UsageError: the device or precision is not to be had.
+    """
+
+    def __init__(self, request: RunRequest, catalogue: Catalogue) -> None:
+        self.request = request
+        self.catalogue = catalogue
+        self.progress = Progress("" if request.real_data else "phantom", request.quiet)
+        self.device = resolve_device(request.device)
+        self.precision = resolve_precision(request.precision, self.device)
+        self.planner = Planner(request, catalogue, self.precision, self.progress)
+        self.store = self.planner.store
+        self._written: set[str] = set()
+
+    def run(self) -> RunOutcome:
+        """Compute every cell that has no record yet. A cell that fails costs itself alone.
+
+        Raises:
+            MedbenchError: a name, flag, dataset or checkpoint is wrong; nothing was computed.
+        """
+        methods, tasks = self.planner.methods(), self.planner.tasks()
+        deterministic()
+        outcome = RunOutcome()
+        self._report(self.catalogue.run_started(self.request, self.request.results))
+        for method in methods:
+            for seed in self.request.seeds:
+                outcome.records += self._without_broken(lambda m=method, s=seed: self._cells(m, s, tasks, outcome))
+        return outcome
+
+    def pretrain(self) -> list[Path]:
+        """Pretrain the request's methods at its seeds, or find that it is done; folders of the finished weights."""
+        deterministic()
+        folders = []
+        for spec in self.planner.methods():
+            if not spec.pretrains:
+                self.progress.say(f"{spec.name} is used untrained: there is nothing to pretrain")
+                continue
+            for seed in self.request.seeds:
+                folders.append(self._without_broken(lambda m=spec, s=seed: self._pretrained(self.planner.encoder(m, s))))
+        return folders
+
+    def _without_broken(self, work: Any) -> Any:
+        """Do `work`; where films turn out broken and the user wants them left out, do it again without them."""
+        while True:
+            try:
+                return work()
+            except BrokenImages as broken:
+                self.planner.exclude(broken)
+
+    # One encoder.
+
+    def _cells(self, spec: MethodSpec, seed: int, tasks: Sequence[TaskSpec], outcome: RunOutcome) -> list[Record]:
+        encoder = self.planner.encoder(spec, seed)
+        groups = [self.planner.group(encoder, task) for task in tasks]
+        if self.request.overwrite:
+            groups = [self._superseded(group) for group in groups]
+        todo = [cell for group in groups for cell in group.todo if cell.train.too_small is None]
+        model: VisionLanguageModel | None = None
+        info: WeightsInfo | None = None
+        records = []
+        error: Exception | None = None
+        if todo:
+            try:
+                model, info = self._model(encoder)
+            except BrokenImages:
+                raise
+            except Exception as caught:
+                error = caught
+                self._note(caught, outcome, f"{spec.name} (seed {seed})")
+        for group in groups:
+            records += self._group(group, model, info, error, outcome)
+        return records
+
+    def _model(self, encoder: Encoder) -> tuple[VisionLanguageModel, WeightsInfo]:
+        if encoder.identity.kind == "untrained":
+            weights = untrained(encoder.method, encoder.recipe, encoder.spec.name, encoder.seed)
+        else:
+            path = encoder.path if encoder.path is not None else self._pretrained(encoder)
+            weights = load(path, encoder.method, encoder.spec.name)
+        # Durations differ between equal runs and stay out of the record.
+        about = {key: value for key, value in weights.info.items() if key != "times"}
+        return weights.method.to(self.device).eval().model, WeightsInfo(sha256=weights.sha256, info=about)
+
+    def _pretrained(self, encoder: Encoder) -> Path:
+        if encoder.path is not None:
+            self.progress.say(f"{encoder.spec.name} (seed {encoder.seed}): pretrained before, {encoder.path}")
+            return encoder.path
+        corpus = self.planner.corpus()
+        store = self.request.cache / "weights"
+        if not self.request.resume:
+            shutil.rmtree(store / f"{encoder.identity.key}.partial", ignore_errors=True)
+        return pretrain_method(
+            encoder.method,
+            encoder.recipe,
+            corpus.index,
+            corpus.training_split(),
+            corpus.images,
+            method_name=encoder.spec.name,
+            recipe_name=self.request.recipe,
+            seed=encoder.seed,
+            device=self.device,
+            precision=self.precision,
+            store=store,
+            progress=self.progress,
+            extra_info={"fidelity": encoder.spec.fidelity, "owner": encoder.owner, "git": git_state()},
+            offline=self.request.offline,
+        )
+
+    # One encoder on one task.
+
+    def _group(
+        self,
+        group: Group,
+        model: VisionLanguageModel | None,
+        info: WeightsInfo | None,
+        error: Exception | None,
+        outcome: RunOutcome,
+    ) -> list[Record]:
+        records: dict[float, Record] = {cell.fraction: cell.record for cell in group.cells if cell.record is not None}
+        trained = [cell for cell in group.todo if cell.train.too_small is None]
+        for cell in group.todo:
+            if cell.train.too_small is not None:
+                records[cell.fraction] = self._record(group, _Work(cell), None, "skipped")
+        if error is not None:
+            for cell in trained:
+                records[cell.fraction] = self._record(group, _Work(cell, error=error), None, "failed")
+        elif trained and model is not None:
+            for record in self._computed(group, trained, model, info, outcome):
+                records[record.identity.fraction] = record
+        return [records[fraction] for fraction in sorted(records)]
+
+    def _computed(
+        self,
+        group: Group,
+        cells: Sequence[Cell],
+        model: VisionLanguageModel,
+        info: WeightsInfo | None,
+        outcome: RunOutcome,
+    ) -> Iterator[Record]:
+        workdir = self.request.cache / "work" / group.key()
+        if not self.request.resume:
+            shutil.rmtree(workdir, ignore_errors=True)
+        workdir.mkdir(parents=True, exist_ok=True)
+        env = Environment(self.device, self.precision, workdir, self.progress)
+        name = f"{group.encoder.spec.name} {group.spec.name} (seed {group.encoder.seed})"
+        features: Any = None
+        extract: dict[str, float] = {}
+        try:
+            start = time.monotonic()
+            features = group.task.extract(model, group.data, env)
+            extract = {"extract": round(time.monotonic() - start, 3)}
+        except BrokenImages:
+            raise
+        except Exception as caught:
+            self._note(caught, outcome, name)
+            for cell in cells:
+                yield self._record(group, _Work(cell, error=caught), info, "failed")
+            return
+        try:
+            for cell in cells:
+                work = _Work(cell, phases=dict(extract))
+                try:
+                    with work.phase("evaluate"):
+                        seed = group.encoder.seed if cell.seed is not None else 0
+                        work.evaluation = group.task.evaluate(features, group.data, cell.train.rows, seed, env)
+                    with work.phase("score"):
+                        scores = group.task.score(work.evaluation.predictions)
+                        work.metrics = [MetricValue(**asdict(metric)) for metric in scores]
+                except Exception as caught:
+                    work.error = caught
+                    self._note(caught, outcome, f"{name} at {fraction_name(cell.fraction)}")
+                yield self._record(group, work, info, "ok" if work.error is None else "failed")
+        finally:
+            if hasattr(features, "close"):
+                features.close()
+        shutil.rmtree(workdir, ignore_errors=True)
+
+    def _superseded(self, group: Group) -> Group:
+        for cell in group.cells:
+            if cell.record is not None and cell.record.cell_id not in self._written:
+                self.store.supersede(cell.identity)
+        return self.planner.group(group.encoder, group.spec)
+
+    # Records.
+
+    def _record(self, group: Group, work: _Work, info: WeightsInfo | None, status: Status) -> Record:
+        cell, data = work.cell, group.data
+        error = work.error
+        record = Record(
+            cell_id=cell.identity.cell_id(),
+            status=status,
+            reason=cell.train.too_small if status == "skipped" else None,
+            identity=cell.identity,
+            primary_metric=group.spec.primary_metric,
+            metrics=work.metrics if status == "ok" else [],
+            counts=Counts(
+                train=len(cell.train.rows),
+                train_patients=cell.train.patients,
+                validation=len(data.split.val),
+                test=len(data.split.test),
+                excluded=[str(problem) for problem in data.index.excluded],
+                pixels_sha256=dict(self.planner.evaluation(group.spec.dataset).pixels),
+            ),
+            weights=info,
+            search=dict(work.evaluation.search) if work.evaluation is not None and status == "ok" else {},
+            environment=self._environment(),
+            config_sha256=sha256_json([cell.identity.method_config, cell.identity.task_config]),
+            error=None
+            if error is None
+            else Failure(
+                type=type(error).__name__,
+                message=str(error),
+                traceback="".join(traceback.format_exception(error)),
+            ),
+            times=Times(
+                created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                duration_s=round(sum(work.phases.values()), 3),
+                phases=work.phases,
+            ),
+        )
+        ids = data.index.table["sample"]
+        if status == "ok":
+            parts = {"train": data.split.train, "val": data.split.val, "test": data.split.test}
+            self.store.write_ids(
+                cell.identity.split_sha256, {name: ids.iloc[rows].tolist() for name, rows in parts.items()}
+            )
+            self.store.write_ids(cell.identity.train_sha256, {"train": ids.iloc[cell.train.rows].tolist()})
+        predictions = work.evaluation.predictions if work.evaluation is not None and status == "ok" else None
+        record = self.store.write(record, predictions)
+        self._written.add(record.cell_id)
+        self._report(self.catalogue.run_finished(record, self.request.results))
+        return record
+
+    def _environment(self) -> dict[str, Any]:
+        return {
+            "versions": versions(),
+            "git": git_state(),
+            "system": platform.platform(),
+            "device": describe(self.device),
+            "plugins": sorted({str(plugin.owner) for plugin in self.catalogue.plugins}),
+        }
+
+    def _note(self, error: Exception, outcome: RunOutcome, where: str) -> None:
+        self.progress.say(f"{where} failed: {type(error).__name__}: {error}")
+        if isinstance(error, MedbenchError):
+            outcome.errors.append(error)
+
+    def _report(self, problems: Sequence[PluginProblem]) -> None:
+        """An observer that failed is named, and costs nobody a record."""
+        for problem in problems:
+            self.progress.say(str(problem))
+
+
+def run(request: RunRequest, catalogue: Catalogue) -> RunOutcome:
+    """Compute every cell of the request that has no record yet; see `Runner`."""
+    return Runner(request, catalogue).run()
+
+
+def pretrain(request: RunRequest, catalogue: Catalogue) -> list[Path]:
+    """Pretrain the methods of the request; see `Runner.pretrain`."""
+    return Runner(request, catalogue).pretrain()

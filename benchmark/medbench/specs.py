@@ -1,0 +1,105 @@
+"""What a plugin declares: names, one line about each, and where the code is. Nothing here imports torch.
+
+A `target` is "package.module:Class"; it is imported only when the thing is used.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Literal
+
+Fidelity = Literal["official-code", "paper", "reconstruction", "baseline"]
+"""How far a method is known. `baseline` is for encoders with nothing to reproduce (`random`)."""
+
+Provision = Literal["image.pooled", "image.local", "image.pyramid", "text.pooled", "text.local", "embedding"]
+"""What a method's model can give a task; `embedding` is the joint image-text space."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Common part of every declaration.
+
+    Attributes:
+        name: what the user types; lower case, digits and underscores, `@` before a variant.
+        target: "package.module:attribute".
+        summary: one line for `medbench list`.
+        reference: paper, code or page that it follows.
+    """
+
+    name: str
+    target: str
+    summary: str
+    reference: str
+
+    def load(self) -> Any:
+        """Import the target and return it."""
+        module, _, attribute = self.target.partition(":")
+        return getattr(import_module(module), attribute)
+
+
+@dataclass(frozen=True)
+class MethodSpec(Spec):
+    """A pretraining recipe. `target` is a subclass of `medbench.method.Method`.
+
+    Attributes:
+        provides: what its model can give a task.
+        fidelity: printed wherever the method is.
+        pretrains: False for encoders that are used as they are initialised.
+    """
+
+    provides: frozenset[Provision] = frozenset()
+    fidelity: Fidelity = "reconstruction"
+    pretrains: bool = True
+
+
+@dataclass(frozen=True)
+class TaskSpec(Spec):
+    """A dataset, a protocol and a primary metric. `target` is a class that fulfils `medbench.task.Task`.
+
+    Attributes:
+        dataset: name of the dataset it is run on.
+        needs: what it asks of a method's model.
+        primary_metric: the metric in the table.
+        higher_is_better: direction of the primary metric.
+        version: raised when what it measures changes; older records then leave the tables.
+        fractions: label fractions it trains at; empty if it does not train.
+    """
+
+    dataset: str = ""
+    needs: frozenset[Provision] = frozenset()
+    primary_metric: str = ""
+    higher_is_better: bool = True
+    version: int = 1
+    fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
+
+
+@dataclass(frozen=True)
+class DatasetSpec(Spec):
+    """A real folder layout. `target` is a subclass of `medbench.data.dataset.Dataset`.
+
+    Attributes:
+        licence: one line.
+        access: the page to get it from.
+        official_size: images of the official release, None where there is none (`table`).
+        paired: True if its images come with reports (it can be a pretraining corpus).
+        phantom: "package.module:function" that writes the synthetic twin in the same layout, or "".
+        phantom_patients: patients of the twin by size; "default" and "micro" (tests).
+    """
+
+    licence: str = ""
+    access: str = ""
+    official_size: int | None = None
+    paired: bool = False
+    phantom: str = ""
+    phantom_patients: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LeaderboardSpec(Spec):
+    """A way to turn records into a page. `target` is a function (records) -> str.
+
+    Attributes:
+        format: what `--format` says to get it ("markdown", "csv").
+    """
+
+    format: str = "markdown"

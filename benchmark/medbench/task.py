@@ -1,0 +1,140 @@
+"""What a task is: a dataset, a protocol and metrics. The runner knows no more than this."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from medbench.data.index import Index
+from medbench.data.prepared import PreparedImages
+from medbench.data.splits import Split
+from medbench.model import VisionLanguageModel
+from medbench.progress import Progress
+
+Fit = Literal["pad", "stretch"]
+"""How a film becomes square: `pad` keeps the aspect and adds black, `stretch` does not."""
+
+
+Precision = Literal["32", "bf16"]
+"""Of forward passes; losses, metrics and weights stay in float32."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where a cell is computed.
+
+    Attributes:
+        device: of the model and the head.
+        precision: "32" or "bf16"; forward passes autocast to it on `device`.
+        workdir: a folder for this method, task and seed that outlives an interruption (checkpoints of heads).
+        progress: where to report to.
+    """
+
+    device: torch.device
+    precision: Precision
+    workdir: Path
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """The dataset of a task.
+
+    Attributes:
+        index: all samples.
+        split: rows of `index` for training, validation and test.
+        images: (side in pixels, fit) -> uint8 films, row i of them is row i of `index`; prepared when first asked for.
+    """
+
+    index: Index
+    split: Split
+    images: Callable[[int, Fit], PreparedImages]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number and how sure it is.
+
+    Attributes:
+        name: with underscores, and telling variants apart (`map_40_75`).
+        value: as computed, not rounded; None where it is not defined (one class only).
+        low, high: bounds of the 95 % interval, None where there is none.
+        interval: how the interval was made, in words.
+        n: samples it was computed over.
+        higher_is_better: direction.
+        version: raised when the computation changes.
+        per_class: the value for each class, where there are several.
+    """
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    interval: str
+    n: int
+    higher_is_better: bool = True
+    version: int = 1
+    per_class: Mapping[str, float | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What evaluating one cell gives.
+
+    Attributes:
+        predictions: one row a test sample: `sample`, `patient`, the truth and the prediction. `Task.score` needs
+            nothing else, so a metric can be computed again without images or a GPU.
+        search: what was chosen on validation data and from what: the grid, the number of trials, the chosen values
+            and their validation score. JSON types only.
+    """
+
+    predictions: pd.DataFrame
+    search: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """Base of a task.
+
+    Attributes:
+        split: name of the dataset's split that it uses.
+        recipe: `tiny`, `paper` or `micro`.
+        config: frozen dataclass with every number of the protocol at this recipe; it goes into the record.
+    """
+
+    split: ClassVar[str]
+    recipe: str
+    config: Any
+
+    def __init__(self, recipe: str) -> None:
+        self.recipe = recipe
+
+    @abstractmethod
+    def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> Any:
+        """Everything that depends on the encoder alone, done once for all fractions (features of frozen encoders).
+
+        If what is returned has a method `close`, the runner calls it after the last fraction.
+        """
+
+    @abstractmethod
+    def evaluate(
+        self, features: Any, data: TaskData, train: npt.NDArray[np.int64], seed: int, env: Environment
+    ) -> Evaluation:
+        """Train the head on the rows `train` of the index (a label fraction), choose on validation, predict on test."""
+
+    @abstractmethod
+    def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
+        """All metrics of these predictions, the primary one first."""
+
+    @abstractmethod
+    def positives(self, index: Index) -> npt.NDArray[np.bool_]:
+        """(N,) True where a sample holds something to learn; a fraction without any is not trained."""
+
+    def depends_on_seed(self, fraction: float) -> bool:
+        """Whether the result for a fixed encoder can change with the seed."""
+        return True

@@ -1,0 +1,173 @@
+"""Time of one pretraining step, by part, in fp32 and bf16, with and without kept memory.
+
+    python benchmarks/pretrain_step.py --method place --recipe tiny
+    python benchmarks/pretrain_step.py --method clip --recipe micro --steps 20 --device cuda
+
+Films are noise and reports are drawn from a few words: the time of a step depends on shapes only. Each combination runs
+in a process of its own, because kept memory can not be given up again. The least time over the steps is printed for
+each part, since anything else that runs on the machine only adds to it.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+PARTS = ("data", "image encoder", "text encoder", "losses", "backward", "optimiser")
+WORDS = ("heart", "lungs", "effusion", "is", "are", "no", "small", "large", "left", "lower", "zone", "clear")
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One combination, in this process."""
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from medbench import devices
+    from medbench.data.index import Index
+    from medbench.data.pairs import Pairs, TrainingBatches, read_reports
+    from medbench.data.prepared import PreparedImages
+    from medbench.model import ImageTextBatch
+    from medbench.plugins import load_catalogue
+
+    device = devices.resolve_device(arguments.device)
+    kept = arguments.keep and devices.keep_freed_memory()
+    method_class = load_catalogue().load("methods", arguments.method)
+    recipe = method_class.recipes[arguments.recipe]
+    config = recipe.pretrain
+    torch.manual_seed(0)
+    draw = np.random.default_rng(0)
+    n = config.batch_size * 2
+    lines = [" ".join(draw.choice(WORDS, 8)) + "." for _ in range(n * 6)]
+    reports = [" ".join(lines[i * 6 : (i + 1) * 6]) for i in range(n)]
+    table = pd.DataFrame({"sample": [str(i) for i in range(n)], "report": reports})
+    index = Index("noise", Path(), "phantom", table)
+    texts = read_reports(index, np.arange(n))
+    method = method_class.from_corpus(recipe.config, texts.sentences, offline=True).to(device).train()
+    model = method.model
+    side = model.preprocessing.resize
+    seconds: dict[str, list[float]] = defaultdict(list)
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    @contextmanager
+    def part(name: str) -> Iterator[None]:
+        wait()
+        start = time.perf_counter()
+        yield
+        wait()
+        seconds[name].append(time.perf_counter() - start)
+
+    def timed(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **named: Any) -> Any:
+            with part(name):
+                return call(*args, **named)
+
+        return run
+
+    model.encode_image = timed("image encoder", model.encode_image)
+    model.encode_text = timed("text encoder", model.encode_text)
+    optimiser = torch.optim.AdamW(method.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    with TemporaryDirectory() as folder:
+        films = np.lib.format.open_memmap(Path(folder) / "films.npy", "w+", np.uint8, (n, side, side))
+        films[:] = draw.integers(0, 256, films.shape, dtype=np.uint8)
+        prepared = PreparedImages(films, np.full((n, 2), side), "")
+        batches = TrainingBatches(
+            Pairs(texts, prepared, model), 0, config.batch_size, pin=device.type == "cuda"
+        )
+        for step in range(arguments.steps + 2):  # the first two warm up
+            if step == 2:
+                seconds.clear()
+            with part("whole step"):
+                with part("data"):
+                    batch = batches.batch(step, 0).to(device)
+                    images = model.preprocessing.normalise(batch.films(model.preprocessing.size))
+                with part("forward"), devices.autocast(device, arguments.precision):
+                    terms = method.losses(ImageTextBatch(images, batch.text), 0)
+                with part("backward"):
+                    torch.stack([term.float() for term in terms.values()]).sum().backward()
+                with part("optimiser"):
+                    optimiser.step()
+                    optimiser.zero_grad()
+    best = {name: min(values) for name, values in seconds.items()}
+    best["losses"] = best["forward"] - best["image encoder"] - best["text encoder"]
+    return {
+        "batch": config.batch_size,
+        "side": model.preprocessing.size,
+        "threads": torch.get_num_threads(),
+        "device": devices.describe(device)["name"],
+        "kept": kept,
+        "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "parameters": sum(p.numel() for p in method.parameters()),
+        "seconds": best,
+    }
+
+
+def main() -> None:
+    """Measure all combinations and print them side by side."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--method", default="place")
+    parser.add_argument("--recipe", default="tiny")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--precision", default="32", help=argparse.SUPPRESS)
+    parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments)))
+        return
+    combinations = [("32", False), ("bf16", False)]
+    if arguments.device == "cpu":
+        combinations += [("32", True), ("bf16", True)]
+    found = {}
+    for precision, keep in combinations:
+        command = [
+            sys.executable,
+            __file__,
+            *sys.argv[1:],
+            "--one",
+            "--precision",
+            precision,
+            *["--keep"] * keep,
+        ]
+        found[precision, keep] = json.loads(
+            subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+        )
+    first = found["32", False]
+    print(
+        f"{arguments.method} {arguments.recipe}: {first['parameters'] / 1e6:.1f} M parameters, batch {first['batch']},"
+        f" {first['side']} px, {first['device']}, {first['threads']} threads; ms, least of {arguments.steps} steps"
+    )
+    heads = [f"{precision}{', kept' if keep else ''}" for precision, keep in found]
+    print(f"{'':16}" + "".join(f"{head:>14}" for head in heads))
+    for name in (*PARTS, "whole step"):
+        print(f"{name:16}" + "".join(f"{1e3 * one['seconds'][name]:14.1f}" for one in found.values()))
+    print(
+        f"{'pairs/s':16}"
+        + "".join(f"{o['batch'] / o['seconds']['whole step']:14.1f}" for o in found.values())
+    )
+    print(f"{'peak memory, GB':16}" + "".join(f"{one['peak_gb']:14.2f}" for one in found.values()))
+    whole = {key: one["seconds"]["whole step"] for key, one in found.items()}
+    for keep in sorted({keep for _, keep in whole}):
+        memory = "kept memory" if keep else "memory given back"
+        print(f"bf16 / fp32, {memory}: {whole['bf16', keep] / whole['32', keep]:.2f}")
+    for precision in ("32", "bf16"):
+        if (precision, True) in whole:
+            print(f"kept / given back, {precision}: {whole[precision, True] / whole[precision, False]:.2f}")
+
+
+if __name__ == "__main__":
+    main()

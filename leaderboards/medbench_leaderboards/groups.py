@@ -1,0 +1,135 @@
+"""Which records may stand together, and which enter no table.
+
+Phantom and real data, two recipes, or a subset and a full set never share a table; two versions, splits or
+settings of a task never share a column; two configurations of a method never share a row.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from medbench.records import Identity, Record, sha256_json
+
+Kind = tuple[str, str, str]
+"""What a table is about: source, recipe, "full sets" or "subsets"."""
+
+Place = tuple[Kind, str, str]
+"""A cell of a table: its kind, row key and column key. Its records differ in nothing but the seed."""
+
+_STATUS = ("ok", "skipped", "failed")
+
+
+def distinct(records: Iterable[Record]) -> list[Record]:
+    """One record a cell, in an order of their own; a finished one is taken before a failed one."""
+    best: dict[str, Record] = {}
+    for record in sorted(records, key=lambda r: (r.cell_id, _STATUS.index(r.status), r.to_json())):
+        best.setdefault(record.cell_id, record)
+    return list(best.values())
+
+
+def current(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
+    """Distinct records that enter tables, and one line about each group that does not.
+
+    Left out are records that mix phantom and real data, and those of an older version of the task or of its
+    primary metric than the newest among `records`.
+    """
+    mixed: list[Record] = []
+    pure: list[Record] = []
+    for record in distinct(records):
+        (mixed if record.identity.source == "mixed" else pure).append(record)
+    newest: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    for record in pure:
+        newest[record.identity.task] = max(newest[record.identity.task], _version(record))
+    kept: list[Record] = []
+    old: dict[tuple[str, tuple[int, int]], list[Record]] = defaultdict(list)
+    for record in pure:
+        task, version = record.identity.task, _version(record)
+        # A skipped record has no metric and no version of one; it stays while its task's version is current.
+        if version == newest[task] or (record.primary is None and version[0] == newest[task][0]):
+            kept.append(record)
+        else:
+            old[task, version].append(record)
+    lines = []
+    if mixed:
+        methods = ", ".join(sorted({record.identity.method for record in mixed}))
+        lines.append(f"{_count(mixed)} mixing phantom and real data ({methods})")
+    for (task, version), left in sorted(old.items()):
+        lines.append(f"{_count(left)} of {task} {_say(version)}; the newest is {_say(newest[task])}")
+    return kept, lines
+
+
+def kind(identity: Identity) -> Kind:
+    """The table that a record belongs to."""
+    corpus = identity.weights.corpus
+    subset = identity.subset is not None or (corpus is not None and corpus.subset is not None)
+    return identity.source, identity.recipe, "subsets" if subset else "full sets"
+
+
+def row_key(identity: Identity) -> str:
+    """Hash of everything about the encoder but its seed."""
+    weights = identity.weights
+    return sha256_json(
+        [
+            [
+                identity.method,
+                identity.method_owner,
+                identity.fidelity,
+                identity.precision,
+                identity.method_config,
+            ],
+            weights.kind,
+            weights.key if weights.kind == "checkpoint" else None,  # the other keys change with the seed
+            weights.corpus.model_dump(mode="json") if weights.corpus is not None else None,
+        ]
+    )
+
+
+def column_key(record: Record) -> str:
+    """Hash of the task, its data and the label fraction, but not of the list of the fraction."""
+    identity = record.identity
+    owner = identity.task_owner.split(" ")[
+        0
+    ]  # not its release: the task's own version says when its measure changes
+    return sha256_json(
+        [
+            [owner, identity.task, identity.task_version, identity.task_config, record.primary_metric],
+            [identity.fraction, identity.data_fingerprint, identity.split_sha256],
+        ]
+    )
+
+
+def by_place(records: Iterable[Record]) -> dict[Place, list[Record]]:
+    """Records by cell of a table, each list by seed."""
+    places: dict[Place, list[Record]] = defaultdict(list)
+    for record in sorted(records, key=seed_order):
+        places[kind(record.identity), row_key(record.identity), column_key(record)].append(record)
+    return dict(places)
+
+
+def repeats(records: Sequence[Record]) -> list[tuple[Record, Record]]:
+    """Pairs (repeat, first) in one place: another seed, and predictions that are the same bytes."""
+    first: dict[str, Record] = {}
+    pairs = []
+    for record in sorted(records, key=seed_order):
+        if record.predictions is not None:
+            earlier = first.setdefault(record.predictions.sha256, record)
+            if earlier.identity.seed != record.identity.seed:
+                pairs.append((record, earlier))
+    return pairs
+
+
+def seed_order(record: Record) -> tuple[int, str]:
+    """Sort key: no seed first, then by seed."""
+    seed = record.identity.seed
+    return (-1 if seed is None else seed), record.cell_id
+
+
+def _version(record: Record) -> tuple[int, int]:
+    return record.identity.task_version, record.primary.version if record.primary is not None else 0
+
+
+def _say(version: tuple[int, int]) -> str:
+    return f"version {version[0]}" + (f" (metric version {version[1]})" if version[1] else "")
+
+
+def _count(records: Sequence[Record]) -> str:
+    return f"{len(records)} record{'' if len(records) == 1 else 's'}"

@@ -1,0 +1,84 @@
+"""CLIP on radiographs and reports: image-report InfoNCE and nothing else.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (arXiv 2103.00020); on
+radiographs first Zhang et al., ConVIRT (arXiv 2010.00747). Fidelity `paper`: the objective is given in full
+by either paper; encoders, text preparation, heads and optimisation are those of the ConVIRT inside MGCA's
+released code (methods.md 1.7: MGCA with its instance term alone), so that `clip` is the plain floor under
+MGCA-like methods. It is neither OpenAI's model nor ConVIRT's own recipe (5.1: temperature 0.1, directions
+weighted 0.75 and 0.25).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from medbench.method import Method, PretrainConfig, Recipe
+from medbench.model import ImageTextBatch
+from medbench_methods.losses.info_nce import info_nce
+from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
+from medbench_methods.recipes import MICRO, TINY
+
+COLDEST = 0.01
+"""A learnt temperature is kept above this (CLIP, section 2.5: logits are not scaled by more than 100)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig(DualEncoderConfig):
+    """Encoders as in MGCA (see the fields of `DualEncoderConfig`), and the contrast."""
+
+    temperature: float = 0.07
+    """Of InfoNCE; where it starts if it is learnt (methods.md 1.5.1; CLIP starts from the same value)."""
+
+    learn_temperature: bool = False
+    """Learn the temperature, as CLIP does. MGCA and ConVIRT keep it fixed, and so do we by default."""
+
+
+class Clip(Method):
+    """Image-report InfoNCE."""
+
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "tiny": Recipe(
+            ClipConfig(**TINY), PretrainConfig(epochs=5, batch_size=64, lr=1e-3, warmup=0.1, patience=None)
+        ),
+        "paper": Recipe(ClipConfig(), PretrainConfig(epochs=50, batch_size=72, lr=2e-5)),
+        "micro": Recipe(
+            ClipConfig(**MICRO), PretrainConfig(epochs=1, batch_size=16, lr=1e-3, warmup=0.1, patience=None)
+        ),
+    }
+    config: ClipConfig
+    model: DualEncoder
+
+    def __init__(self, config: ClipConfig, model: DualEncoder) -> None:
+        """Join the model and what only training needs."""
+        super().__init__()
+        self.config, self.model = config, model
+        # exp() keeps it positive and makes its steps relative.
+        self.log_temperature = nn.Parameter(
+            torch.tensor(math.log(config.temperature)), requires_grad=config.learn_temperature
+        )
+
+    @classmethod
+    def from_corpus(
+        cls, config: ClipConfig, reports: Sequence[Sequence[str]], *, offline: bool = False
+    ) -> Self:
+        """See the base class."""
+        return cls(config, DualEncoder.from_corpus(config, reports, offline=offline, local=False))
+
+    @classmethod
+    def from_assets(cls, config: ClipConfig, assets: Mapping[str, bytes]) -> Self:
+        """See the base class."""
+        return cls(config, DualEncoder.from_assets(config, assets, local=False))
+
+    def assets(self) -> Mapping[str, bytes]:
+        """See the base class."""
+        return self.model.assets()
+
+    def losses(self, batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
+        """One term, `ita`."""
+        image = self.model.embed_image(self.model.encode_image(batch.images))  # (B, E)
+        text = self.model.embed_text(self.model.encode_text(batch.text))  # (B, E)
+        return {"ita": info_nce(image, text, self.log_temperature.exp().clamp_min(COLDEST))}

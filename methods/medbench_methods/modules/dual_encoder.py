@@ -1,0 +1,130 @@
+"""Two encoders and their projections: the vision-language model that MGCA-like methods share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medbench.model import ImageFeatures, Preprocessing, TextBatch, TextFeatures
+from medbench_methods.modules.image_encoder import EncodedImage, ImageConfig, ImageEncoder
+from medbench_methods.modules.projection import ProjectionHead
+from medbench_methods.modules.text_encoder import TextConfig, TextEncoder, build_text, rebuild_text
+from medbench_methods.modules.tokenizer import ReportTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualEncoderConfig(ImageConfig, TextConfig):
+    """Encoders and projections. Defaults: MGCA (methods.md 1.1 to 1.4)."""
+
+    embed: int = 128
+    """Width of the joint space (MGCA 1.3)."""
+
+    hidden: int = 2048
+    """Width of the hidden layer of the projection heads (MGCA 1.3)."""
+
+
+class DualEncoder(nn.Module):
+    """Fulfils `medbench.model.VisionLanguageModel`; with `local`, also projects patches and words.
+
+    Attributes:
+        preprocessing: the input contract for images.
+        tokenizer: of the reports.
+    """
+
+    preprocessing: Preprocessing
+
+    def __init__(
+        self,
+        config: DualEncoderConfig,
+        image_encoder: ImageEncoder,
+        text_encoder: TextEncoder,
+        tokenizer: ReportTokenizer,
+        *,
+        local: bool,
+    ) -> None:
+        """Join the encoders and add fresh projection heads; the local ones only if asked for."""
+        super().__init__()
+        self.preprocessing = config.preprocessing
+        self.tokenizer = tokenizer
+        self.image_encoder, self.text_encoder = image_encoder, text_encoder
+        self.image_head = ProjectionHead(image_encoder.width, config.hidden, config.embed)
+        self.text_head = ProjectionHead(text_encoder.width, config.hidden, config.embed)
+        if local:
+            self.patch_head = ProjectionHead(image_encoder.local_width, config.hidden, config.embed)
+            self.word_head = ProjectionHead(text_encoder.width, config.hidden, config.embed)
+
+    @classmethod
+    def from_corpus(
+        cls, config: DualEncoderConfig, reports: Sequence[Sequence[str]], *, offline: bool, local: bool
+    ) -> Self:
+        """See `medbench.method.Method.from_corpus`."""
+        text_encoder, tokenizer = build_text(config, reports, offline=offline)
+        image_encoder = ImageEncoder(config, weights=True, offline=offline)
+        return cls(config, image_encoder, text_encoder, tokenizer, local=local)
+
+    @classmethod
+    def from_assets(cls, config: DualEncoderConfig, assets: Mapping[str, bytes], *, local: bool) -> Self:
+        """See `medbench.method.Method.from_assets`."""
+        text_encoder, tokenizer = rebuild_text(config, assets["text_encoder.json"], assets["tokenizer.json"])
+        return cls(config, ImageEncoder(config, weights=False), text_encoder, tokenizer, local=local)
+
+    def assets(self) -> Mapping[str, bytes]:
+        """See `medbench.method.Method.assets`."""
+        return {
+            "text_encoder.json": self.text_encoder.to_bytes(),
+            "tokenizer.json": self.tokenizer.to_bytes(),
+        }
+
+    def encode_image(self, images: Tensor, pyramid: bool = False) -> EncodedImage:
+        """(B, 3, H, W) normalised images -> features."""
+        features: EncodedImage = self.image_encoder(images, pyramid)
+        return features
+
+    def tokenize(self, reports: Sequence[Sequence[str]]) -> TextBatch:
+        """Reports, each a list of sentences -> a padded batch on the CPU."""
+        return self.tokenizer(reports)
+
+    def encode_text(self, text: TextBatch) -> TextFeatures:
+        """Tokenised reports -> features."""
+        features: TextFeatures = self.text_encoder(text)
+        return features
+
+    def embed_image(self, features: ImageFeatures) -> Tensor:
+        """(B, E) float32 unit vectors."""
+        return F.normalize(self.image_head(features.pooled), dim=-1)
+
+    def embed_text(self, features: TextFeatures) -> Tensor:
+        """(B, E) float32 unit vectors."""
+        return F.normalize(self.text_head(features.pooled), dim=-1)
+
+    def embed_patches(self, features: ImageFeatures) -> Tensor:
+        """(B, P, E) float32 unit vectors; needs the local heads."""
+        assert features.local is not None
+        return F.normalize(self.patch_head(features.local), dim=-1)
+
+    def embed_words(self, features: TextFeatures) -> Tensor:
+        """(B, W, E) float32 unit vectors, zero where there is no word; needs the local heads."""
+        words = F.normalize(self.word_head(features.local, features.mask), dim=-1)
+        return words * features.mask[:, :, None]
+
+    def embed_sentences(self, words: Tensor, features: TextFeatures, most: int) -> tuple[Tensor, Tensor]:
+        """Mean of the words of each sentence.
+
+        Args:
+            words: (B, W, E), from `embed_words`.
+            features: what they were made of.
+            most: sentences a report; later ones are left out.
+
+        Returns:
+            (B, most, E) unit vectors, zero where there is no sentence; (B, most) bool, True where there is
+            one.
+        """
+        number = torch.arange(most, device=words.device)
+        members = features.sentence[:, None, :] == number[None, :, None]  # (B, S, W)
+        members &= features.mask[:, None, :]
+        # The length of the mean does not matter, so the sum will do.
+        total = members.to(words.dtype) @ words  # (B, S, W) x (B, W, E) -> (B, S, E)
+        return F.normalize(total, dim=-1), members.any(2)

@@ -1,0 +1,230 @@
+"""Text encoders: a pretrained BERT or a small one from scratch, with features word by word."""
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.bert.configuration_bert import BertConfig
+from transformers.models.bert.modeling_bert import BertModel
+
+from medbench.errors import UsageError, WeightsError
+from medbench.model import TextBatch, TextFeatures
+from medbench_methods.modules.tokenizer import SPECIAL, ReportTokenizer
+
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """The text half of a model. Defaults: MGCA (methods.md 1.1, 1.4)."""
+
+    text_encoder: str = "emilyalsentzer/Bio_ClinicalBERT"
+    """Folder or hub name of a pretrained BERT with its tokenizer; `scratch` for a small one without
+    pretraining, whose vocabulary is learnt from the corpus."""
+
+    text_layers: int = 6
+    """Transformer layers; of a pretrained BERT the first so many. MGCA keeps 6 of Bio_ClinicalBERT's 12, all
+    trainable."""
+
+    text_max_tokens: int = 112
+    """Longest report in word-pieces, [CLS] and [SEP] included; the rest is cut off (MGCA 1.1)."""
+
+    text_dropout: float = 0.1
+    """Dropout in the transformer, hidden states and attention (BERT's value, kept by MGCA)."""
+
+    text_width: int = 768
+    """Only from scratch: width of the transformer."""
+
+    text_heads: int = 12
+    """Only from scratch: attention heads."""
+
+    text_vocabulary: int = 28_996
+    """Only from scratch: most word-pieces in the vocabulary. Default: size of Bio_ClinicalBERT's."""
+
+
+class TextEncoder(nn.Module):
+    """BERT, with word-pieces summed to words.
+
+    The clean reading of MGCA (methods.md 1.4): tokens have real positions, special tokens are no words, and a
+    word's attention is its own. (In MGCA's released code all positions are 0, [SEP] is a word, and a word
+    gets the attention of the next one.)
+
+    Attributes:
+        width: D of the features.
+    """
+
+    def __init__(self, bert: BertModel) -> None:
+        """Wrap a BERT without pooling layer that computes attention with torch's fused kernel."""
+        super().__init__()
+        self.bert = bert
+        self.width = int(bert.config.hidden_size)
+
+    def forward(self, text: TextBatch) -> TextFeatures:
+        """Tokenised reports (B, T) -> features, with W = max(T - 2, 1) word slots: a word takes a token."""
+        # A mask of four axes goes to the kernel as it is; into one of two, transformers looks (a host sync).
+        output = self.bert(
+            input_ids=text.ids, attention_mask=text.mask[:, None, None, :], output_hidden_states=True
+        )
+        hidden = output.last_hidden_state  # (B, T, D)
+        slots = torch.arange(max(text.ids.shape[1] - 2, 1), device=text.ids.device)
+        # (B, W, T), True where a piece belongs to the word
+        pieces = text.word[:, None, :] == slots[None, :, None]
+        # A product with a 0/1 matrix instead of scatter_add: the same sum, and deterministic on CUDA.
+        words = pieces.to(hidden.dtype) @ hidden  # (B, W, T) x (B, T, D) -> (B, W, D)
+        attention = self._cls_attention(output.hidden_states[-2], text.mask)  # (B, T)
+        return TextFeatures(
+            pooled=hidden[:, 0],
+            local=words,
+            mask=pieces.any(2),
+            sentence=(pieces * (text.sentence[:, None, :] + 1)).amax(2) - 1,
+            attention=(pieces * attention[:, None, :]).sum(2),
+        )
+
+    @torch.no_grad()
+    def _cls_attention(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """(B, T, D) input of the last layer -> (B, T) float32 attention of [CLS] there, mean over heads.
+
+        Computed again for this one row, because the fused kernel keeps no attention matrix.
+        """
+        layer: Any = self.bert.encoder.layer[-1]
+        inner = layer.attention.self
+        batch, n, _ = hidden.shape
+        heads = inner.num_attention_heads
+        query = inner.query(hidden[:, :1]).view(batch, 1, heads, -1).transpose(1, 2)  # (B, heads, 1, d)
+        key = inner.key(hidden).view(batch, n, heads, -1).transpose(1, 2)  # (B, heads, T, d)
+        scores = (query @ key.transpose(2, 3)).float() * inner.scaling  # (B, heads, 1, T)
+        scores = scores.masked_fill(~mask[:, None, None, :], float("-inf"))  # [CLS] itself is never masked
+        attention: Tensor = scores.softmax(-1).mean(1)[:, 0]
+        return attention
+
+    def to_bytes(self) -> bytes:
+        """The architecture, as the JSON of transformers."""
+        return str(self.bert.config.to_json_string()).encode()
+
+
+def build_text(
+    config: TextConfig, reports: Sequence[Sequence[str]], *, offline: bool
+) -> tuple[TextEncoder, ReportTokenizer]:
+    """Text encoder and tokenizer for a new pretraining run.
+
+    Args:
+        config: what to build.
+        reports: the training reports, each a list of sentences; only used from scratch.
+        offline: take a pretrained encoder from its folder or the local cache only.
+
+    Raises:
+        UsageError: the config asks for more layers or tokens than the pretrained encoder has.
+        WeightsError: the pretrained encoder is in neither place, or its weights do not cover the model.
+    """
+    if config.text_encoder != SCRATCH:
+        return _pretrained(config, offline)
+    tokenizer = ReportTokenizer.train(
+        reports, vocabulary=config.text_vocabulary, max_tokens=config.text_max_tokens
+    )
+    bert = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.text_width,
+        num_hidden_layers=config.text_layers,
+        num_attention_heads=config.text_heads,
+        intermediate_size=4 * config.text_width,
+        max_position_embeddings=config.text_max_tokens,
+        hidden_dropout_prob=config.text_dropout,
+        attention_probs_dropout_prob=config.text_dropout,
+        pad_token_id=0,
+        # BERT's 0.02 is made for a width of 768; with it a narrow one hardly tells reports apart at first.
+        initializer_range=config.text_width**-0.5,
+    )
+    return _assemble(bert), tokenizer
+
+
+def rebuild_text(
+    config: TextConfig, architecture: bytes, vocabulary: bytes
+) -> tuple[TextEncoder, ReportTokenizer]:
+    """The same, without weights, from what `TextEncoder.to_bytes` and `ReportTokenizer.to_bytes` gave."""
+    bert = BertConfig.from_dict(json.loads(architecture))
+    return _assemble(bert), ReportTokenizer.from_bytes(vocabulary, config.text_max_tokens)
+
+
+def _assemble(bert: BertConfig) -> TextEncoder:
+    bert._attn_implementation = "sdpa"  # our mask is a boolean one, which only this implementation takes
+    return TextEncoder(BertModel(bert, add_pooling_layer=False))
+
+
+def _pretrained(config: TextConfig, offline: bool) -> tuple[TextEncoder, ReportTokenizer]:
+    from transformers.models.bert.tokenization_bert import BertTokenizer
+
+    name = config.text_encoder
+    try:
+        bert = BertConfig.from_pretrained(name, local_files_only=offline)
+        _check_fits(config, bert)
+        bert.num_hidden_layers = config.text_layers
+        bert.hidden_dropout_prob = bert.attention_probs_dropout_prob = config.text_dropout
+        vocabulary = BertTokenizer.from_pretrained(name, local_files_only=offline)
+        with _without_load_report():
+            loading: Any = BertModel.from_pretrained(
+                name,
+                config=bert,
+                add_pooling_layer=False,
+                attn_implementation="sdpa",
+                local_files_only=offline,
+                output_loading_info=True,
+            )
+    except OSError as error:  # what transformers raises for a missing folder, file, repository or connection
+        looked = "as a folder and in the local Hugging Face cache" + (
+            " (offline)" if offline else ", then on the hub"
+        )
+        raise WeightsError(
+            f"text encoder {name!r}: looked {looked}; not found. Give the folder of a BERT "
+            "(config.json, vocab.txt or tokenizer.json, model.safetensors or pytorch_model.bin) with "
+            f"--set method.text_encoder=FOLDER; or run `hf download {name}` on a machine that reaches the hub, copy "
+            "its cache folder here and point HF_HOME to it."
+        ) from error
+    model, loaded = loading
+    absent = [*loaded["missing_keys"], *loaded["mismatched_keys"]]
+    if absent:  # transformers would go on with random values in their place
+        raise WeightsError(
+            f"text encoder {name!r}: its weight file lacks {len(absent)} of the model's tensors, or holds them "
+            f"in another shape (first: {absent[0]}). Expected the weights of a BERT with {config.text_layers} "
+            "layers or more; check the folder or give another one with --set method.text_encoder=FOLDER."
+        )
+    tokenizer = ReportTokenizer.from_bytes(
+        vocabulary.backend_tokenizer.to_str().encode(), config.text_max_tokens
+    )
+    if (
+        not len(SPECIAL) < len(tokenizer) <= bert.vocab_size
+    ):  # transformers makes up an empty one if none is there
+        raise WeightsError(
+            f"text encoder {name!r}: its tokenizer has {len(tokenizer)} word-pieces, but its embedding has "
+            f"{bert.vocab_size}. Expected the vocabulary that it was trained with; put its vocab.txt or "
+            "tokenizer.json into the folder."
+        )
+    return TextEncoder(model.float()), tokenizer
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Keep transformers from listing the layers and heads that are left out on purpose."""
+    log = logging.getLogger("transformers.modeling_utils")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _check_fits(config: TextConfig, bert: BertConfig) -> None:
+    for field, asked, has, what in (
+        ("text_layers", config.text_layers, bert.num_hidden_layers, "layers"),
+        ("text_max_tokens", config.text_max_tokens, bert.max_position_embeddings, "positions"),
+    ):
+        if asked > has:
+            raise UsageError(
+                f"method.{field} is {asked}, but text encoder {config.text_encoder!r} has {has} {what}. "
+                f"Set method.{field}={has} or lower."
+            )

@@ -1,0 +1,44 @@
+"""Encoders of the small recipes, the same for every method: a table compares objectives, not backbones.
+
+The `paper` encoders need no entry: they are the defaults of `ImageConfig` and `TextConfig`.
+"""
+
+from typing import Any
+
+TINY_IMAGE: dict[str, Any] = {
+    "backbone": "resnet10t",
+    "pretrained": False,
+    "size": 128,
+    "resize": 144,
+    "upsample": 0,
+}
+"""Minutes on two CPU cores."""
+
+TINY: dict[str, Any] = {
+    **TINY_IMAGE,
+    "text_encoder": "scratch",
+    "text_layers": 2,
+    "text_max_tokens": 96,
+    "text_dropout": 0.0,
+    "text_width": 128,
+    "text_heads": 4,
+    "text_vocabulary": 2_000,
+    "embed": 128,
+    "hidden": 256,
+}
+"""With a text encoder from scratch: no hub is asked."""
+
+MICRO_IMAGE: dict[str, Any] = {**TINY_IMAGE, "size": 64, "resize": 72}
+"""Seconds; only tests use it."""
+
+MICRO: dict[str, Any] = {
+    **TINY,
+    **MICRO_IMAGE,
+    "text_layers": 1,
+    "text_max_tokens": 48,
+    "text_width": 64,
+    "text_vocabulary": 500,
+    "embed": 32,
+    "hidden": 64,
+}
+"""With a text encoder from scratch."""

@@ -1,0 +1,10 @@
+"""Classification tasks: a split and its labels. The protocol is `medbench.protocols.linear_probe`."""
+
+from medbench.protocols.linear_probe import LinearProbe
+
+
+class RsnaLinearProbe(LinearProbe):
+    """`rsna_lp`: pneumonia on the RSNA challenge, 70/15/15 by patient (methods.md 6.1)."""
+
+    split = "mgca_cls"
+    classes = ("pneumonia",)

@@ -1,0 +1,11 @@
+"""Detection tasks."""
+
+from typing import ClassVar
+
+from medbench.protocols.detection import FrozenDetection
+
+
+class RsnaDetection(FrozenDetection):
+    """Pneumonia boxes of the RSNA challenge; all patients, split as in MGCA (methods.md 6.1)."""
+
+    split: ClassVar[str] = "mgca_det"

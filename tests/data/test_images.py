@@ -1,0 +1,501 @@
+"""Reading radiographs: every kind of file, against pydicom's and Pillow's own numbers; and what is
+refused."""
+
+import csv
+import io
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+
+from medbench.data.images import PERCENTILES, fit_square, image_size, read_image
+from medbench.errors import DataError
+
+REFUSED = {
+    "JPEG-lossy.dcm": "pixels in JPEG Extended .* can not be decoded",
+    "MR_truncated.dcm": "can not be decoded .*8130 vs 8192 bytes",
+    "OBXXXX1A_rle_2frame.dcm": "holds 2 frames, and a radiograph has one",
+    "chrJapMulti.dcm": "holds no pixels",
+    "no_meta.dcm": "neither DICOM, PNG nor JPEG.*without its preamble",
+}
+
+
+def dicom(path: Path, pixels: npt.NDArray[Any], **attributes: Any) -> Path:
+    """A DICOM file of one grey frame; `attributes` come last and win."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    meta.MediaStorageSOPInstanceUID = "1.2.3"
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    data.SOPClassUID, data.SOPInstanceUID = SecondaryCaptureImageStorage, "1.2.3"
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.Rows, data.Columns = pixels.shape[:2]
+    data.BitsAllocated = data.BitsStored = 8 * pixels.dtype.itemsize
+    data.HighBit = data.BitsStored - 1
+    data.PixelRepresentation = int(np.issubdtype(pixels.dtype, np.signedinteger))
+    data.PixelData = pixels.tobytes()
+    for name, value in attributes.items():
+        setattr(data, name, value)
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ramp() -> npt.NDArray[np.uint8]:
+    return np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.fixture(scope="module")
+def deep() -> npt.NDArray[np.uint16]:
+    return np.random.default_rng(0).integers(0, 4096, (20, 30)).astype(np.uint16)
+
+
+# Real files
+
+
+def dicom_rows(test_data: Path) -> list[dict[str, str]]:
+    with (test_data / "dicom" / "files.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_file_of_the_dicom_collection_reads_or_is_refused(test_data: Path) -> None:
+    rows = dicom_rows(test_data)
+    assert len(rows) == 23
+    for row in rows:
+        path = test_data / "dicom" / row["file"]
+        if path.name in REFUSED:
+            with pytest.raises(DataError, match=REFUSED[path.name]) as caught:
+                read_image(path)
+            assert str(caught.value).startswith(f"{path}: ")
+        else:
+            image = read_image(path)
+            assert image.dtype == np.uint8
+            assert image.shape == (int(row["rows"]), int(row["columns"])) == image_size(path), path.name
+            assert image.min() < image.max(), path.name
+
+
+def test_windowed_files_agree_with_pydicom(test_data: Path) -> None:
+    compared = 0
+    for row in dicom_rows(test_data):
+        path = test_data / "dicom" / row["file"]
+        if not row["window_center"] or path.name in REFUSED or path.name == "RG1_J2KR.dcm":
+            continue  # the last one is RG1_J2KI.dcm again, and takes seconds
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import pydicom
+
+            data = pydicom.dcmread(path)
+            stored = pixel_array(data)
+            values = apply_modality_lut(stored, data)
+            out = np.asarray(apply_windowing(values, data, index=0), np.float64)
+        bits, signed = int(row["bits_stored"]), row["pixel_representation"] == "1"
+        ends = np.array([-(2 ** (bits - 1)), 2 ** (bits - 1) - 1] if signed else [0, 2**bits - 1], np.float64)
+        low, high = ends * float(row["rescale_slope"] or 1) + float(row["rescale_intercept"] or 0)
+        unit = (out - low) / (high - low)
+        expected = 255 * (1 - unit if row["photometric"] == "MONOCHROME1" else unit)
+        padded = stored == data.PixelPaddingValue if "PixelPaddingValue" in data else np.False_
+        expected = np.where(padded, 0, expected)
+        # Rounding; and for a window of (nearly) the whole 8-bit range the stored values are kept.
+        most = 2 if bits == 8 else 0.51
+        np.testing.assert_allclose(read_image(path).astype(float), expected, atol=most, err_msg=path.name)
+        compared += 1
+    assert compared >= 8
+
+
+def test_the_same_film_in_five_transfer_syntaxes_is_the_same(test_data: Path) -> None:
+    folder = test_data / "dicom" / "files"
+    names = ("RLE", "bigendian", "implicit", "jpeg_ls_lossless")
+    films = [read_image(folder / f"MR_small_{name}.dcm") for name in names]
+    for film in films[1:]:
+        np.testing.assert_array_equal(film, films[0])
+
+
+def test_voi_lut_sequence(test_data: Path) -> None:
+    import pydicom
+
+    path = test_data / "dicom" / "files" / "vlut_04.dcm"
+    data = pydicom.dcmread(path)
+    bits = data.VOILUTSequence[0].LUTDescriptor[2]
+    expected = np.rint(apply_voi(data.pixel_array, data) / (2.0**bits - 1) * 255)
+    np.testing.assert_array_equal(read_image(path), expected)
+
+
+def test_colour_and_palette_become_luminance(test_data: Path) -> None:
+    folder = test_data / "dicom" / "files"
+    for name in ("SC_rgb_small_odd.dcm", "SC_rgb_jpeg_dcmtk.dcm"):
+        rgb = pixel_array(folder / name).astype(np.float64)
+        expected = rgb @ [0.299, 0.587, 0.114]
+        np.testing.assert_allclose(read_image(folder / name), expected, atol=2.5)
+    assert read_image(folder / "examples_palette.dcm").max() > 200
+
+
+def test_one_bit_is_black_and_white(test_data: Path) -> None:
+    assert set(np.unique(read_image(test_data / "dicom" / "files" / "liver_1frame.dcm"))) == {0, 255}
+
+
+def test_rsna_films_come_out_as_stored(test_data: Path) -> None:
+    with (test_data / "nih" / "labels.csv").open() as file:
+        names = {r["rsna_patient_id"]: r["image"] for r in csv.DictReader(file) if r["rsna_patient_id"]}
+    films = sorted((test_data / "rsna_layout" / "stage_2_train_images").iterdir())[::10]
+    for path in films:
+        picture = next(
+            p
+            for p in (test_data / "nih" / names[path.stem], test_data / "nih" / "images" / names[path.stem])
+            if p.exists()
+        )
+        np.testing.assert_array_equal(read_image(path), np.asarray(Image.open(picture)))
+
+
+def test_original_pictures(test_data: Path) -> None:
+    with (test_data / "images_text" / "original_files.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10
+    for row in rows:
+        path = test_data / "images_text" / row["file"]
+        image = read_image(path)
+        assert image.shape == (int(row["height"]), int(row["width"])) == image_size(path)
+        # No orientation but 1 and no transparent pixel among them: Pillow's own grey is the oracle.
+        np.testing.assert_array_equal(image, np.asarray(Image.open(path).convert("RGB").convert("L")))
+
+
+# DICOM, made here
+
+
+def test_eight_bits_without_window_are_kept(tmp_path: Path, ramp: npt.NDArray[np.uint8]) -> None:
+    np.testing.assert_array_equal(read_image(dicom(tmp_path / "a.dcm", ramp)), ramp)
+
+
+@pytest.mark.parametrize(("centre", "width"), [(128, 256), (127, 255), (127.5, 255), (128, 255), (127, 254)])
+def test_a_window_of_the_whole_range_changes_nothing(
+    tmp_path: Path, ramp: npt.NDArray[np.uint8], centre: float, width: float
+) -> None:
+    path = dicom(tmp_path / "a.dcm", ramp, WindowCenter=centre, WindowWidth=width)
+    np.testing.assert_array_equal(read_image(path), ramp)
+
+
+def test_a_narrow_window_of_eight_bits_is_applied(tmp_path: Path, ramp: npt.NDArray[np.uint8]) -> None:
+    image = read_image(dicom(tmp_path / "a.dcm", ramp, WindowCenter=100, WindowWidth=51))
+    assert image.ravel()[:75].max() == 0
+    assert image.ravel()[125:].min() == 255
+
+
+def test_monochrome1_is_turned_round(tmp_path: Path, deep: npt.NDArray[np.uint16]) -> None:
+    window = {"WindowCenter": 2000, "WindowWidth": 3000}
+    light = read_image(dicom(tmp_path / "a.dcm", deep, **window))
+    dark = read_image(dicom(tmp_path / "b.dcm", deep, PhotometricInterpretation="MONOCHROME1", **window))
+    np.testing.assert_array_equal(dark, 255 - light)
+
+
+def by_the_standard(x: float, centre: float, width: float, function: str) -> float:
+    """PS3.3 C.11.2.1.2 and C.11.2.1.3 for one value, output from 0 to 1."""
+    if function == "SIGMOID":
+        return float(1 / (1 + np.exp(min(-4 * (x - centre) / width, 700))))
+    if function == "LINEAR_EXACT":
+        if x <= centre - width / 2:
+            return 0.0
+        return 1.0 if x > centre + width / 2 else (x - centre) / width + 0.5
+    if x <= centre - 0.5 - (width - 1) / 2:
+        return 0.0
+    if x > centre - 0.5 + (width - 1) / 2:
+        return 1.0
+    return (x - (centre - 0.5)) / (width - 1) + 0.5
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+@pytest.mark.parametrize(("centre", "width"), [(40.0, 400.0), (-500.0, 1.0), (0.5, 2.0)])
+def test_window_functions(tmp_path: Path, function: str, centre: float, width: float) -> None:
+    stored = np.random.default_rng(1).integers(-700, 700, (9, 7)).astype(np.int16)
+    path = dicom(
+        tmp_path / "a.dcm",
+        stored,
+        WindowCenter=[centre, 7],
+        WindowWidth=[width, 7],
+        VOILUTFunction=function,
+        RescaleSlope=2,
+        RescaleIntercept=-10,
+    )
+    expected = [[by_the_standard(2.0 * x - 10, centre, width, function) * 255 for x in row] for row in stored]
+    np.testing.assert_allclose(read_image(path), expected, atol=0.501)
+
+
+def test_deep_film_without_window_is_stretched_between_percentiles(
+    tmp_path: Path, deep: npt.NDArray[np.uint16]
+) -> None:
+    image = read_image(dicom(tmp_path / "a.dcm", deep, BitsStored=12, HighBit=11))
+    low, high = np.percentile(deep, PERCENTILES)
+    np.testing.assert_array_equal(image, np.rint(np.clip((deep - low) / (high - low), 0, 1) * 255))
+
+
+def test_a_few_dead_pixels_do_not_flatten_the_film(tmp_path: Path, deep: npt.NDArray[np.uint16]) -> None:
+    broken = deep.copy()
+    broken[0, :2] = 65_535
+    spread = [read_image(dicom(tmp_path / "a.dcm", film)).std() for film in (deep, broken)]
+    assert spread[1] == pytest.approx(spread[0], rel=0.05)
+
+
+def test_constant_film_is_black_and_nearly_constant_one_is_not(tmp_path: Path) -> None:
+    film = np.full((30, 30), 700, np.uint16)
+    assert read_image(dicom(tmp_path / "a.dcm", film)).max() == 0
+    film[3, 3] = 900
+    assert read_image(dicom(tmp_path / "b.dcm", film))[3, 3] == 255
+
+
+def test_padding_is_black_and_does_not_count(tmp_path: Path, deep: npt.NDArray[np.uint16]) -> None:
+    film = deep + np.uint16(1000)
+    film[:, :10] = 0
+    path = dicom(tmp_path / "a.dcm", film, PixelPaddingValue=0, PhotometricInterpretation="MONOCHROME1")
+    image = read_image(path)
+    assert (image[:, :10] == 0).all()
+    low, high = np.percentile(film[:, 10:], PERCENTILES)
+    expected = 255 - np.rint(np.clip((film[:, 10:] - low) / (high - low), 0, 1) * 255)
+    np.testing.assert_array_equal(image[:, 10:], expected)
+
+
+def test_padding_range(tmp_path: Path, ramp: npt.NDArray[np.uint8]) -> None:
+    image = read_image(dicom(tmp_path / "a.dcm", ramp, PixelPaddingValue=250, PixelPaddingRangeLimit=255))
+    assert (image.ravel()[250:] == 0).all()
+    np.testing.assert_array_equal(image.ravel()[:250], ramp.ravel()[:250])
+
+
+def test_negative_slope_turns_eight_bits_round(tmp_path: Path, ramp: npt.NDArray[np.uint8]) -> None:
+    path = dicom(tmp_path / "a.dcm", ramp, RescaleSlope=-1, RescaleIntercept=255)
+    np.testing.assert_array_equal(read_image(path), 255 - ramp)
+
+
+def test_modality_lut(tmp_path: Path) -> None:
+    lut = Dataset()
+    lut.add_new("LUTDescriptor", "US", [256, 0, 16])
+    lut.add_new("LUTData", "US", list(range(1000, 1000 + 256 * 5, 5)))
+    lut.ModalityLUTType = "US"
+    film = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    image = read_image(dicom(tmp_path / "a.dcm", film, ModalityLUTSequence=[lut])).ravel().astype(int)
+    assert (np.diff(image) >= 0).all()
+    assert (image[0], image[-1]) == (0, 255)
+
+
+def test_bad_patient_age_warns_nobody_and_leaves_the_filters(
+    tmp_path: Path, ramp: npt.NDArray[np.uint8]
+) -> None:
+    path = tmp_path / "a.dcm"
+    dicom(path, ramp)
+    import pydicom
+    from pydicom import config
+
+    data = pydicom.dcmread(path)
+    data[0x00101010] = DataElement(0x00101010, "AS", "31", validation_mode=config.IGNORE)
+    data.save_as(path)
+    before = list(warnings.filters)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        read_image(path)
+        image_size(path)
+    assert not caught
+    assert list(warnings.filters) == before
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"NumberOfFrames": 2}, "holds 2 frames"),
+        ({"WindowCenter": 3, "WindowWidth": 0}, "window width 0"),
+        ({"WindowCenter": 3, "WindowWidth": 9, "VOILUTFunction": "CUBIC"}, "unknown VOI LUT function CUBIC"),
+        ({"Rows": 999}, "can not be decoded"),
+    ],
+)
+def test_dicom_that_is_refused(
+    tmp_path: Path, ramp: npt.NDArray[np.uint8], attributes: dict[str, Any], message: str
+) -> None:
+    path = dicom(tmp_path / "a.dcm", ramp, **attributes)
+    with pytest.raises(DataError, match=message):
+        read_image(path)
+
+
+# PNG and JPEG
+
+
+def saved(tmp_path: Path, picture: Image.Image, name: str = "a.png", **options: Any) -> Path:
+    picture.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB"])
+def test_png_modes(tmp_path: Path, ramp: npt.NDArray[np.uint8], mode: str) -> None:
+    picture = Image.fromarray(ramp).convert(mode)
+    expected = np.asarray(picture.convert("RGB").convert("L"))
+    np.testing.assert_array_equal(read_image(saved(tmp_path, picture)), expected)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparent_pixels_are_black(tmp_path: Path, ramp: npt.NDArray[np.uint8], mode: str) -> None:
+    picture = Image.fromarray(ramp).convert(mode)
+    alpha = np.full((16, 16), 255, np.uint8)
+    alpha[:8], alpha[8] = 0, 128
+    picture.putalpha(Image.fromarray(alpha))
+    image = read_image(saved(tmp_path, picture))
+    assert image[:8].max() == 0
+    np.testing.assert_allclose(image[8], ramp[8] / 255 * 128, atol=1)
+    np.testing.assert_array_equal(image[9:], ramp[9:])
+
+
+def test_sixteen_bit_png_is_stretched(tmp_path: Path, deep: npt.NDArray[np.uint16]) -> None:
+    low, high = np.percentile(deep, PERCENTILES)
+    image = read_image(saved(tmp_path, Image.fromarray(deep)))
+    np.testing.assert_array_equal(image, np.rint(np.clip((deep - low) / (high - low), 0, 1) * 255))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_jpeg_modes(tmp_path: Path, mode: str) -> None:
+    smooth = np.linspace(0, 255, 64 * 48).reshape(48, 64).astype(np.uint8)
+    path = saved(tmp_path, Image.fromarray(smooth).convert("RGB").convert(mode), "a.jpg", quality=98)
+    np.testing.assert_allclose(read_image(path).astype(int), smooth.astype(int), atol=6)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "upright"),
+    [
+        (1, lambda a: a),
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: a[::-1, ::-1]),
+        (6, lambda a: np.rot90(a, -1)),
+        (8, lambda a: np.rot90(a)),
+    ],
+)
+def test_exif_orientation_is_obeyed(
+    tmp_path: Path, orientation: int, upright: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+) -> None:
+    film = np.arange(24, dtype=np.uint8).reshape(4, 6)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, Image.fromarray(film), exif=exif)
+    np.testing.assert_array_equal(read_image(path), upright(film))
+    assert image_size(path) == upright(film).shape
+
+
+def test_the_first_bytes_count_not_the_name(tmp_path: Path, ramp: npt.NDArray[np.uint8]) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(ramp).save(buffer, "PNG")
+    (tmp_path / "a.dcm").write_bytes(buffer.getvalue())
+    np.testing.assert_array_equal(read_image(tmp_path / "a.dcm"), ramp)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "file is empty"),
+        (b"<!DOCTYPE html><html>", "a web page, not an image"),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
+        (b"GIF89a..", "neither DICOM, PNG nor JPEG: it starts with b'GIF89a"),
+        (b"\x89PNG\r\n\x1a\n", "the image can not be decoded"),
+        (b"\xff\xd8\xff", "the image can not be decoded"),
+        (b"\0" * 128 + b"DICM" + b"\xff" * 40, "holds no pixels"),
+        (b"\0" * 128 + b"DICM", "holds no pixels"),
+    ],
+)
+def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "film.dcm"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_image(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    with pytest.raises(DataError):
+        image_size(path)
+
+
+def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read_image(tmp_path / "a.png")
+    with pytest.raises(DataError, match="can not be opened"):
+        read_image(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("files")
+    noise = np.random.default_rng(2).integers(0, 256, (40, 50)).astype(np.uint8)
+    buffers = {kind: io.BytesIO() for kind in ("PNG", "JPEG")}
+    for kind, buffer in buffers.items():
+        Image.fromarray(noise).save(buffer, kind)
+    found = {kind: buffer.getvalue() for kind, buffer in buffers.items()}
+    deep = noise.astype(np.uint16) * 9
+    found["DICOM"] = dicom(folder / "a.dcm", deep, WindowCenter=900, WindowWidth=2000).read_bytes()
+    return found
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kind=st.sampled_from(["PNG", "JPEG", "DICOM"]), share=st.floats(0, 0.98))
+def test_truncated_files_are_refused(
+    files: dict[str, bytes], tmp_path: Path, kind: str, share: float
+) -> None:
+    path = tmp_path / "cut"
+    path.write_bytes(files[kind][: int(len(files[kind]) * share)])
+    with pytest.raises(DataError):
+        read_image(path)
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["PNG", "JPEG", "DICOM"]),
+    changes=st.lists(
+        st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=6
+    ),
+)
+def test_corrupt_files_read_or_are_refused(
+    files: dict[str, bytes], tmp_path: Path, kind: str, changes: list[tuple[float, int]]
+) -> None:
+    content = bytearray(files[kind])
+    for place, value in changes:
+        content[int(place * len(content))] = value
+    path = tmp_path / "corrupt"
+    path.write_bytes(content)
+    try:
+        image = read_image(path)
+    except DataError:
+        return
+    assert image.dtype == np.uint8
+    assert image.ndim == 2
+
+
+# Square
+
+
+def test_shrinking_averages_over_areas() -> None:
+    film = np.random.default_rng(3).integers(0, 256, (64, 96)).astype(np.uint8)
+    expected = film.reshape(16, 4, 16, 6).mean((1, 3))
+    np.testing.assert_allclose(fit_square(film, 16, "stretch"), expected, atol=1)
+    padded = fit_square(film, 48, "pad")
+    np.testing.assert_allclose(padded[8:40], film.reshape(32, 2, 48, 2).mean((1, 3)), atol=1)
+    assert padded[:8].max() == padded[40:].max() == 0
+
+
+def test_a_square_film_of_the_right_size_is_kept() -> None:
+    film = np.random.default_rng(4).integers(0, 256, (32, 32)).astype(np.uint8)
+    np.testing.assert_array_equal(fit_square(film, 32, "pad"), film)
+    np.testing.assert_array_equal(fit_square(film, 32, "stretch"), film)
+
+
+@given(height=st.integers(1, 90), width=st.integers(1, 90), side=st.integers(1, 48), grey=st.integers(1, 255))
+def test_fit_square_of_a_constant_film(height: int, width: int, side: int, grey: int) -> None:
+    film = np.full((height, width), grey, np.uint8)
+    assert (fit_square(film, side, "stretch") == grey).all()
+    square = fit_square(film, side, "pad")
+    assert square.shape == (side, side)
+    rows, columns = np.flatnonzero(square.any(1)), np.flatnonzero(square.any(0))
+    inside = square[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    assert (inside == grey).all()
+    longer = max(height, width)
+    assert inside.shape == (max(1, round(height * side / longer)), max(1, round(width * side / longer)))
+    for part, whole in ((rows, side), (columns, side)):
+        before, after = part[0], whole - 1 - part[-1]
+        assert after - before in (0, 1)

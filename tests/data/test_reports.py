@@ -1,0 +1,130 @@
+"""Reports: MIMIC's sections, the text of a pair, and sentences against a twin written from the released
+code."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medbench.data.reports import caption, sections, sentences
+
+FINAL = """                                 FINAL REPORT
+ EXAMINATION:  CHEST (PA AND LAT)
+
+ INDICATION:  History: ___F with cough  // eval for infection
+
+ COMPARISON:  None.
+
+ FINDINGS:
+
+ PA and lateral views.  There is no focal consolidation, effusion: none.
+ No pneumothorax.
+
+ IMPRESSION:
+
+ 1. No acute process.
+ 2. Heart size 2.5 cm.
+"""
+
+
+def test_sections_of_a_final_report() -> None:
+    found = sections(FINAL)
+    assert list(found) == ["examination", "indication", "comparison", "findings", "impression"]
+    assert found["examination"] == "CHEST (PA AND LAT)"
+    assert found["findings"].startswith("PA and lateral views.")
+    assert found["findings"].endswith("No pneumothorax.")
+    assert found["impression"] == "1. No acute process.\n 2. Heart size 2.5 cm."
+
+
+def test_the_last_section_that_is_not_empty_counts() -> None:
+    text = " IMPRESSION: old.\n\n ADDENDUM: changed.\n\n IMPRESSION: new.\n\n IMPRESSION:\n"
+    assert sections(text) == {"impression": "new.", "addendum": "changed."}
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("CONCLUSION", "impression"),
+        ("IMPRESSIONS", "impression"),
+        ("FINDINGS AND IMPRESSION", "findings"),
+        ("FINDINGS/IMPRESSION", "findings"),
+        ("WET READ", "wet read"),
+        ("CHEST, TWO  VIEWS", "chest, two views"),
+    ],
+)
+def test_other_headers(header: str, name: str) -> None:
+    assert sections(f" {header}: Clear lungs.") == {name: "Clear lungs."}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "no header at all", "Impression: mixed case", "seen at 10:30 AM: yes", "X:Y"]
+)
+def test_text_without_headers(text: str) -> None:
+    assert sections(text) == {}
+
+
+def test_caption_is_impression_first_on_one_line() -> None:
+    assert caption("No acute\n process. ", "Lungs  clear.") == "No acute process. Lungs clear."
+    assert caption("", "Lungs clear.") == "Lungs clear."
+    assert caption("", " ") == ""
+
+
+def test_sentences_of_a_report() -> None:
+    found = sections(FINAL)
+    assert sentences(caption(found["impression"], found["findings"])) == [
+        "no acute process",
+        "heart size",
+        "5 cm",
+        "pa and lateral views",
+        "there is no focal consolidation effusion none",
+        "no pneumothorax",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", []),
+        ("Normal.", []),
+        ("Clear lungs.", []),  # two words
+        ("Normal. Clear lungs.", []),  # a sentence of one word does not count
+        ("Normal. Clear lungs here.", ["clear lungs here"]),
+        ("Café au lait spot.", ["caf au lait spot"]),
+        ("naïve — \ufffd\ufffd second look", ["nave second look"]),
+        ("1. No change 2. No effusion", ["no change", "no effusion"]),
+        ("left_lung is clear", ["left_lung is clear"]),
+    ],
+)
+def test_sentences(text: str, expected: list[str]) -> None:
+    assert sentences(text) == expected
+
+
+def slow_sentences(report: str) -> list[str]:
+    """Step by step: enumerators, then full stops, then words, then the characters that ASCII has."""
+    pieces = []
+    for part in re.compile("[0-9]+[.]").split(report.replace("\n", " ")):
+        pieces += part.split(".")
+    kept: list[str] = []
+    words = 0
+    for piece in pieces:
+        tokens = [t for t in re.split(r"\W+", piece.replace("\ufffd\ufffd", " ").lower()) if t]
+        if len(tokens) > 1:
+            tokens = ["".join(c for c in token if ord(c) < 128) for token in tokens]
+            tokens = [token for token in tokens if token]
+            words += len(tokens)
+            if tokens:
+                kept.append(" ".join(tokens))
+    return kept if words >= 3 else []
+
+
+@given(st.text(st.sampled_from("ab Z09.,\n:-_é\ufffd½İ"), max_size=60) | st.text(max_size=60))
+def test_sentences_equal_their_twin(report: str) -> None:
+    assert sentences(report) == slow_sentences(report)
+
+
+@given(st.text(max_size=300))
+def test_sections_take_any_text(text: str) -> None:
+    for name, body in sections(text).items():
+        assert name == name.lower()
+        assert body == body.strip() != ""

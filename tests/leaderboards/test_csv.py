@@ -1,0 +1,79 @@
+"""The long CSV: every number as it was computed."""
+
+import io
+import random
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from medbench.records import Record
+from medbench_leaderboards.csv import COLUMNS, csv
+
+MakeRecord = Callable[..., Record]
+
+
+def read(text: str) -> pd.DataFrame:
+    return pd.read_csv(io.StringIO(text))
+
+
+def test_one_line_a_cell_metric_and_class(record: MakeRecord) -> None:
+    value = 0.1 + 0.2  # seventeen digits
+    text = csv([record(value=value, per_class={"b": None, "a": 0.25})])
+    table = read(text)
+    assert list(table.columns) == list(COLUMNS)
+    assert table["metric"].tolist() == ["auroc", "auroc", "auroc", "second"]
+    assert table["primary"].tolist() == [True, True, True, False]
+    assert table["class"].fillna("").tolist() == ["", "a", "b", ""]
+    assert table["value"][1] == 0.25
+    assert f",{value!r}," in text
+    assert pd.isna(table["value"][2])
+    first = table.iloc[0]
+    assert (first["low"], first["high"]) == (pytest.approx(value - 0.025), pytest.approx(value + 0.03))
+    assert (first["n"], first["interval"]) == (4003, "bootstrap")
+    assert (first["method"], first["fidelity"], first["fraction"], first["seed"]) == (
+        "clip",
+        "paper",
+        0.01,
+        0,
+    )
+    assert (first["train"], first["corpus"], first["weights"]) == (30, "phantom mimic_cxr", "pretrained")
+
+
+def test_skipped_and_failed_cells_have_one_line_with_the_reason(record: MakeRecord) -> None:
+    table = read(
+        csv(
+            [
+                record(status="skipped", reason="too few"),
+                record(seed=1, status="failed", error="out of memory"),
+            ]
+        )
+    )
+    assert table["status"].tolist() == ["skipped", "failed"]
+    assert table["reason"].tolist() == ["too few", "RuntimeError: out of memory"]
+    assert table["metric"].isna().all()
+
+
+def test_repeats_are_marked_and_a_missing_seed_is_empty(record: MakeRecord) -> None:
+    table = read(csv([record(seed=s, predictions="same") for s in (0, 1)] + [record("place", seed=None)]))
+    table = table[table["primary"]].set_index(["method", "seed"])
+    assert table.loc[("clip", 1), "repeats_seed"] == 0
+    assert pd.isna(table.loc[("clip", 0), "repeats_seed"])
+    assert table.index[2][0] == "place"
+    assert pd.isna(table.index[2][1])
+
+
+def test_mixed_records_are_left_out_and_old_versions_stay(record: MakeRecord) -> None:
+    table = read(csv([record(), record(task_version=2), record(source="mixed")]))
+    assert sorted(table["task_version"].unique()) == [1, 2]
+    assert table["source"].unique().tolist() == ["phantom"]
+
+
+def test_the_order_of_records_does_not_matter(board: list[Record]) -> None:
+    text = csv(board)
+    for seed in range(5):
+        shuffled = list(board)
+        random.Random(seed).shuffle(shuffled)
+        assert csv(shuffled) == text
+    assert "\r" not in text
+    assert csv([]) == ",".join(COLUMNS) + "\n"

@@ -1,0 +1,177 @@
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from medbench.errors import UsageError, WeightsError
+from medbench_methods.modules.image_encoder import ImageConfig, ImageEncoder
+
+CNN = ImageConfig(backbone="resnet10t", pretrained=False, size=64, resize=72, upsample=0)
+VIT = ImageConfig(backbone="vit_tiny_patch16_224", pretrained=False, size=64, resize=72)
+
+
+def encoder(config: ImageConfig) -> ImageEncoder:
+    torch.manual_seed(0)
+    return ImageEncoder(config, weights=True, offline=True).eval()
+
+
+def films(side: int = 64) -> torch.Tensor:
+    return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("backbone", ["resnet10t", "resnet18", "regnetx_002"])
+@pytest.mark.parametrize("side", [64, 96])
+def test_cnn_pyramid_has_the_strides(backbone: str, side: int) -> None:
+    model = encoder(ImageConfig(backbone=backbone, pretrained=False, size=64, upsample=0))
+    with torch.no_grad():
+        features = model(films(side), pyramid=True)
+    assert features.pyramid is not None
+    assert [m.shape[2:] for m in features.pyramid] == [(side // s, side // s) for s in (2, 4, 8, 16, 32)]
+    assert features.pooled.shape == (2, model.width)
+    assert features.local.shape == (2, (side // 16) ** 2, model.local_width)
+    assert features.attention is None
+
+
+def test_vit_pyramid_has_the_strides() -> None:
+    model = encoder(VIT)
+    with torch.no_grad():
+        features = model(films(), pyramid=True)
+    assert features.pyramid is not None
+    assert [tuple(m.shape) for m in features.pyramid] == [
+        (2, 192, 64 // s, 64 // s) for s in (2, 4, 8, 16, 32)
+    ]
+    assert features.pooled.shape == (2, 192)
+    assert features.local.shape == (2, 16, 192)
+    # Coarser and finer maps hold what the patches hold: the means of both agree with the grid's.
+    for level in (2, 4):
+        mean = features.pyramid[level].mean((2, 3))
+        torch.testing.assert_close(mean, features.local.mean(1), rtol=0.05, atol=0.05)
+
+
+def test_local_tokens_are_the_stride_16_map_row_by_row() -> None:
+    for config in (CNN, VIT):
+        with torch.no_grad():
+            features = encoder(config)(films(), pyramid=True)
+        assert features.local is not None
+        assert features.pyramid is not None
+        for row in range(4):
+            for column in range(4):
+                cell = features.pyramid[3][:, :, row, column]
+                torch.testing.assert_close(features.local[:, 4 * row + column], cell)
+
+
+def test_pooled_is_the_mean_of_the_last_map_or_the_cls_token() -> None:
+    with torch.no_grad():
+        features = encoder(CNN)(films(), pyramid=True)
+        assert features.pyramid is not None
+        torch.testing.assert_close(features.pooled, features.pyramid[4].mean((2, 3)))
+        vit = encoder(VIT)
+        torch.testing.assert_close(vit(films()).pooled, vit.body.forward_features(films())[:, 0])
+
+
+def test_features_do_not_depend_on_whether_a_pyramid_is_asked_for() -> None:
+    for config in (CNN, VIT):
+        model = encoder(config)
+        with torch.no_grad():
+            plain, full = model(films()), model(films(), pyramid=True)
+        assert plain.pyramid is None
+        torch.testing.assert_close(plain.pooled, full.pooled)
+        torch.testing.assert_close(plain.local, full.local)
+
+
+def test_upsampling_enlarges_inside_the_encoder_but_not_for_pyramids() -> None:
+    enlarged = encoder(ImageConfig(backbone="resnet10t", pretrained=False, size=64, upsample=96))
+    plain = encoder(CNN)
+    big = F.interpolate(films(), size=96, mode="bilinear", align_corners=True)
+    with torch.no_grad():
+        torch.testing.assert_close(enlarged(films()).local, plain(big).local)
+        assert enlarged(films()).local.shape[1] == 36
+        assert enlarged(films(), pyramid=True).pyramid[3].shape[2:] == (4, 4)
+
+
+def test_paper_sizes_are_those_of_mgca() -> None:
+    model = ImageEncoder(ImageConfig(), weights=False).eval()
+    with torch.no_grad():
+        features = model(films(224)[:1])
+    assert features.local.shape == (1, 361, 1024)
+    assert features.pooled.shape == (1, 2048)
+
+
+def test_vit_attention_is_that_of_the_last_block() -> None:
+    model = encoder(VIT)
+    inner = model.body.blocks[-1].attn
+    inner.fused_attn = False
+    kept: list[torch.Tensor] = []
+    inner.attn_drop.register_forward_hook(lambda module, args, output: kept.append(output))
+    with torch.no_grad():
+        features = model(films())
+    assert features.attention is not None
+    torch.testing.assert_close(features.attention, kept[0].mean(1)[:, 0, 1:])
+
+
+def test_vit_takes_other_sizes() -> None:
+    with torch.no_grad():
+        assert encoder(VIT)(films(96)).local.shape == (2, 36, 192)
+
+
+@pytest.mark.parametrize("backbone", ["resnet10t", "vit_tiny_patch16_224"])
+def test_gradients_reach_the_first_layer(backbone: str) -> None:
+    model = encoder(ImageConfig(backbone=backbone, pretrained=False, size=64, upsample=0)).train()
+    features = model(films())
+    (features.pooled.square().sum() + features.local.square().sum()).backward()
+    first = next(p for n, p in model.named_parameters() if n.endswith("weight"))
+    assert first.grad is not None
+    assert first.grad.abs().sum() > 0
+
+
+def test_unknown_backbone_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"'resnet52' is no model of timm .* nearest: resnet152"):
+        ImageEncoder(ImageConfig(backbone="resnet52"), weights=False)
+    with pytest.raises(UsageError, match=r"nearest: .*resnet50\.tv"):
+        ImageEncoder(ImageConfig(backbone="resnet50.tv9_in1k"), weights=False)
+
+
+def test_backbones_without_the_strides_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"'convnext_atto' has maps at strides \(4, 8, 16, 32\); expected"):
+        ImageEncoder(ImageConfig(backbone="convnext_atto", pretrained=False), weights=False)
+    with pytest.raises(UsageError, match=r"has patches of \(32, 32\) and a CLS token; expected 16 px"):
+        ImageEncoder(ImageConfig(backbone="vit_small_patch32_224"), weights=False)
+    with pytest.raises(UsageError, match="no CLS token"):
+        ImageEncoder(ImageConfig(backbone="vit_little_patch16_reg4_gap_256"), weights=False)
+
+
+def test_weights_that_can_not_be_had_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"'resnet50.tv2_in1k'.*timm/resnet50.tv2_in1k.*offline.*HF_HOME"):
+        ImageEncoder(ImageConfig(), weights=True, offline=True)
+
+
+def test_a_backbone_without_published_weights_is_refused() -> None:
+    config = ImageConfig(backbone="resnet18", pretrained=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timm, "get_pretrained_cfg", lambda name: None)
+        with pytest.raises(
+            UsageError, match=r"no pretrained weights for backbone 'resnet18'.*pretrained=false"
+        ):
+            ImageEncoder(config, weights=True, offline=True)
+
+
+@pytest.mark.parametrize("backbone", ["resnet10t", "vit_tiny_patch16_224"])
+def test_imagenet_weights_are_loaded(backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(5)
+    published = timm.create_model(backbone)
+    file = tmp_path / "model.safetensors"
+    save_file(published.state_dict(), file)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *args, **kwargs: str(file))
+    model = ImageEncoder(ImageConfig(backbone=backbone, size=64, upsample=0), weights=True, offline=True)
+    loaded, wanted = model.body.state_dict(), published.state_dict()
+    same = [name for name in loaded if name in wanted and loaded[name].shape == wanted[name].shape]
+    assert len(same) >= len(loaded) - 1  # all but a ViT's position embedding, which is resized
+    for name in same:
+        torch.testing.assert_close(loaded[name], wanted[name])
+    again = ImageEncoder(ImageConfig(backbone=backbone, size=64, upsample=0), weights=False)
+    first = next(iter(again.body.state_dict()))
+    assert not torch.equal(again.body.state_dict()[first], loaded[first])

@@ -1,0 +1,158 @@
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from medbench.errors import UsageError
+from medbench.model import ImageTextBatch
+from medbench_methods.place import (
+    CorrelationDecoder,
+    ObservationExtractor,
+    Place,
+    PlaceConfig,
+    _coarser,
+    _positions,
+)
+
+REPORTS = [
+    ["heart size is normal", "no pleural effusion"],
+    ["small left pleural effusion", "left basal atelectasis", "no pneumothorax"],
+    ["right upper lobe opacity"],
+]
+MICRO: PlaceConfig = Place.recipes["micro"].config
+
+
+def build(**changes: Any) -> Place:
+    torch.manual_seed(0)
+    return Place.from_corpus(dataclasses.replace(MICRO, **changes), REPORTS * 2, offline=True)
+
+
+def batch_for(method: Place) -> ImageTextBatch:
+    images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    return ImageTextBatch(images, method.model.tokenize(REPORTS))
+
+
+def test_terms_and_their_order() -> None:
+    method = build()
+    for epoch in (0, 7):
+        assert list(method.losses(batch_for(method), epoch)) == ["ita", "cta", "pcma", "cce"]
+
+
+@pytest.mark.parametrize("term", ["ita", "cta", "pcma", "cce"])
+def test_a_weight_scales_its_term_and_zero_leaves_it_out(term: str) -> None:
+    values = []
+    for weight in (1.0, 2.5):
+        method = build(**{f"{term}_weight": weight}).eval()
+        torch.manual_seed(3)
+        values.append(method.losses(batch_for(method), 0)[term].item())
+    assert values[1] == pytest.approx(2.5 * values[0], rel=1e-4)
+    without = build(**{f"{term}_weight": 0.0})
+    assert term not in without.losses(batch_for(without), 0)
+    parts = {name.split(".")[0] for name, _ in without.named_parameters()}
+    assert ("vpoe" in parts) is (term != "pcma")
+    assert ("cce" in parts) is (term != "cce")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"pairing": "hungarian"},
+        {"negatives": "report"},
+        {"cce_relation": "covariance", "cce_distance": "smooth_l1"},
+        {"cce_grid": 2},
+        {"cce_mask": 0.0},
+        {"queries": 3, "sentences": 2, "vpoe_layers": 2, "cce_layers": 2},
+        {"backbone": "vit_tiny_patch16_224"},
+    ],
+    ids=str,
+)
+def test_every_choice_gives_finite_losses_and_gradients(changes: dict[str, Any]) -> None:
+    method = build(**changes)
+    losses = method.losses(batch_for(method), 0)
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    for name, parameter in method.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_choices_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"method.pairing is 'hard'; expected one of soft, hungarian"):
+        PlaceConfig(pairing="hard")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"method.cce_distance is 'l1'"):
+        PlaceConfig(cce_distance="l1")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"decoder_width is 30; expected a multiple of 4 and of .* \(8\)"):
+        PlaceConfig(decoder_width=30)
+
+
+def test_sentence_vectors_are_means_of_their_words() -> None:
+    method = build().eval()
+    model, batch = method.model, batch_for(method)
+    with torch.no_grad():
+        text = model.encode_text(batch.text)
+        words = model.embed_words(text)
+        sentences, present = model.embed_sentences(words, text, 2)
+    assert present.tolist() == [[True, True], [True, True], [True, False]]
+    for b, report in enumerate(REPORTS):
+        start = 0
+        for s, sentence in enumerate(report[:2]):
+            n = len(sentence.split())
+            mean = words[b, start : start + n].mean(0)
+            torch.testing.assert_close(sentences[b, s], F.normalize(mean, dim=0), rtol=1e-4, atol=1e-5)
+            start += n
+    assert sentences[2, 1].abs().max() == 0
+
+
+def test_observations_are_unit_vectors_and_depend_on_where_things_are() -> None:
+    torch.manual_seed(0)
+    extractor = ObservationExtractor(MICRO, 10).eval()
+    patches = torch.randn(2, 16, 10)
+    with torch.no_grad():
+        seen = extractor(patches)
+        moved = extractor(patches.flip(1))
+    assert seen.shape == (2, MICRO.queries, MICRO.embed)
+    torch.testing.assert_close(seen.norm(dim=-1), torch.ones(2, MICRO.queries))
+    assert (seen - moved).abs().max() > 1e-3
+
+
+def test_hidden_patches_say_nothing_and_the_report_does() -> None:
+    torch.manual_seed(0)
+    patches, report, words = torch.randn(2, 9, 10), torch.randn(2, 6), torch.randn(2, 4, 6)
+    mask = torch.tensor([[True] * 4, [False] * 4])
+    all_hidden = CorrelationDecoder(dataclasses.replace(MICRO, cce_mask=1.0), 10, 6).eval()
+    with torch.no_grad():
+        one = all_hidden(patches, report, words, mask)
+        torch.testing.assert_close(all_hidden(patches + 5, report, words, mask), one)
+        other = all_hidden(patches, report, words.roll(1, 2), mask)
+    assert (one[0] - other[0]).abs().max() > 1e-3
+    torch.testing.assert_close(one[1], other[1])  # its words are padding
+    assert (one[0, 0] - one[0, 1]).abs().max() > 1e-3  # positions tell hidden patches apart
+
+
+def test_positions_are_unique_and_those_of_the_equation() -> None:
+    table = _positions(9, 8, torch.device("cpu"))
+    assert table.shape == (9, 8)
+    assert len({tuple(row) for row in table.tolist()}) == 9
+    rates = [1.0, 10_000**-0.5]
+    row, column = 2, 1
+    wanted = [f(p * r) for p in (row, column) for f in (math.sin, math.cos) for r in rates]
+    torch.testing.assert_close(table[3 * row + column], torch.tensor(wanted), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("side", "grid"), [(19, 7), (14, 7), (8, 7), (4, 7), (7, 7)])
+def test_coarser_patches_are_adaptive_means(side: int, grid: int) -> None:
+    patches = torch.randn(2, side * side, 3, generator=torch.Generator().manual_seed(0))
+    maps = patches.transpose(1, 2).unflatten(2, (side, side))
+    wanted = F.adaptive_avg_pool2d(maps, min(side, grid)).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(_coarser(patches, grid), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_the_defaults_are_mgcas_where_it_has_them() -> None:
+    paper = Place.recipes["paper"]
+    assert paper.config == PlaceConfig()
+    assert (paper.config.ita_temperature, paper.config.cta_temperature) == (0.07, 0.1)
+    assert (paper.config.embed, paper.config.hidden, paper.config.text_layers) == (128, 2048, 6)
+    assert paper.pretrain is not None
+    assert (paper.pretrain.lr, paper.pretrain.weight_decay, paper.pretrain.warmup) == (2e-5, 0.05, 0.4)

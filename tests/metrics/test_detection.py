@@ -1,0 +1,322 @@
+import math
+import time
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medbench.metrics.bootstrap import DRAWS, patient_bootstrap_weights
+from medbench.metrics.detection import (
+    IOUS_40_75,
+    IOUS_COCO,
+    Detections,
+    average_precision,
+    coco_precision,
+    detection_metrics,
+    iou,
+    match,
+    mgca_rule,
+    weighted_average_precision,
+)
+
+Floats = npt.NDArray[np.float64]
+NONE = np.zeros((0, 4))
+
+
+def overlap_by_loop(a: Floats, b: Floats) -> float:
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    inside = max(width, 0.0) * max(height, 0.0)
+    union = a[2] * a[3] + b[2] * b[3] - inside
+    return float(inside / union) if union > 0 else 0.0
+
+
+def precision_by_loop(detections: Detections, threshold: float) -> float:
+    """AP from its definition: match greedily, walk down the list, interpolate at 101 recalls."""
+    boxes = [
+        (score, image, place)
+        for image, scores in enumerate(detections.scores)
+        for place, score in enumerate(scores)
+    ]
+    boxes.sort(key=lambda box: (-box[0], box[1], box[2]))
+    total = sum(len(truth) for truth in detections.truth)
+    taken: set[tuple[int, int]] = set()
+    true = 0
+    curve = []
+    for seen, (_, image, place) in enumerate(boxes, start=1):
+        best, found = threshold, -1
+        for k, truth in enumerate(detections.truth[image]):
+            overlap = overlap_by_loop(detections.boxes[image][place], truth)
+            if (image, k) not in taken and overlap >= best:
+                best, found = overlap, k
+        if found >= 0:
+            taken.add((image, found))
+            true += 1
+        curve.append((true / total, true / seen))
+    return float(np.mean([max((p for r, p in curve if r >= k / 100), default=0.0) for k in range(101)]))
+
+
+def random_detections(seed: int, images: int = 40, ties: bool = False) -> Detections:
+    rng = np.random.default_rng(seed)
+    truth, boxes, scores = [], [], []
+    for _ in range(images):
+        true = rng.uniform(5, 60, (rng.integers(0, 4), 4)) if rng.random() < 0.6 else NONE
+        near = np.repeat(true, 2, axis=0) + rng.normal(0, 6, (2 * len(true), 4))
+        far = rng.uniform(5, 60, (rng.integers(0, 5), 4))
+        found = np.abs(np.concatenate([near, far]))
+        score = rng.random(len(found))
+        truth.append(true)
+        boxes.append(found)
+        scores.append(np.round(score, 1) if ties else score)
+    return Detections(truth, boxes, scores)
+
+
+def frame(detections: Detections, patients: list[str] | None = None) -> pd.DataFrame:
+    n = len(detections)
+    return pd.DataFrame(
+        {
+            "sample": [f"s{i}" for i in range(n)],
+            "patient": patients or [f"p{i}" for i in range(n)],
+            "true_boxes": [boxes.ravel() for boxes in detections.truth],
+            "pred_boxes": [boxes.astype(np.float32).ravel() for boxes in detections.boxes],
+            "pred_scores": [scores.astype(np.float32) for scores in detections.scores],
+        }
+    )
+
+
+def values(predictions: pd.DataFrame) -> dict[str, float | None]:
+    return {metric.name: metric.value for metric in detection_metrics(predictions)}
+
+
+def test_thresholds_are_those_of_the_challenge_and_of_coco() -> None:
+    assert IOUS_40_75.tolist() == [0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75]
+    assert IOUS_COCO.tolist() == [0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_overlap_agrees_with_a_loop(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = rng.uniform(0, 20, (6, 4)), rng.uniform(0, 20, (5, 4))
+    a[0, 2] = 0
+    expected = [[overlap_by_loop(x, y) for y in b] for x in a]
+    np.testing.assert_allclose(iou(a, b), expected, atol=1e-12)
+    assert iou(np.zeros((1, 4)), np.zeros((1, 4))) == 0
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_three_ways_give_one_precision(seed: int, ties: bool) -> None:
+    detections = random_detections(seed, ties=ties)
+    expected = [precision_by_loop(detections, t) for t in IOUS_40_75]
+    np.testing.assert_allclose(coco_precision(detections, IOUS_40_75), expected, atol=1e-9)
+    np.testing.assert_allclose(average_precision(detections, IOUS_40_75), expected, atol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 12), st.booleans())
+def test_own_precision_is_that_of_faster_coco_eval(seed: int, images: int, ties: bool) -> None:
+    detections = random_detections(seed, images, ties)
+    np.testing.assert_allclose(
+        average_precision(detections, IOUS_COCO), coco_precision(detections, IOUS_COCO), atol=1e-9
+    )
+
+
+def test_precision_agrees_with_pycocotools() -> None:
+    coco = pytest.importorskip("pycocotools.coco")
+    cocoeval = pytest.importorskip("pycocotools.cocoeval")
+    detections = random_detections(11)
+    truth, found = (
+        [
+            {"image_id": i, "category_id": 1, "bbox": box.tolist(), "area": box[2] * box[3], "iscrowd": 0}
+            for i, boxes in enumerate(part)
+            for box in boxes
+        ]
+        for part in (detections.truth, detections.boxes)
+    )
+    for number, annotation in enumerate(truth, start=1):
+        annotation["id"] = number
+    for annotation, score in zip(found, np.concatenate(detections.scores), strict=True):
+        annotation["score"] = float(score)
+    reference = coco.COCO()
+    reference.dataset = {
+        "info": {},
+        "images": [{"id": i} for i in range(len(detections))],
+        "annotations": truth,
+        "categories": [{"id": 1}],
+    }
+    reference.createIndex()
+    oracle = cocoeval.COCOeval(reference, reference.loadRes(found), "bbox")
+    oracle.evaluate()
+    oracle.accumulate()
+    expected = oracle.eval["precision"][:, :, 0, 0, 2].mean()  # all sizes, 100 boxes
+    assert coco_precision(detections, IOUS_COCO).mean() == pytest.approx(expected, abs=1e-9)
+
+
+def test_only_the_best_hundred_boxes_of_an_image_count() -> None:
+    truth = [np.array([[0.0, 0, 10, 10]])]
+    decoys = np.tile([50.0, 50, 5, 5], (100, 1))
+    boxes = [np.concatenate([decoys, truth[0]])]
+    late = Detections(truth, boxes, [np.r_[np.full(100, 0.9), 0.1]])
+    early = Detections(truth, boxes, [np.r_[np.full(100, 0.9), 0.95]])
+    for precision in (coco_precision, average_precision):
+        assert precision(late, IOUS_40_75).mean() == 0
+        assert precision(early, IOUS_40_75).mean() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("precision", [coco_precision, average_precision])
+def test_edge_cases_of_precision(precision: object) -> None:
+    assert callable(precision)
+    box, nothing = np.array([[10.0, 10, 20, 20]]), np.zeros(0)
+    no_truth = Detections([NONE, NONE], [box, NONE], [np.array([0.9]), nothing])
+    no_boxes = Detections([box, NONE], [NONE, NONE], [nothing, nothing])
+    perfect = Detections([box, NONE], [box, NONE], [np.array([0.9]), nothing])
+    neither = Detections([NONE], [NONE], [nothing])
+    flat = Detections([box], [np.array([[10.0, 10, 0, 20]])], [np.array([0.9])])
+    assert np.isnan(precision(no_truth, IOUS_40_75)).all()
+    assert np.isnan(precision(neither, IOUS_40_75)).all()
+    assert (precision(no_boxes, IOUS_40_75) == 0).all()
+    assert (precision(flat, IOUS_40_75) == 0).all()
+    np.testing.assert_allclose(precision(perfect, IOUS_40_75), 1)
+
+
+def test_false_alarm_on_a_healthy_film_counts_except_in_the_mgca_variant() -> None:
+    box = np.array([[10.0, 10, 20, 20]])
+    clean = Detections([box, NONE], [box, NONE], [np.array([0.8]), np.zeros(0)])
+    alarm = Detections([box, NONE], [box, box], [np.array([0.8]), np.array([0.9])])
+    before, after = values(frame(clean)), values(frame(alarm))
+    assert before["map_40_75"] == pytest.approx(1)
+    assert after["map_40_75"] == pytest.approx(0.5)
+    assert after["map_coco"] == pytest.approx(0.5)
+    assert after["map_mgca"] == before["map_mgca"] == pytest.approx(1)
+
+
+def test_miss_on_a_film_without_boxes_counts_except_in_the_mgca_variant() -> None:
+    box = np.array([[10.0, 10, 20, 20]])
+    half = Detections([box, box], [box, NONE], [np.array([0.8]), np.zeros(0)])
+    found = values(frame(half))
+    assert found["map_40_75"] == pytest.approx(51 / 101)  # recalls 0.00 to 0.50
+    assert found["map_mgca"] == pytest.approx(1)
+
+
+def test_mgca_variant_drops_doubtful_and_doubled_boxes() -> None:
+    box, near = np.array([10.0, 10, 20, 20]), np.array([11.0, 10, 20, 20])
+    far = np.array([60.0, 60, 20, 20])
+    boxes = [np.stack([near, far, box]), box[None]]
+    detections = Detections([box[None], box[None]], boxes, [np.array([0.7, 0.5, 0.9]), np.array([0.49])])
+    filtered, counts = mgca_rule(detections)
+    np.testing.assert_array_equal(filtered.boxes[0], [box, far])  # near overlaps the better box by 0.9
+    assert len(filtered.boxes[1]) == 0
+    assert counts.tolist() == [True, False]
+    metrics = {m.name: m for m in detection_metrics(frame(detections))}
+    assert (metrics["map_mgca"].n, metrics["map_40_75"].n) == (1, 2)
+
+
+def test_mgca_variant_is_not_defined_where_no_image_counts() -> None:
+    box = np.array([[10.0, 10, 20, 20]])
+    metrics = {m.name: m for m in detection_metrics(frame(Detections([box], [box], [np.array([0.2])])))}
+    mgca = metrics["map_mgca"]
+    assert (mgca.value, mgca.low, mgca.high, mgca.n) == (None, None, None, 0)
+    assert metrics["map_40_75"].value == pytest.approx(1)
+
+
+def test_nothing_is_defined_without_a_true_box() -> None:
+    box = np.array([[10.0, 10, 20, 20]])
+    for metric in detection_metrics(frame(Detections([NONE, NONE], [box, NONE], [np.ones(1), np.zeros(0)]))):
+        assert (metric.value, metric.low, metric.high) == (None, None, None)
+
+
+def test_metrics_do_not_depend_on_how_a_film_is_stretched() -> None:
+    detections = random_detections(3)
+    stretch = np.array([4.0, 0.5, 4.0, 0.5])
+    stretched = Detections(
+        [b * stretch for b in detections.truth], [b * stretch for b in detections.boxes], detections.scores
+    )
+    expected, found = values(frame(detections)), values(frame(stretched))
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_weights_give_what_a_literal_resampling_gives(seed: int) -> None:
+    """A draw repeats all films of a drawn patient; films are kept together, as ties in a list demand."""
+    detections = random_detections(seed, images=30)
+    patients = [f"p{i // 2}" for i in range(30)]
+    positive = np.array([len(truth) > 0 for truth in detections.truth])
+    weights = patient_bootstrap_weights(patients, positive, draws=5, seed=seed)
+    found = weighted_average_precision(match(detections, IOUS_40_75), weights)
+    for row, expected in zip(weights, found, strict=True):
+        drawn = np.repeat(np.arange(30), row)
+        resampled = Detections(
+            [detections.truth[i] for i in drawn],
+            [detections.boxes[i] for i in drawn],
+            [detections.scores[i] for i in drawn],
+        )
+        np.testing.assert_allclose(coco_precision(resampled, IOUS_40_75), expected, atol=1e-9)
+
+
+def test_interval_of_the_mgca_variant_is_that_of_a_literal_resampling() -> None:
+    detections = random_detections(5, images=60)
+    filtered, counts = mgca_rule(detections)
+    weights = np.random.default_rng(0).integers(0, 4, (4, 60)).astype(np.int32)
+    found = weighted_average_precision(match(filtered.select(counts), IOUS_40_75), weights[:, counts])
+    for row, expected in zip(weights, found, strict=True):
+        drawn = np.repeat(np.arange(60), row)
+        resampled = Detections(
+            [detections.truth[i] for i in drawn],
+            [detections.boxes[i] for i in drawn],
+            [detections.scores[i] for i in drawn],
+        )
+        again, kept = mgca_rule(resampled)
+        np.testing.assert_allclose(coco_precision(again.select(kept), IOUS_40_75), expected, atol=1e-9)
+
+
+def test_draw_without_a_true_box_is_not_defined() -> None:
+    box = np.array([[10.0, 10, 20, 20]])
+    matches = match(Detections([box, NONE], [box, NONE], [np.ones(1), np.zeros(0)]), IOUS_40_75)
+    found = weighted_average_precision(matches, np.array([[0, 2], [1, 1]], np.int32))
+    assert np.isnan(found[0]).all()
+    np.testing.assert_allclose(found[1], 1)
+
+
+def test_intervals_hold_the_value_and_repeat() -> None:
+    predictions = frame(random_detections(7, images=120))
+    metrics = detection_metrics(predictions)
+    assert [m.name for m in metrics] == ["map_40_75", "map_mgca", "map_coco"]
+    for metric in metrics:
+        assert metric.value is not None
+        assert metric.low is not None
+        assert metric.high is not None
+        assert 0 <= metric.low < metric.value < metric.high <= 1
+        assert f"{DRAWS}" in metric.interval
+    assert metrics == detection_metrics(predictions)
+
+
+def test_metrics_survive_a_parquet_file(tmp_path: pytest.TempPathFactory) -> None:
+    detections = random_detections(9)
+    empty = Detections([NONE] * 3, [NONE] * 3, [np.zeros(0)] * 3)
+    for number, predictions in enumerate((frame(detections), frame(empty))):
+        path = f"{tmp_path}/{number}.parquet"
+        predictions.to_parquet(path)
+        assert detection_metrics(pd.read_parquet(path)) == detection_metrics(predictions)
+
+
+@pytest.mark.slow
+def test_thousand_films_with_a_hundred_boxes_each_take_seconds() -> None:
+    rng = np.random.default_rng(0)
+    truth = [rng.uniform(50, 300, (rng.integers(1, 4) if i % 4 == 0 else 0, 4)) for i in range(1000)]
+    boxes = [
+        np.concatenate(
+            [np.repeat(t, 5, axis=0) + rng.normal(0, 20, (5 * len(t), 4)), rng.uniform(0, 300, (80, 4))]
+        )
+        for t in truth
+    ]
+    detections = Detections(truth, [np.abs(b) for b in boxes], [rng.random(len(b)) for b in boxes])
+    matches = match(detections, IOUS_40_75)
+    weights = patient_bootstrap_weights([str(i) for i in range(1000)], matches.truth > 0)
+    start = time.process_time()
+    found = weighted_average_precision(matches, weights)
+    assert time.process_time() - start < 10
+    assert found.shape == (DRAWS, 8)
+    assert math.isclose(found.mean(), average_precision(detections, IOUS_40_75).mean(), rel_tol=0.1)

@@ -1,0 +1,29 @@
+"""What this plugin adds to medbench. Read at every start of the program, so nothing heavy is imported here."""
+
+from medbench.hookspecs import hookimpl
+from medbench.specs import MethodSpec, TaskSpec
+
+
+@hookimpl
+def medbench_methods():
+    yield MethodSpec(
+        name="example_method",
+        target="medbench_example.method:ExampleMethod",
+        summary="small convolutional encoder and a bag of words, image-report InfoNCE",
+        reference="docs/plugins.md",
+        provides=frozenset({"image.pooled", "image.pyramid", "text.pooled", "text.local", "embedding"}),
+        fidelity="baseline",
+    )
+
+
+@hookimpl
+def medbench_tasks():
+    yield TaskSpec(
+        name="example_task",
+        target="medbench_example.task:ExampleTask",
+        summary="pneumonia by linear probe, on the films that rsna_det is tested on",
+        reference="docs/plugins.md",
+        dataset="rsna",
+        needs=frozenset({"image.pooled"}),
+        primary_metric="auroc",
+    )

@@ -1,0 +1,167 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from medbench.data.index import Index
+from medbench.data.prepared import PreparedImages
+from medbench.data.splits import Split
+from medbench.errors import WeightsError
+from medbench.model import ImageFeatures, Preprocessing
+from medbench.progress import Progress
+from medbench.protocols import pyramids
+from medbench.protocols.pyramids import Pyramids
+from medbench.task import Environment, TaskData
+
+SIDE = 64
+PLENTY = 2**30
+
+
+class Encoder(nn.Module):
+    """Maps that a loop can predict: the mean grey of each cell, times the number of the channel."""
+
+    def __init__(self, channels: tuple[int, ...] = (2, 2, 3, 4, 5), gain: float = 1.0) -> None:
+        super().__init__()
+        self.preprocessing = Preprocessing(SIDE, SIDE + 8)
+        self.channels = channels
+        self.gain = gain
+        self.norm = nn.BatchNorm2d(3)  # its statistics would drift in train mode
+        self.calls = 0
+
+    def encode_image(self, images: Tensor, pyramid: bool = False) -> ImageFeatures:
+        self.calls += 1
+        grey = self.norm(images)[:, :1] * self.gain
+        maps = tuple(
+            nn.functional.avg_pool2d(grey, 2**k) * torch.arange(1, c + 1, device=images.device)[:, None, None]
+            for k, c in enumerate(self.channels, start=1)
+        )
+        return ImageFeatures(grey.mean((1, 2, 3))[:, None], None, maps if pyramid else None)
+
+
+def some_data(count: int = 150) -> TaskData:
+    rng = np.random.default_rng(0)
+    films = rng.integers(0, 256, (count, SIDE, SIDE), dtype=np.uint8)
+    names = [f"s{i}" for i in range(count)]
+    table = pd.DataFrame({"sample": names, "patient": names, "boxes": [np.zeros((0, 4))] * count})
+    rows = np.arange(count)
+    split = Split("some", rows[::3], rows[1::3], rows[5::6])  # not every row is in it
+    images = PreparedImages(films, np.full((count, 2), 200), "films")
+    return TaskData(Index("squares", Path(), "phantom", table), split, lambda side, fit: images)
+
+
+def some_environment(workdir: Path) -> Environment:
+    return Environment(torch.device("cpu"), "32", workdir, Progress(quiet=True))
+
+
+def test_maps_are_the_coarsest_ones_in_half_precision(tmp_path: Path) -> None:
+    data, model = some_data(), Encoder()
+    features = Pyramids(model, data, 3, PLENTY, some_environment(tmp_path))
+    assert features.cached
+    assert (features.side, features.channels) == (SIDE, (3, 4, 5))
+    rows = np.array([31, 0, 5])
+    films = torch.from_numpy(data.images(SIDE, "stretch").images[rows])
+    model.eval()
+    with torch.no_grad():
+        expected = model.encode_image(model.preprocessing.normalise(films), pyramid=True).pyramid
+    assert expected is not None
+    for found, wanted in zip(features.batch(rows), expected[2:], strict=True):
+        assert found.dtype == torch.float32
+        assert found.is_contiguous() or found.shape[1] == 1
+        assert torch.equal(found, wanted.half().float())
+
+
+def test_kept_and_recomputed_maps_are_the_same(tmp_path: Path) -> None:
+    data = some_data()
+    kept = Pyramids(Encoder(), data, 3, PLENTY, some_environment(tmp_path))
+    anew = Pyramids(Encoder(), data, 3, 0, some_environment(tmp_path))
+    assert kept.cached
+    assert not anew.cached
+    assert kept.digest == anew.digest
+    rows = data.split.val[::-1].copy()
+    for a, b in zip(kept.batch(rows), anew.batch(rows), strict=True):
+        assert torch.equal(a, b)
+        assert not b.is_inference()  # a head can be trained on it
+
+
+def test_only_films_of_the_split_are_encoded(tmp_path: Path) -> None:
+    data = some_data()
+    Pyramids(Encoder(), data, 3, PLENTY, some_environment(tmp_path))
+    used = len({*data.split.train, *data.split.val, *data.split.test})
+    assert used < len(data.index)
+    assert len(np.load(tmp_path / "pyramids" / "maps.npy", mmap_mode="r")) == used
+
+
+def test_encoder_is_in_eval_mode_and_left_as_it_was(tmp_path: Path) -> None:
+    model = Encoder().train()
+    Pyramids(model, some_data(), 3, PLENTY, some_environment(tmp_path))
+    assert model.training
+    assert torch.equal(model.norm.running_mean, torch.zeros(3))
+
+
+def test_a_killed_run_leaves_maps_that_the_next_one_takes_up(tmp_path: Path) -> None:
+    data, first, second = some_data(), Encoder(), Encoder()
+    Pyramids(first, data, 3, PLENTY, some_environment(tmp_path))  # never closed
+    again = Pyramids(second, data, 3, PLENTY, some_environment(tmp_path))
+    assert first.calls == 2  # 125 films by 64
+    assert second.calls == 1
+    assert again.batch(data.split.test)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("change", ["encoder", "split", "unfinished"])
+def test_maps_of_something_else_are_made_anew(change: str, tmp_path: Path) -> None:
+    data, model = some_data(), Encoder()
+    Pyramids(model, data, 3, PLENTY, some_environment(tmp_path))
+    if change == "encoder":
+        model = Encoder(gain=2.0)
+    elif change == "split":
+        data = TaskData(
+            data.index, Split("some", data.split.train, data.split.val, data.split.val), data.images
+        )
+    else:
+        (tmp_path / "pyramids" / "done.json").unlink()
+    features = Pyramids(model, data, 3, PLENTY, some_environment(tmp_path))
+    direct = Pyramids(model, data, 3, 0, some_environment(tmp_path))
+    for a, b in zip(features.batch(data.split.val), direct.batch(data.split.val), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_close_gives_the_disk_back(tmp_path: Path) -> None:
+    features = Pyramids(Encoder(), some_data(), 3, PLENTY, some_environment(tmp_path))
+    assert json.loads((tmp_path / "pyramids" / "done.json").read_text())["levels"] == 3
+    features.close()
+    assert list(tmp_path.iterdir()) == []
+    features.close()
+
+
+def test_small_budget_or_disk_means_computing_anew_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    env = Environment(torch.device("cpu"), "32", tmp_path, Progress())
+    data = some_data()
+    size = 125 * 2 * (3 * 8 * 8 + 4 * 4 * 4 + 5 * 2 * 2)
+    assert Pyramids(Encoder(), data, 3, size, env).cached
+    assert "feature maps of 125 films take 0 MB" in capsys.readouterr().err
+    assert not Pyramids(Encoder(), data, 3, size - 1, env).cached
+    assert "would take 0.0 GB of disk" in capsys.readouterr().err
+    usage = type("usage", (), {"free": 2 * size - 2})
+    monkeypatch.setattr(pyramids.shutil, "disk_usage", lambda path: usage)
+    assert not Pyramids(Encoder(), data, 3, PLENTY, env).cached
+
+
+@pytest.mark.parametrize("gain", [float("nan"), 1e6])
+def test_maps_that_are_not_finite_name_the_film(gain: float, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"feature maps of s0 are not finite in half precision"):
+        Pyramids(Encoder(gain=gain), some_data(), 3, PLENTY, some_environment(tmp_path))
+
+
+def test_model_without_a_pyramid_is_named(tmp_path: Path) -> None:
+    class Flat(Encoder):
+        def encode_image(self, images: Tensor, pyramid: bool = False) -> ImageFeatures:
+            return super().encode_image(images, pyramid=False)
+
+    with pytest.raises(TypeError, match=r"Flat\.encode_image\(pyramid=True\) gave no pyramid"):
+        Pyramids(Flat(), some_data(), 3, PLENTY, some_environment(tmp_path))

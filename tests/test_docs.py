@@ -1,0 +1,191 @@
+"""The documentation says what the program does."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from medbench import hookspecs
+from medbench.cli import app
+from medbench.plugins import KINDS, Kind, load_catalogue
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DOCS = REPOSITORY / "docs"
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+CATALOGUE = load_catalogue(third_party=False)
+HOOKS = [hook for hook in vars(hookspecs) if hook.startswith("medbench_")]
+ENVIRONMENT = sorted(
+    set(re.findall(r"\b(?:MEDBENCH|HF)_[A-Z_]+\b", (REPOSITORY / "benchmark/medbench/cli.py").read_text()))
+)
+HELP_WIDTH = "100"
+
+
+def headings(page: Path) -> list[str]:
+    return [line.lstrip("# ").strip() for line in outside_fences(page.read_text()) if line.startswith("#")]
+
+
+def outside_fences(text: str) -> list[str]:
+    lines, inside = [], False
+    for line in text.splitlines():
+        if line.startswith("```"):
+            inside = not inside
+        elif not inside:
+            lines.append(line)
+    return lines
+
+
+def fences(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("hook", HOOKS)
+def test_every_hook_has_a_heading_with_its_arguments(hook: str) -> None:
+    import inspect
+
+    arguments = ", ".join(inspect.signature(getattr(hookspecs, hook)).parameters)
+    assert f"`{hook}({arguments})`" in headings(DOCS / "plugins.md")
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in CATALOGUE.specs(kind)])
+def test_every_name_of_the_catalogue_has_a_heading(kind: Kind, name: str) -> None:
+    page = DOCS / ("run.md" if kind == "leaderboards" else f"{kind}.md")
+    if kind == "leaderboards":
+        assert f"`{name}`" in page.read_text()
+    else:
+        assert f"`{name}`" in headings(page)
+
+
+@pytest.mark.parametrize("name", CATALOGUE.methods)
+def test_a_methods_page_shows_its_fidelity(name: str) -> None:
+    text = (DOCS / "methods.md").read_text()
+    section = text.split(f"## `{name}`")[1].split("\n## ")[0]
+    assert f"fidelity: **{CATALOGUE.methods[name].fidelity}**" in section
+
+
+def verbs() -> list[tuple[str, list[str]]]:
+    """Every verb with its long flags."""
+    found = []
+
+    def visit(command: object, path: str) -> None:
+        commands = getattr(command, "commands", None)
+        if commands:
+            for name, inner in commands.items():
+                visit(inner, f"{path} {name}".strip())
+        else:
+            flags = [flag for p in command.params for flag in p.opts if flag.startswith("--")]  # type: ignore[attr-defined]
+            found.append((path, [flag for flag in flags if flag != "--help"]))
+
+    visit(get_command(app), "")
+    return found
+
+
+@pytest.mark.parametrize(("verb", "flags"), verbs(), ids=[verb for verb, _ in verbs()])
+def test_every_verb_and_flag_is_described(verb: str, flags: list[str]) -> None:
+    text = (DOCS / "run.md").read_text()
+    assert f"`medbench {verb}" in text
+    for flag in flags:
+        assert re.search(rf"`{flag}[ `]", text), flag
+
+
+@pytest.mark.parametrize("variable", ENVIRONMENT)
+def test_every_environment_variable_is_described(variable: str) -> None:
+    assert f"`{variable}`" in (DOCS / "run.md").read_text()
+
+
+def test_every_field_of_a_record_is_described() -> None:
+    from medbench.records import json_schema
+
+    text = (DOCS / "records.md").read_text()
+    schema = json_schema()
+    blocks = {"Record": schema, **schema["$defs"]}
+    for block, content in blocks.items():
+        for name in content["properties"]:
+            assert f"`{name}`" in text, f"{block}.{name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_help_in_the_pages_is_what_the_program_prints(page: Path) -> None:
+    for block in fences(page.read_text(), "text"):
+        first, _, rest = block.partition("\n")
+        if first.startswith("$ medbench") and first.endswith(("--help", "-h")):
+            done = CliRunner().invoke(app, shlex.split(first)[2:], env={"COLUMNS": HELP_WIDTH})
+            assert rest.strip() == done.output.strip(), f"{page.name}: {first}"
+
+
+def commands(page: Path) -> list[str]:
+    """Lines of the shell blocks that call medbench."""
+    lines = "".join(fences(page.read_text(), "(?:sh|bash|console)")).replace("\\\n", " ").splitlines()
+    return [
+        line.split("#")[0].split("&&")[-1].strip() for line in lines if re.search(r"(^|&& )medbench ", line)
+    ]
+
+
+@pytest.mark.parametrize(("page", "line"), [(page.name, line) for page in PAGES for line in commands(page)])
+def test_commands_in_the_pages_are_ones_that_the_program_knows(page: str, line: str) -> None:
+    """Verbs and flags parse, and names are in the catalogue or plainly somebody's own."""
+    words = shlex.split(line)[1:]
+    command = get_command(app)
+    while words and words[0] in getattr(command, "commands", {}):
+        command = command.commands[words.pop(0)]  # type: ignore[attr-defined]
+    if hasattr(command, "commands"):
+        assert words in (["--help"], ["--version"], []), line
+        return
+    if "--config" in words or "-C" in words:  # the file is made up
+        at = words.index("--config" if "--config" in words else "-C")
+        del words[at : at + 2]
+    if "--help" in words:
+        return
+    values = command.make_context("medbench", words).params
+    for kind, key in (("methods", "method"), ("tasks", "task")):
+        names = [name for text in values.get(key) or [] for name in text.split(",")]
+        for name in names:
+            known = CATALOGUE.specs("methods" if kind == "methods" else "tasks")
+            assert name in known or "*" in name or name.startswith(("my_", "example_")), f"{page}: {line}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_the_pages_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_paths_in_the_table_of_where_things_live_exist() -> None:
+    for page in (REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", DOCS / "architecture.md"):
+        for target in re.findall(
+            r"`((?:benchmark|methods|tasks|leaderboards|tests|docs|benchmarks)/[\w./]*)`", page.read_text()
+        ):
+            assert (REPOSITORY / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_complete_plugin_of_the_docs_loads(tmp_path: Path) -> None:
+    [source] = [
+        block for block in fences((DOCS / "plugins.md").read_text(), "python") if "class MyMethod" in block
+    ]
+    plugin = tmp_path / "my_method.py"
+    plugin.write_text(source)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-P",
+            "-m",
+            "medbench.cli",
+            "info",
+            "my_method",
+            "--recipe",
+            "tiny",
+            "--plugin",
+            str(plugin),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "pretrain.lr" in done.stdout

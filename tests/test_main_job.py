@@ -1,0 +1,242 @@
+"""The whole way of the data, in seconds: phantom -> pretraining -> head -> record, on the micro recipe.
+
+The grid is the catalogue's, so a method or task is in it by being declared.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medbench.plugins import load_catalogue
+from medbench.records import Record, ResultStore
+from medbench.request import RunRequest
+from medbench.runner import RunOutcome, run
+
+CATALOGUE = load_catalogue(third_party=False)
+METHODS = sorted(CATALOGUE.methods)
+TASKS = sorted(CATALOGUE.tasks)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for the module: phantoms are written and films decoded once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def request(cache: Path, results: Path, method: str, task: str, **changes: Any) -> RunRequest:
+    return RunRequest(
+        (method,), (task,), results=results, cache=cache, recipe="micro", device="cpu", quiet=True, **changes
+    )
+
+
+def contents(results: Path) -> dict[str, Any]:
+    """Every file of a results folder by its name; records without their times."""
+    found: dict[str, Any] = {}
+    for path in sorted(p for p in results.rglob("*") if p.is_file()):
+        name = str(path.relative_to(results))
+        if path.suffix == ".json" and "splits" not in path.parts:
+            record = json.loads(path.read_text())
+            record.pop("times")
+            found[name] = record
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_every_task(method: str, task: str, cache: Path, tmp_path: Path) -> None:
+    outcome = run(request(cache, tmp_path, method, task), CATALOGUE)
+    states = {r.identity.fraction: r.status for r in outcome.records}
+    # 1 % of the micro phantom is one patient: it is recorded as skipped, with the reason.
+    assert states == {0.01: "skipped", 0.1: "ok", 1.0: "ok"}
+    assert "at least 8" in (outcome.records[0].reason or "")
+    for record in outcome.records[1:]:
+        primary = record.primary
+        assert primary is not None and primary.value is not None
+        assert 0 <= primary.value <= 1
+        assert primary.low is not None and primary.high is not None
+        assert primary.low <= primary.value <= primary.high
+        assert record.identity.source == "phantom" and record.identity.subset is None
+        assert record.predictions is not None and record.predictions.rows == record.counts.test
+
+
+def test_what_is_done_is_not_done_again(cache: Path, tmp_path: Path) -> None:
+    first = run(request(cache, tmp_path, "random", "rsna_lp"), CATALOGUE)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
+    second = run(request(cache, tmp_path, "random", "rsna_lp"), CATALOGUE)
+    assert second.records == first.records
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in "ab":  # nothing shared: each writes its phantom, pretrains, trains
+        run(request(tmp_path / name / "cache", tmp_path / name / "results", "place", "rsna_det"), CATALOGUE)
+    assert contents(tmp_path / "a" / "results") == contents(tmp_path / "b" / "results")
+
+
+def test_another_seed_is_another_cell(cache: Path, tmp_path: Path) -> None:
+    outcome = run(request(cache, tmp_path, "random", "rsna_lp", seeds=(0, 1), fractions=(0.1,)), CATALOGUE)
+    one, two = outcome.records
+    assert one.cell_id != two.cell_id
+    assert one.identity.train_sha256 != two.identity.train_sha256
+    assert one.predictions is not None and two.predictions is not None
+    assert one.predictions.sha256 != two.predictions.sha256
+
+
+def test_metrics_can_be_computed_again_from_the_predictions(cache: Path, tmp_path: Path) -> None:
+    from medbench.records import read_predictions
+
+    run(request(cache, tmp_path, "random", ",".join(TASKS[:1])), CATALOGUE)
+    store = ResultStore(tmp_path)
+    for path, record in zip(store.files(), store.records(), strict=True):
+        if record.status == "ok":
+            task = CATALOGUE.load("tasks", record.identity.task)("micro")
+            again = task.score(read_predictions(path, record))
+            assert [(m.name, m.value, m.low, m.high) for m in again] == [
+                (m.name, m.value, m.low, m.high) for m in record.metrics
+            ]
+
+
+# Interruptions.
+
+KILLS = {
+    "pretraining": lambda cache: any((cache / "weights").glob("*.partial/*.ckpt")),
+    "detector": lambda cache: any((cache / "work").rglob("*.pt")),
+}
+
+
+def command(cache: Path, results: Path) -> list[str]:
+    """`place` on `rsna_det`, long enough to be interrupted."""
+    return [
+        sys.executable, "-P", "-m", "medbench.cli", "run", "--method", "place", "--task", "rsna_det",
+        "--recipe", "micro", "--device", "cpu", "--output", str(results), "--set", "pretrain.epochs=3",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    results = tmp_path_factory.mktemp("uninterrupted")
+    subprocess.run(
+        command(cache, results), env=os.environ | {"MEDBENCH_CACHE": str(cache)}, check=True, capture_output=True
+    )
+    return contents(results)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", sorted(KILLS))
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_killed_goes_on_and_ends_the_same(
+    stage: str, how: signal.Signals, uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    cache, results = tmp_path / "cache", tmp_path / "results"
+    environment = os.environ | {"MEDBENCH_CACHE": str(cache)}
+    with subprocess.Popen(
+        command(cache, results), env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not KILLS[stage](cache) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert process.poll() is None, f"the run ended before its {stage} could be interrupted"
+        process.send_signal(how)
+        _, log = process.communicate(timeout=60)
+    if how is signal.SIGINT:
+        assert process.returncode == 130
+        assert b"run the same command again" in log
+        assert b"Traceback" not in log
+    subprocess.run(command(cache, results), env=environment, check=True, capture_output=True)
+    assert contents(results) == uninterrupted
+
+
+# What fails costs itself alone.
+
+
+def outcome_states(outcome: RunOutcome) -> list[tuple[str, str]]:
+    return [(r.identity.method, r.status) for r in outcome.records]
+
+
+FAULTY = '''
+from medbench.hookspecs import hookimpl
+from medbench.specs import MethodSpec
+from medbench_methods.random import RandomEncoder
+
+
+class Faulty(RandomEncoder):
+    def __init__(self, *arguments, **named):
+        raise RuntimeError("the planted fault")
+
+
+@hookimpl
+def medbench_methods():
+    provides = frozenset({"image.pooled", "image.local", "image.pyramid"})
+    yield MethodSpec("faulty", "faulty:Faulty", "raises", "none", provides, "baseline", pretrains=False)
+'''
+
+
+def test_a_method_that_raises_is_recorded_and_the_others_go_on(cache: Path, tmp_path: Path) -> None:
+    plugin = tmp_path / "faulty.py"
+    plugin.write_text(FAULTY)
+    catalogue = load_catalogue([str(plugin)])
+    wanted = RunRequest(
+        ("faulty", "random"),
+        ("rsna_lp",),
+        results=tmp_path / "results",
+        cache=cache,
+        recipe="micro",
+        device="cpu",
+        fractions=(1.0,),
+        quiet=True,
+    )
+    outcome = run(wanted, catalogue)
+    assert outcome_states(outcome) == [("faulty", "failed"), ("random", "ok")]
+    error = outcome.records[0].error
+    assert error is not None and error.message == "the planted fault" and "Traceback" in error.traceback
+    assert outcome.failed == 1
+    again = run(wanted, catalogue)  # a failed cell is tried again, a done one is not
+    assert outcome_states(again) == [("faulty", "failed"), ("random", "ok")]
+    assert len(ResultStore(wanted.results).failures()) == 2
+
+
+# Real films.
+
+
+def test_real_films_are_a_named_subset(test_data: Path, cache: Path, tmp_path: Path) -> None:
+    wanted = request(cache, tmp_path, "random", "rsna_lp", data={"rsna": test_data / "rsna_layout"})
+    outcome = run(wanted, CATALOGUE)
+    states = {r.identity.fraction: r.status for r in outcome.records}
+    assert states == {0.01: "skipped", 0.1: "ok", 1.0: "ok"}
+    record: Record = outcome.records[-1]
+    assert record.identity.source == "real"
+    assert record.identity.subset == "202 of 26,684"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_real_films_and_notes_make_a_real_record(task: str, test_data: Path, cache: Path, tmp_path: Path) -> None:
+    wanted = request(
+        cache,
+        tmp_path,
+        "place",
+        task,
+        data={"rsna": test_data / "rsna_layout"},
+        corpus=f"table:{test_data / 'images_text' / 'metadata.csv'}",
+        fractions=(1.0,),
+    )
+    (record,) = run(wanted, CATALOGUE).records
+    assert record.status == "ok" and record.identity.source == "real"
+    corpus = record.identity.weights.corpus
+    assert corpus is not None and (corpus.dataset, corpus.source) == ("table", "real")
+
+
+def test_a_phantom_corpus_under_real_films_is_mixed(test_data: Path, cache: Path, tmp_path: Path) -> None:
+    wanted = request(
+        cache, tmp_path, "clip", "rsna_lp", data={"rsna": test_data / "rsna_layout"}, corpus="phantom", fractions=(1.0,)
+    )
+    (record,) = run(wanted, CATALOGUE).records
+    assert record.identity.source == "mixed"
