@@ -4,7 +4,7 @@
     python benchmarks/pretrain_step.py --method clip --recipe micro --steps 20 --device cuda
 
 Films are noise and reports are drawn from a few words: the time of a step depends on shapes only. Each combination runs
-in a process of its own, because kept memory can not be given up again. The least time over the steps is printed for
+in processes of its own, because kept memory can not be given up again. The least time over the steps is printed for
 each part, since anything else that runs on the machine only adds to it.
 """
 
@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 PARTS = ("data", "image encoder", "text encoder", "losses", "backward", "optimiser")
+ROUNDS = 2  # over all combinations, so that a busy minute does not fall on one of them alone
 WORDS = ("heart", "lungs", "effusion", "is", "are", "no", "small", "large", "left", "lower", "zone", "clear")
 
 
@@ -51,7 +52,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     table = pd.DataFrame({"sample": [str(i) for i in range(n)], "report": reports})
     index = Index("noise", Path(), "phantom", table)
     texts = read_reports(index, np.arange(n))
-    method = method_class.from_corpus(recipe.config, texts.sentences, offline=True).to(device).train()
+    method = method_class.from_corpus(recipe.config, texts.sentences, offline=True)
+    method = method.to(device, memory_format=torch.channels_last).train()  # as the engine does
     model = method.model
     side = model.preprocessing.resize
     seconds: dict[str, list[float]] = defaultdict(list)
@@ -92,6 +94,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 with part("data"):
                     batch = batches.batch(step, 0).to(device)
                     images = model.preprocessing.normalise(batch.films(model.preprocessing.size))
+                    images = images.contiguous(memory_format=torch.channels_last)
                 with part("forward"), devices.autocast(device, arguments.precision):
                     terms = method.losses(ImageTextBatch(images, batch.text), 0)
                 with part("backward"):
@@ -132,24 +135,19 @@ def main() -> None:
     combinations = [("32", False), ("bf16", False)]
     if arguments.device == "cpu":
         combinations += [("32", True), ("bf16", True)]
-    found = {}
-    for precision, keep in combinations:
-        command = [
-            sys.executable,
-            __file__,
-            *sys.argv[1:],
-            "--one",
-            "--precision",
-            precision,
-            *["--keep"] * keep,
-        ]
-        found[precision, keep] = json.loads(
-            subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
-        )
+    found: dict[tuple[str, bool], dict[str, Any]] = {}
+    for precision, keep in combinations * ROUNDS:
+        choice = ["--one", "--precision", precision, *(["--keep"] if keep else [])]
+        command = [sys.executable, __file__, *sys.argv[1:], *choice]
+        one = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        before = found.get((precision, keep), one)
+        if one["seconds"]["whole step"] <= before["seconds"]["whole step"]:
+            found[precision, keep] = one
     first = found["32", False]
     print(
         f"{arguments.method} {arguments.recipe}: {first['parameters'] / 1e6:.1f} M parameters, batch {first['batch']},"
-        f" {first['side']} px, {first['device']}, {first['threads']} threads; ms, least of {arguments.steps} steps"
+        f" {first['side']} px, {first['device']}, {first['threads']} threads; ms, least of"
+        f" {ROUNDS} x {arguments.steps} steps"
     )
     heads = [f"{precision}{', kept' if keep else ''}" for precision, keep in found]
     print(f"{'':16}" + "".join(f"{head:>14}" for head in heads))

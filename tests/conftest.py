@@ -38,6 +38,9 @@ def medbench_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         name for name in os.environ if name.startswith("MEDBENCH_") and name != "MEDBENCH_TEST_DATA"
     ]:
         monkeypatch.delenv(name)
+    # Set, not deleted: what the command line sets for its own process is then undone as well.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     home = tmp_path / "home"
     monkeypatch.setenv("MEDBENCH_HOME", str(home))
     monkeypatch.setenv("MEDBENCH_RESULTS", str(tmp_path / "results"))

@@ -225,6 +225,8 @@ def test_every_flag_arrives(asked: list[RunRequest], tmp_path: Path) -> None:
         *(
             "--corpus",
             "table:pairs.csv",
+            "--column",
+            "report=note",
             "--set",
             "pretrain.lr=1e-4",
             "--set",
@@ -248,6 +250,7 @@ def test_every_flag_arrives(asked: list[RunRequest], tmp_path: Path) -> None:
     assert request.overwrite and not request.resume and request.offline and request.quiet and request.verbose
     assert request.data_root == Path("/data") and request.data == {"rsna": Path("/films")}
     assert request.corpus == "table:pairs.csv"
+    assert request.columns == {"report": "note"}
     assert request.overrides == {"pretrain.lr": "1e-4", "method.width": "8"}
     assert request.exclude_broken
 
@@ -263,7 +266,6 @@ def test_the_environment(asked: list[RunRequest], monkeypatch: pytest.MonkeyPatc
         "MEDBENCH_PLUGINS": str(plugin),
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     assert medbench("run", "-m", "extra", "-t", "rsna_lp").exit_code == 0
     [request] = asked
     assert (request.cache, request.data_root, request.results) == (

@@ -165,10 +165,10 @@ def outcome_states(outcome: RunOutcome) -> list[tuple[str, str]]:
 FAULTY = '''
 from medbench.hookspecs import hookimpl
 from medbench.specs import MethodSpec
-from medbench_methods.random import RandomEncoder
+from medbench_methods.random import Random
 
 
-class Faulty(RandomEncoder):
+class Faulty(Random):
     def __init__(self, *arguments, **named):
         raise RuntimeError("the planted fault")
 

@@ -285,7 +285,7 @@ def test_best_epoch_is_kept_by_validation_loss(tmp_path: Path) -> None:
 
 
 def test_training_lowers_the_loss(tmp_path: Path) -> None:
-    history = outcome(train(tmp_path, micro(epochs=12, patience=None)))["history"]
+    history = outcome(train(tmp_path, micro(epochs=6, lr=0.3, patience=None)))["history"]
     assert history[-1]["train"]["instance"] < 0.8 * history[0]["train"]["instance"]
 
 
@@ -299,9 +299,9 @@ def test_same_seed_same_weights_other_seed_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("accumulate", "seconds", "every"),
     [
-        (1, 0.0, 2),
-        (2, 0.0, 5),
-        (1, math.inf, 5),
+        (1, 0.0, 3),
+        (2, 0.0, 7),
+        (1, math.inf, 8),
         pytest.param(1, 0.0, 1, marks=pytest.mark.slow),
         pytest.param(2, 0.0, 1, marks=pytest.mark.slow),
         pytest.param(2, math.inf, 1, marks=pytest.mark.slow),
@@ -322,7 +322,7 @@ def test_killed_anywhere_ends_in_the_same_weights(
 def test_killed_again_and_again(tmp_path: Path) -> None:
     recipe = micro(epochs=3)
     expected = outcome(train(tmp_path / "whole", recipe))
-    folder = train_through_kills(tmp_path / "killed", recipe, *range(2, 24, 3), checkpoint_seconds=0.0)
+    folder = train_through_kills(tmp_path / "killed", recipe, *range(2, 24, 4), checkpoint_seconds=0.0)
     assert outcome(folder) == expected
 
 
@@ -332,7 +332,7 @@ def test_early_stopping_survives_a_kill_anywhere(tmp_path: Path) -> None:
     total = Toy.calls
     assert expected["stopped_early"]
     assert expected["epochs"] == expected["best_epoch"] + 3 < 12
-    for call in (3, total // 2, total - 2, total):
+    for call in (total // 2, total):
         folder = train_through_kills(tmp_path / f"killed{call}", recipe, call, checkpoint_seconds=0.0)
         assert outcome(folder) == expected, f"killed in call {call}"
 
@@ -441,9 +441,7 @@ def test_loss_that_is_no_number_names_the_step(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(Toy, "losses", broken)
     # call 9 is the third batch of epoch 1 (four training and two validation batches before it in epoch 0)
-    with pytest.raises(
-        MedbenchError, match=r"epoch 1, batch 2 \(mask, their sum\)\. Lower the learning rate \(--set"
-    ):
+    with pytest.raises(MedbenchError, match=r"epoch 1, batch 2 \(mask\)\. Lower the learning rate \(--set"):
         train(tmp_path)
     # the checkpoint before it is still there, and good
     checkpoint = torch.load(next(tmp_path.glob("*.partial/last.ckpt")), weights_only=True)
@@ -454,14 +452,14 @@ def test_loss_that_is_no_number_names_the_step(tmp_path: Path, monkeypatch: pyte
 def test_ctrl_c_leaves_a_checkpoint_and_goes_on(tmp_path: Path) -> None:
     expected = outcome(train(tmp_path / "whole"))
     before = signal.getsignal(signal.SIGINT)
-    for call in (2, 5, 6, 8):  # in training, in validation, in the last validation batch of an epoch
+    for call in (2, 6):  # in training, in the last validation batch of an epoch
         store, Toy.calls = tmp_path / f"stopped{call}", 0
         Toy.on_losses = lambda now, at=call: os.kill(os.getpid(), signal.SIGINT) if now == at else None
         with pytest.raises(KeyboardInterrupt):
             train(store)
         assert Toy.calls in (call, call + 1)
         assert signal.getsignal(signal.SIGINT) is before
-        if call in (2, 8):
+        if call == 2:
             checkpoint = torch.load(next(store.glob("*.partial/last.ckpt")), weights_only=True)
             assert checkpoint["medbench"]["state"]["number"] == 2
         Toy.on_losses = None
@@ -511,6 +509,13 @@ def test_finished_weights_are_found_and_nothing_is_read(tmp_path: Path) -> None:
         progress=Progress(quiet=True),
     )
     assert again == folder
+
+
+def test_weights_that_lost_their_description_are_trained_again(tmp_path: Path) -> None:
+    folder = train(tmp_path, micro(epochs=1))
+    expected = outcome(folder)
+    (folder / "weights.json").unlink()
+    assert outcome(train(tmp_path, micro(epochs=1))) == expected
 
 
 def test_key_depends_on_all_that_the_weights_depend_on() -> None:

@@ -157,6 +157,7 @@ _FIRST = (
     "data_root",
     "data",
     "corpus",
+    "columns",
     "overrides",
 )
 """Flags that say what is asked for; in a verb's help they stand before those that say how."""
@@ -306,6 +307,7 @@ def _pretrain_request(options: o.PretrainOptions, catalogue: Catalogue) -> RunRe
         device=options.device,
         precision=options.precision,
         corpus=options.corpus,
+        columns=o.pairs("--column", options.columns),
         overrides=o.pairs("--set", options.overrides),
         exclude_broken=options.exclude_broken,
         resume=options.resume,

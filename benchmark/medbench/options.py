@@ -118,6 +118,14 @@ class PretrainOptions(DataOptions):
             "--corpus", metavar="NAME|table:FILE|phantom", help="Image-report pairs to pretrain on."
         ),
     ] = None
+    columns: Annotated[
+        list[str],
+        typer.Option(
+            "--column",
+            metavar="KIND=NAME",
+            help="Column of a table corpus, as report=note; the others are guessed and printed. Repeatable.",
+        ),
+    ] = field(default_factory=list)
     overrides: Annotated[
         list[str],
         typer.Option(

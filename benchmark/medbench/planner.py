@@ -301,6 +301,7 @@ class Planner:
             train_sha256=train.sha256,
             weights=encoder.identity,
             method_config=_json(encoder.recipe.config),
+            pretrain_config=_json(encoder.recipe.pretrain) if encoder.identity.kind == "pretrained" else None,
             task_config=_json(task.config),
         )
         return Cell(fraction, identity.seed, identity, train, self.store.find(identity))

@@ -72,6 +72,7 @@ class Identity(_Block):
     train_sha256: str
     weights: WeightsIdentity
     method_config: dict[str, Any]
+    pretrain_config: dict[str, Any] | None = Field(default=None, description="None where nothing was pretrained")
     task_config: dict[str, Any]
 
     def cell_id(self) -> str:

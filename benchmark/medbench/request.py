@@ -23,6 +23,7 @@ class RunRequest:
         data_root: folder that holds every dataset in a folder of its own name.
         data: folder of one dataset, by dataset; wins over `data_root`.
         corpus: pretraining corpus: a dataset's name, `table:FILE` or `phantom`; None for the default.
+        columns: columns of a table corpus by kind (`report`, `patient`, ...); what is not named is guessed.
         overrides: `method.*` and `pretrain.*` fields of the recipe.
         exclude_broken: leave out samples that can not be read instead of stopping.
         overwrite: run cells that are done again; their old records are kept aside.
@@ -46,6 +47,7 @@ class RunRequest:
     data_root: Path | None = None
     data: Mapping[str, Path] = field(default_factory=dict)
     corpus: str | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
     overrides: Mapping[str, str] = field(default_factory=dict)
     exclude_broken: bool = False
     overwrite: bool = False

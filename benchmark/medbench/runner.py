@@ -285,7 +285,9 @@ class Runner:
             weights=info,
             search=dict(work.evaluation.search) if work.evaluation is not None and status == "ok" else {},
             environment=self._environment(),
-            config_sha256=sha256_json([cell.identity.method_config, cell.identity.task_config]),
+            config_sha256=sha256_json(
+                [cell.identity.method_config, cell.identity.pretrain_config, cell.identity.task_config]
+            ),
             error=None
             if error is None
             else Failure(

@@ -10,6 +10,7 @@ Nothing in it is code, and nothing of it is run when it is read.
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def save(method: Method, folder: Path, info: Mapping[str, Any], tensors: Path | 
         method: whose config and assets are written, and whose tensors.
         folder: where to; must not exist.
         info: JSON types, with `method` (its name); `config`, `sha256` and `format` are added.
-        tensors: a file that `save_tensors` wrote, moved here instead of writing the method's present tensors.
+        tensors: a file that `save_tensors` wrote, copied instead of writing the method's present tensors.
 
     Returns:
         SHA-256 of the tensors' file.
@@ -121,8 +122,8 @@ def save(method: Method, folder: Path, info: Mapping[str, Any], tensors: Path | 
     if tensors is None:
         sha256 = save_tensors(method, building / TENSORS)
     else:
-        os.link(tensors, building / TENSORS)
-        sha256 = file_sha256(tensors)
+        shutil.copyfile(tensors, building / TENSORS)
+        sha256 = file_sha256(building / TENSORS)
     for name, data in method.assets().items():
         path = building / ASSETS / name
         path.parent.mkdir(parents=True, exist_ok=True)

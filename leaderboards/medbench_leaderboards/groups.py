@@ -75,6 +75,7 @@ def row_key(identity: Identity) -> str:
                 identity.fidelity,
                 identity.precision,
                 identity.method_config,
+                identity.pretrain_config,
             ],
             weights.kind,
             weights.key if weights.kind == "checkpoint" else None,  # the other keys change with the seed

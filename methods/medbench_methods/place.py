@@ -25,7 +25,7 @@ term and modules.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self, get_args
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -120,27 +120,6 @@ class PlaceConfig(DualEncoderConfig):
 
     cce_distance: Distance = "mse"
     """Distance of CCE, `mse` or `smooth_l1`. Not known; the square was chosen."""
-
-    def __post_init__(self) -> None:
-        """Refuse choices that do not exist.
-
-        Raises:
-            UsageError: it names the field, the value and what is possible.
-        """
-        for field, possible in (
-            ("pairing", get_args(Pairing)),
-            ("negatives", get_args(Negatives)),
-            ("cce_relation", get_args(Relation)),
-            ("cce_distance", get_args(Distance)),
-        ):
-            if getattr(self, field) not in possible:
-                found = getattr(self, field)
-                raise UsageError(f"method.{field} is {found!r}; expected one of {', '.join(possible)}.")
-        if self.decoder_width % self.decoder_heads or self.decoder_width % 4:
-            raise UsageError(
-                f"method.decoder_width is {self.decoder_width}; expected a multiple of 4 and of "
-                f"method.decoder_heads ({self.decoder_heads})."
-            )
 
 
 class ObservationExtractor(nn.Module):
@@ -263,8 +242,17 @@ class Place(Method):
     model: DualEncoder
 
     def __init__(self, config: PlaceConfig, model: DualEncoder) -> None:
-        """Join the model and what only training needs."""
+        """Join the model and what only training needs.
+
+        Raises:
+            UsageError: the width of the decoders can not be cut into heads and into sines and cosines.
+        """
         super().__init__()
+        if config.decoder_width % config.decoder_heads or config.decoder_width % 4:
+            raise UsageError(
+                f"method.decoder_width is {config.decoder_width}; expected a multiple of 4 and of "
+                f"method.decoder_heads ({config.decoder_heads})."
+            )
         self.config, self.model = config, model
         patch_width, text_width = model.image_encoder.local_width, model.text_encoder.width
         self.vpoe = ObservationExtractor(config, patch_width) if config.pcma_weight else None

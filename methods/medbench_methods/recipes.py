@@ -17,6 +17,7 @@ TINY_IMAGE: dict[str, Any] = {
 TINY: dict[str, Any] = {
     **TINY_IMAGE,
     "text_encoder": "scratch",
+    "text_pooling": "mean",
     "text_layers": 2,
     "text_max_tokens": 96,
     "text_dropout": 0.0,

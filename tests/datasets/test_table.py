@@ -50,7 +50,7 @@ def test_real_films_without_options(test_data: Path, tmp_path: Path) -> None:
         "view": "view",
         "report": "text",
     }
-    assert dataset.describe() == (
+    assert dataset.notes()[0] == (
         "metadata.csv: image = file, sample = image_id, patient = patient_id, view = view, report = text"
     )
     assert len(index) == 201
@@ -92,7 +92,7 @@ def test_an_image_column_is_enough(table: Callable[..., Table]) -> None:
     assert index.table["report"].tolist() == ["", ""]
     assert index.table["boxes"].tolist() == [None, None]
     assert (
-        dataset.describe()
+        dataset.notes()[0]
         == "t.csv: image = path; no patient column: each film is taken for a patient of its own"
     )
 

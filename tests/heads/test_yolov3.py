@@ -173,6 +173,35 @@ def test_box_in_the_last_corner_has_a_cell(head: YoloV3) -> None:
     assert len(target.positive) > 0
 
 
+@pytest.mark.parametrize(("seed", "shift", "size"), [(0, 6, 0), (1, 2, 0), (2, -2, 0), (3, -2, 3)])
+def test_boxes_are_those_of_mmdet(head: YoloV3, seed: int, shift: float, size: float) -> None:
+    """From few boxes to all; with large ones the first few hundred leave less than a hundred."""
+    from mmengine.config import ConfigDict
+
+    generator = torch.Generator().manual_seed(seed)
+    predictions = torch.randn(3, 1008, 6, generator=generator) * 2 - torch.tensor([0, 0, 0, 0, shift, 0])
+    predictions[..., 2:4] = predictions[..., 2:4] / 4 + size
+    settings = ConfigDict(
+        nms_pre=1008,
+        min_bbox_size=0,
+        score_thr=0,
+        conf_thr=CONFIG.min_objectness,
+        nms={"type": "nms", "iou_threshold": CONFIG.nms_iou},
+        max_per_img=CONFIG.max_boxes,
+    )
+    sides = [SIDE // s for s in reversed(STRIDES)]
+    levels = predictions.split([3 * side * side for side in sides], dim=1)
+    as_maps = [
+        level.reshape(-1, side, side, 18).permute(0, 3, 1, 2).clone()
+        for level, side in zip(levels, sides, strict=True)
+    ]
+    expected = head.head.predict_by_feat(as_maps, [{}] * 3, settings)
+    for (boxes, scores), wanted in zip(head.boxes(predictions), expected, strict=True):
+        assert len(boxes) > 10
+        torch.testing.assert_close(scores, wanted.scores)
+        torch.testing.assert_close(boxes, wanted.bboxes.clamp(0, SIDE))
+
+
 def test_boxes_are_inside_sorted_few_and_apart(head: YoloV3) -> None:
     head.eval()
     with torch.no_grad():

@@ -80,6 +80,7 @@ def test_what_differs_in_the_task_never_shares_a_column(record: MakeRecord, othe
     "other",
     [
         {"method_config": {"temperature": 1}},
+        {"pretrain_config": {"lr": 1.0}},
         {"precision": "bf16"},
         {"method_owner": "medbench 0.2.0"},
         {"kind": "checkpoint", "key": "a" * 64},

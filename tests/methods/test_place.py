@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from medbench.errors import UsageError
 from medbench.model import ImageTextBatch
+from medbench.overrides import apply_overrides
 from medbench_methods.place import (
     CorrelationDecoder,
     ObservationExtractor,
@@ -79,12 +80,19 @@ def test_every_choice_gives_finite_losses_and_gradients(changes: dict[str, Any])
 
 
 def test_choices_that_do_not_exist_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"method.pairing is 'hard'; expected one of soft, hungarian"):
-        PlaceConfig(pairing="hard")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"method.cce_distance is 'l1'"):
-        PlaceConfig(cce_distance="l1")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match=r"decoder_width is 30; expected a multiple of 4 and of .* \(8\)"):
-        PlaceConfig(decoder_width=30)
+    recipe = Place.recipes["micro"]
+    for field, value in (("pairing", "hard"), ("negatives", "all"), ("cce_distance", "l1")):
+        with pytest.raises(UsageError, match=f"method.{field}={value}: Input should be"):
+            apply_overrides(recipe, {f"method.{field}": value}, "place")
+    chosen = apply_overrides(
+        recipe, {"method.pairing": "hungarian", "method.cce_weight": "0.5"}, "place"
+    ).config
+    assert (chosen.pairing, chosen.cce_weight) == ("hungarian", 0.5)
+
+
+def test_a_decoder_width_that_can_not_be_cut_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"decoder_width is 30; expected a multiple of 4 and of .* \(2\)"):
+        build(decoder_width=30)
 
 
 def test_sentence_vectors_are_means_of_their_words() -> None:

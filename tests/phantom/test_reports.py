@@ -162,3 +162,13 @@ def test_thousands_of_distinct_texts(reports):
 def test_a_report_is_a_function_of_its_arguments():
     patient = sample_patient("mimic_cxr", MIMIC_MIX, 4)
     assert report_of(patient, patient.studies[0]) == report_of(patient, patient.studies[0])
+
+
+def test_no_word_is_repeated_back_to_back(reports: list[tuple[Patient, Study, Report]]) -> None:
+    doubled = re.compile(r"\b([a-z][\w-]*)\s+\1\b", re.IGNORECASE)
+    assert [found.group() for *_, report in reports[:500] if (found := doubled.search(report.text))] == []
+
+
+def test_lines_of_a_report_are_short(reports: list[tuple[Patient, Study, Report]]) -> None:
+    lines = [line for *_, report in reports[:500] for line in report.text.splitlines()]
+    assert max(map(len, lines)) <= 78

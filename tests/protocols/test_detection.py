@@ -1,4 +1,4 @@
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
@@ -25,25 +26,19 @@ HEIGHT, WIDTH = 300, 150  # of the files, so that a square pixel is not square t
 
 
 class Encoder(nn.Module):
-    """Random filters, frozen; enough to see bright rectangles."""
+    """Sees sixteen grey values in each cell of a map, and learns nothing."""
 
     def __init__(self) -> None:
         super().__init__()
         self.preprocessing = Preprocessing(SIDE, SIDE + 8)
-        sizes = (3, 4, 8, 16, 24, 32)
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.stages = nn.ModuleList(
-                nn.Sequential(nn.Conv2d(a, b, 3, 2, 1), nn.ReLU())
-                for a, b in zip(sizes, sizes[1:], strict=False)
-            )
 
     def encode_image(self, images: Tensor, pyramid: bool = False) -> ImageFeatures:
-        maps = []
-        for stage in self.stages:
-            images = stage(images)
-            maps.append(images)
-        return ImageFeatures(images.mean((2, 3)), None, tuple(maps) if pyramid else None)
+        grey = images[:, :1]
+        maps = [
+            functional.pixel_unshuffle(functional.avg_pool2d(grey, stride // 4), 4)
+            for stride in (4, 8, 16, 32)
+        ]  # (B, 16, SIDE / stride, SIDE / stride)
+        return ImageFeatures(grey.mean((2, 3)), None, (maps[0], *maps) if pyramid else None)
 
 
 class Squares(FrozenDetection):
@@ -70,6 +65,13 @@ def rectangles(count: int, seed: int = 0) -> TaskData:
     split = Split("squares", rows[:train], rows[train:val], rows[val:])
     images = PreparedImages(films, np.tile([HEIGHT, WIDTH], (count, 1)), "films")
     return TaskData(Index("squares", Path(), "phantom", table), split, lambda side, fit: images)
+
+
+def with_boxes(data: TaskData, changes: dict[int, npt.NDArray[np.float64] | None]) -> TaskData:
+    """The same films with other boxes in some rows."""
+    boxes = [changes.get(row, old) for row, old in enumerate(data.index.table["boxes"])]
+    table = data.index.table.assign(boxes=pd.Series(boxes, dtype=object))
+    return replace(data, index=replace(data.index, table=table))
 
 
 @pytest.fixture(scope="module")
@@ -168,11 +170,11 @@ def test_maps_on_disk_or_not_give_the_same_numbers(plain: Evaluation, data: Task
 
 
 @pytest.fixture
-def kill(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Make training stop dead after some steps, as a killed process does."""
+    step = detection._Training._step
 
     def after(steps: int) -> None:
-        step = detection._Training._step
         left = iter(range(steps))
 
         def dying(self: Any, *rest: Any) -> Tensor:
@@ -182,18 +184,22 @@ def kill(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
         monkeypatch.setattr(detection._Training, "_step", dying)
 
-    yield after
+    return after
 
 
 @pytest.mark.parametrize("steps", [2, 5, 13, 19])
 def test_a_killed_cell_goes_on_and_gives_the_same_numbers(
-    steps: int, plain: Evaluation, data: TaskData, tmp_path: Path, kill: Any, monkeypatch: pytest.MonkeyPatch
+    steps: int,
+    plain: Evaluation,
+    data: TaskData,
+    tmp_path: Path,
+    kill: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Five steps make an epoch; each epoch is validated and saved."""
-    with monkeypatch.context():
-        kill(steps)
-        with pytest.raises(KeyboardInterrupt):
-            evaluate(data, tmp_path)
+    kill(steps)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(data, tmp_path)
     monkeypatch.undo()
     saved = sorted(path.name for path in tmp_path.iterdir())
     assert len(saved) == (steps >= 5)
@@ -207,17 +213,14 @@ def test_a_killed_cell_goes_on_and_gives_the_same_numbers(
     assert list(tmp_path.iterdir()) == []  # checkpoint and maps are gone
 
 
-def test_checkpoints_of_other_cells_are_not_taken_up(data: TaskData, tmp_path: Path, kill: Any) -> None:
-    kill(7)
-    for seed, count, config in (
-        (0, None, QUICK),
-        (1, None, QUICK),
-        (0, 39, QUICK),
-        (0, None, replace(QUICK, weight_decay=0.1)),
-    ):
+def test_checkpoints_of_other_cells_are_not_taken_up(
+    data: TaskData, tmp_path: Path, kill: Callable[[int], None]
+) -> None:
+    cells = [(0, None, QUICK), (1, None, QUICK), (0, 39, QUICK), (0, None, replace(QUICK, weight_decay=0.1))]
+    for seed, count, config in cells:
+        kill(7)
         with pytest.raises(KeyboardInterrupt):
             evaluate(data, tmp_path, config, seed, count)
-        kill(7)
     assert len(list(tmp_path.glob("detection-*.pt"))) == 4
 
 
@@ -306,16 +309,14 @@ def test_loss_that_is_not_finite_stops_the_cell(data: TaskData, tmp_path: Path) 
 
 
 def test_film_that_nobody_annotated_is_named(tmp_path: Path) -> None:
-    data = rectangles(16)
-    data.index.table.at[3, "boxes"] = None
+    data = with_boxes(rectangles(16), {3: None})
     with pytest.raises(DataError, match="squares: s3 is in the split but nobody annotated boxes"):
         evaluate(data, tmp_path)
 
 
 def test_validation_without_a_box_can_not_choose(tmp_path: Path) -> None:
     data = rectangles(16)
-    for row in data.split.val:
-        data.index.table.at[row, "boxes"] = np.zeros((0, 4))
+    data = with_boxes(data, dict.fromkeys(data.split.val.tolist(), np.zeros((0, 4))))
     with pytest.raises(DataError, match="no box in the 4 validation films"):
         evaluate(data, tmp_path)
 
@@ -329,9 +330,8 @@ def test_boxes_go_into_the_square_and_back(data: TaskData) -> None:
 
 
 def test_box_over_the_border_is_cut(data: TaskData) -> None:
-    index = replace(data.index, table=data.index.table.copy())
-    index.table.at[0, "boxes"] = np.array([[-1.0, 10, 50, 291], [WIDTH - 0.5, 10, 1.5, 20]])
-    square = detection._Films(TaskData(index, data.split, data.images), SIDE).square(0)
+    over = with_boxes(data, {0: np.array([[-1.0, 10, 50, 291], [WIDTH - 0.5, 10, 1.5, 20]])})
+    square = detection._Films(over, SIDE).square(0)
     assert square[0].tolist() == pytest.approx([0, 10 * SIDE / HEIGHT, 49 * SIDE / WIDTH, SIDE])
     centres = (square[:, :2] + square[:, 2:]) / 2
     assert (centres < SIDE).all()
@@ -339,8 +339,7 @@ def test_box_over_the_border_is_cut(data: TaskData) -> None:
 
 
 def test_positives_are_films_with_a_box(data: TaskData) -> None:
-    index = replace(data.index, table=data.index.table.copy())
-    index.table.at[1, "boxes"] = None
+    index = with_boxes(data, {1: None}).index
     assert Squares("micro").positives(index)[:6].tolist() == [False, False, True, False, True, True]
 
 
@@ -354,7 +353,7 @@ def test_bfloat16_is_close(data: TaskData, tmp_path: Path) -> None:
     assert np.isfinite(np.concatenate(found.predictions["pred_boxes"].tolist())).all()
 
 
-def test_learns_to_find_rectangles_over_a_random_encoder(tmp_path: Path) -> None:
+def test_learns_to_find_rectangles_over_an_encoder_that_learns_nothing(tmp_path: Path) -> None:
     data = rectangles(200, seed=1)
     schedule = Schedule(up_to=1.0, lr=3e-3, batch_size=10, epochs=20, validate_every=4, patience=9)
     config = replace(RECIPES["paper"], schedules=(schedule,))
@@ -362,7 +361,7 @@ def test_learns_to_find_rectangles_over_a_random_encoder(tmp_path: Path) -> None
     primary, mgca, coco = Squares("paper").score(found.predictions)
     assert primary.name == "map_40_75"
     assert primary.value is not None
-    assert primary.value > 0.5
+    assert primary.value > 0.3
     assert mgca.value is not None
     assert coco.value is not None
     assert primary.value > coco.value

@@ -97,7 +97,6 @@ class Pairs:
 
     Attributes:
         rows: (N,) int64, row of the index and of the prepared films of each pair, sorted.
-        text_ids: (N,) int64, equal for pairs whose reports are token for token the same.
     """
 
     def __init__(self, reports: Reports, images: PreparedImages, model: VisionLanguageModel) -> None:
@@ -105,8 +104,6 @@ class Pairs:
         self._films = images.images
         self._preprocessing: Preprocessing = model.preprocessing
         self._text = _tokenize(reports.sentences, model)
-        tokens = np.ascontiguousarray(np.where(self._text[1], self._text[0], -1))
-        self.text_ids = np.unique(tokens, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -131,6 +128,12 @@ class Pairs:
             where = where.pin_memory()
             text = TextBatch(*(part.pin_memory() for part in (text.ids, text.mask, text.word, text.sentence)))
         return Batch(films, where, text, epoch, number)
+
+    def text_ids(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """A number for each of these pairs, equal where their reports are token for token the same."""
+        ids, mask = self._text[0][positions], self._text[1][positions]
+        tokens = np.where(mask, ids, -1)
+        return np.unique(tokens, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
 
     @property
     def side(self) -> int:
@@ -262,7 +265,7 @@ class ValidationBatches:
 
     def gallery_text_ids(self, most: int) -> npt.NDArray[np.int64]:
         """(G,) equal for gallery pairs whose reports are token for token the same, in the order of the batches."""
-        return self._pairs.text_ids[self._gallery(most)]
+        return self._pairs.text_ids(self._gallery(most))
 
     def _gallery(self, most: int) -> npt.NDArray[np.int64]:
         total = len(self._pairs)

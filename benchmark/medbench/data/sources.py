@@ -51,11 +51,14 @@ class Sources:
             UsageError: the named dataset has no reports.
         """
         wanted = self.request.corpus
+        if self.request.columns and not (wanted or "").startswith("table:"):
+            raise UsageError("--column names columns of a table; give it with --corpus table:FILE.")
         if wanted is not None and wanted.startswith("table:"):
             file = Path(wanted.removeprefix("table:")).expanduser()
             if not file.is_file():
                 raise DataError(f"--corpus table: looked for {file.absolute()} and found no file there.")
-            return self._open(self._spec("table"), file)
+            table: Dataset = self._spec("table").load()(self._spec("table"), file, self.request.columns)
+            return table
         if wanted == "phantom" or (wanted is None and not self.request.real_data):
             spec = self._spec(DEFAULT_CORPUS)
             return self._open(spec, self.phantom(spec))

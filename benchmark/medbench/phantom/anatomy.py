@@ -92,11 +92,16 @@ class Acquisition:
     noise_seed: int
 
 
+def _between(value: float, low: float, high: float) -> float:
+    """`np.clip` of one number; that takes ten times as long, and a patient needs a dozen."""
+    return float(min(max(value, low), high))
+
+
 def sample_anatomy(rng: np.random.Generator) -> Anatomy:
     """Draw one patient."""
     sex: Literal["F", "M"] = "F" if rng.random() < 0.47 else "M"
-    age = int(np.clip(rng.normal(57, 18), 18, 93))
-    habitus = float(np.clip(rng.beta(2.0, 3.0), 0.02, 0.98))
+    age = int(_between(rng.normal(57, 18), 18, 93))
+    habitus = _between(rng.beta(2.0, 3.0), 0.02, 0.98)
     female = sex == "F"
     return Anatomy(
         sex=sex,
@@ -107,8 +112,8 @@ def sample_anatomy(rng: np.random.Generator) -> Anatomy:
         dome=float(rng.normal(0.47, 0.04) - 0.06 * habitus),
         dome_gap=float(rng.uniform(0.015, 0.065)),
         flat=float(rng.beta(1.2, 5.0)),
-        ctr=float(np.clip(rng.normal(0.445, 0.02) + 0.0004 * (age - 55), 0.39, 0.49)),
-        knob=float(np.clip(rng.normal(0.070, 0.008) + 0.0005 * (age - 55), 0.05, 0.105)),
+        ctr=_between(rng.normal(0.445, 0.02) + 0.0004 * (age - 55), 0.39, 0.49),
+        knob=_between(rng.normal(0.070, 0.008) + 0.0005 * (age - 55), 0.05, 0.105),
         scoliosis=float(rng.normal(0.0, 0.018)),
         rib_spacing=float(rng.normal(0.158, 0.008)),
         rib_slope=float(rng.normal(0.30, 0.04)),
@@ -127,16 +132,16 @@ def sample_acquisition(rng: np.random.Generator, view: View) -> Acquisition:
     border = np.where(rng.random(4) < (0.22 if portable else 0.15), rng.uniform(0.0, 0.05, 4), 0.0)
     return Acquisition(
         view=view,
-        inspiration=float(np.clip(rng.normal(0.45 if portable else 0.85, 0.16), 0.0, 1.0)),
-        turn=float(np.clip(rng.normal(0.0, 0.22 * rough), -1.0, 1.0)),
-        tilt=float(np.clip(rng.normal(0.0, 0.016 * rough), -0.08, 0.08)),
-        shift_x=float(np.clip(rng.normal(0.0, 0.015 * rough), -0.05, 0.05)),
-        shift_y=float(np.clip(rng.normal(0.01, 0.015 * rough), -0.05, 0.05)),
-        zoom=float(np.clip(rng.normal(1.075, 0.03), 1.0, 1.15)),
+        inspiration=_between(rng.normal(0.45 if portable else 0.85, 0.16), 0.0, 1.0),
+        turn=_between(rng.normal(0.0, 0.22 * rough), -1.0, 1.0),
+        tilt=_between(rng.normal(0.0, 0.016 * rough), -0.08, 0.08),
+        shift_x=_between(rng.normal(0.0, 0.015 * rough), -0.05, 0.05),
+        shift_y=_between(rng.normal(0.01, 0.015 * rough), -0.05, 0.05),
+        zoom=_between(rng.normal(1.075, 0.03), 1.0, 1.15),
         exposure=float(rng.normal(0.0, 0.12 * rough)),
-        contrast=float(np.clip(rng.normal(1.0, 0.12), 0.72, 1.35)),
+        contrast=_between(rng.normal(1.0, 0.12), 0.72, 1.35),
         grain=float(rng.uniform(1.5, 4.5) * (1.25 if portable else 1.0)),
-        haze=float(np.clip(rng.beta(2, 5) + (0.12 if portable else 0.0), 0.0, 0.8)),
+        haze=_between(rng.beta(2, 5) + (0.12 if portable else 0.0), 0.0, 0.8),
         collimation=(float(border[0]), float(border[1]), float(border[2]), float(border[3])),
         marker=bool(rng.random() < 0.8),
         noise_seed=int(rng.integers(2**31)),
@@ -323,17 +328,21 @@ def crop_noise(name: str, size: int, seed: int, shape: tuple[int, int] | None = 
 
 
 class Scene:
-    """One chest while it is being drawn, in the patient's own upright frame.
+    """One chest while it is being drawn: where it will lie on the film, but not yet tilted.
 
     `attenuation`, `lung` and `vessels` are (size, size) float32; `lung` is the share of aerated lung and
-    `vessels` the vessels in it, both in [0, 1].
+    `vessels` the vessels in it, both in [0, 1]. `x` (1, size) and `y` (size, 1) say which place of the chest
+    each column and row of the film shows: zoom and shift are in them, so that no picture is resampled.
     """
 
     def __init__(self, thorax: Thorax, film: Acquisition, size: int) -> None:
         self.thorax = thorax
         self.film = film
         self.size = size
-        self.x, self.y = grid(size)
+        x, y = grid(size)
+        self.x: Field = (x - np.float32(film.shift_x)) * np.float32(1 / film.zoom)
+        self.y: Field = (y - np.float32(film.shift_y)) * np.float32(1 / film.zoom)
+        self._midline = int(np.searchsorted(self.x[0], 0.0))
         self.attenuation: Field = np.zeros((size, size), np.float32)
         self.lung: Field = np.zeros((size, size), np.float32)
         self.vessels: Field = np.zeros((size, size), np.float32)
@@ -342,45 +351,61 @@ class Scene:
         self.cage = self.window(0.0, (top + bottom) / 2, 1.0, (bottom - top) / 2)[0]
 
     def columns(self, side: Side) -> slice:
-        """The half of the picture a side lies in."""
-        half = self.size // 2
-        return slice(0, half) if side == "right" else slice(half, self.size)
+        """The part of the picture a side lies in."""
+        return slice(0, self._midline) if side == "right" else slice(self._midline, self.size)
 
     def depth(self, side: Side) -> Field:
-        """Distance of that half's columns from the midline, (1, size / 2)."""
+        """Distance of that part's columns from the midline, (1, columns)."""
         x = self.x[:, self.columns(side)]
         return -x if side == "right" else x
 
     def window(self, x: float, y: float, rx: float, ry: float) -> tuple[slice, slice]:
         """Rows and columns of the rectangle x +- rx, y +- ry, cut to the picture."""
+        rows = (self._pixel(y - ry, self.film.shift_y), self._pixel(y + ry, self.film.shift_y))
+        cols = (self._pixel(x - rx, self.film.shift_x), self._pixel(x + rx, self.film.shift_x))
         n = self.size
         return (
-            slice(max(0, int((y - ry + 1) * n / 2)), min(n, max(1, int((y + ry + 1) * n / 2) + 2))),
-            slice(max(0, int((x - rx + 1) * n / 2)), min(n, max(1, int((x + rx + 1) * n / 2) + 2))),
+            slice(min(n, max(0, int(rows[0]))), min(n, max(1, int(rows[1]) + 2))),
+            slice(min(n, max(0, int(cols[0]))), min(n, max(1, int(cols[1]) + 2))),
         )
+
+    def _pixel(self, place: float, shift: float) -> float:
+        return (place * self.film.zoom + shift + 1.0) * self.size / 2
+
+    def pixel(self, x: float, y: float) -> tuple[int, int]:
+        """The row and the column nearest to a place of the chest; may lie beyond the film."""
+        return round(self._pixel(y, self.film.shift_y)), round(self._pixel(x, self.film.shift_x))
 
     def soft(self, distance: npt.NDArray[np.floating[Any]], blur: float = 0.012) -> Field:
         """1 where distance > 0, 0 where < 0, with an edge `blur` wide."""
-        edge: Field = np.clip(distance * np.float32(1.0 / blur) + np.float32(0.5), 0.0, 1.0)
-        return edge
+        edge: Field = distance * np.float32(1.0 / blur)
+        edge += np.float32(0.5)
+        return unit(edge)
+
+    def pen(self) -> Pen:
+        """A pen that draws where the chest lies."""
+        return Pen(self.size, self.film.zoom, (self.film.shift_x, self.film.shift_y))
 
 
 class Pen:
     """Draws lines and shapes with smooth edges: on a PIL canvas of twice the size, then reduced."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, zoom: float = 1.0, shift: tuple[float, float] = (0.0, 0.0)) -> None:
         self.size = size
+        self._zoom = zoom
+        self._shift = shift
         self._image = Image.new("L", (2 * size, 2 * size))
         self._draw = ImageDraw.Draw(self._image)
 
     def _pixels(self, points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-        return [((x + 1.0) * self.size, (y + 1.0) * self.size) for x, y in points]
+        zoom, n = self._zoom, self.size
+        right, down = self._shift[0] + 1.0, self._shift[1] + 1.0
+        return [((x * zoom + right) * n, (y * zoom + down) * n) for x, y in points]
 
     def line(self, points: list[tuple[float, float]], width: float, value: int) -> None:
         """A polyline, `width` in half-films, of grey `value`."""
-        self._draw.line(
-            self._pixels(points), fill=value, width=max(1, round(width * self.size)), joint="curve"
-        )
+        wide = max(1, round(width * self._zoom * self.size))
+        self._draw.line(self._pixels(points), fill=value, width=wide, joint="curve")
 
     def polygon(self, points: list[tuple[float, float]], value: int) -> None:
         """A filled polygon."""
@@ -391,11 +416,6 @@ class Pen:
         (x0, y0), (x1, y1) = self._pixels([(x - rx, y - ry), (x + rx, y + ry)])
         self._draw.ellipse((x0, y0, x1, y1), fill=value)
 
-    def ring(self, x: float, y: float, r: float, width: float, value: int) -> None:
-        """A circle's outline."""
-        (x0, y0), (x1, y1) = self._pixels([(x - r, y - r), (x + r, y + r)])
-        self._draw.ellipse((x0, y0, x1, y1), outline=value, width=max(1, round(width * self.size)))
-
     def field(self, blur: float = 0.0) -> Field:
         """What was drawn, (size, size) in [0, 1]; `blur` is a box's half-width in half-films."""
         image = self._image.reduce(2)
@@ -403,18 +423,51 @@ class Pen:
             image = image.filter(ImageFilter.BoxBlur(blur * self.size / 2))
         return np.asarray(image, dtype=np.float32) * np.float32(1 / 255)
 
+    def patch(self) -> tuple[slice, slice, Field]:
+        """What was drawn, cut to the rows and columns that hold any of it: rows, columns, values in [0, 1]."""
+        left, top, right, bottom = self._image.getbbox() or (0, 0, 2, 2)
+        # whole pixels of the reduced picture
+        x0, y0, x1, y1 = left // 2, top // 2, (right + 1) // 2, (bottom + 1) // 2
+        image = self._image.reduce(2, (2 * x0, 2 * y0, 2 * x1, 2 * y1))
+        return slice(y0, y1), slice(x0, x1), np.asarray(image, dtype=np.float32) * np.float32(1 / 255)
+
 
 def draw_chest(scene: Scene) -> None:
-    """Draw the normal chest into the scene: body, lungs, vessels, heart, bones, abdomen."""
-    _draw_body(scene)
+    """Draw the normal chest into the scene: body, heart, abdomen, lungs, bones, vessels."""
+    # soft tissue has no sharp edges: it is drawn on a quarter of the pixels
+    tissue = Scene(scene.thorax, scene.film, scene.size // 2)
+    _draw_body(tissue)
+    heart = _heart(tissue)
+    _draw_mediastinum(tissue, heart)
+    _draw_abdomen(tissue)
+    scene.attenuation = _doubled(tissue.attenuation)
     _draw_lungs(scene)
+    _draw_hila(scene)
     _draw_ribs(scene)
     _draw_bones(scene)
-    _grow_vessels(scene)
-    _draw_mediastinum(scene)
-    _draw_abdomen(scene)
-    thorax = scene.thorax
-    scene.attenuation += 0.20 * thorax.anatomy.vessel_gain * (1.0 + 0.8 * thorax.congestion) * scene.vessels
+    _grow_vessels(scene, heart)
+
+
+def unit(values: Field) -> Field:
+    """Cut to [0, 1], in place."""
+    return np.clip(values, 0.0, 1.0, out=values)
+
+
+def _doubled(picture: Field) -> Field:
+    """A square picture at twice the resolution, linear between the pixels, flat beyond the outermost."""
+    n = picture.shape[0]
+    tall = np.empty((2 * n, n), np.float32)
+    _double_rows(picture, tall)
+    wide = np.empty((2 * n, 2 * n), np.float32)
+    _double_rows(tall.T, wide.T)
+    return wide
+
+
+def _double_rows(lines: Field, out: Field) -> None:
+    near, far = np.float32(0.75) * lines, np.float32(0.25) * lines
+    np.add(near[1:], far[:-1], out=out[2::2])
+    np.add(near[:-1], far[1:], out=out[1:-1:2])
+    out[0], out[-1] = lines[0], lines[-1]
 
 
 def _smoothstep(t: Field) -> Field:
@@ -433,6 +486,7 @@ def _draw_body(scene: Scene) -> None:
     profile = np.sqrt(np.clip(1.0 - (scene.x / half) ** 2, 0.0, 1.0))
     thick = 0.62 + 0.38 * _smoothstep((y + 0.9) / 1.2)
     np.multiply(profile, thick * (0.95 + 0.25 * a.habitus), out=scene.attenuation)
+    scene.attenuation += 0.022 * crop_noise("coarse", scene.size, a.texture)
     if a.breast > 0.05:
         for sign in (-1.0, 1.0):
             cx, cy = sign * (0.40 + 0.04 * a.breast), 0.26 + 0.10 * a.breast
@@ -446,33 +500,42 @@ def _draw_lungs(scene: Scene) -> None:
     """Fill `scene.lung` and take the air's share from the attenuation."""
     thorax, rows = scene.thorax, scene.cage
     y = scene.y[rows]
+    # the chest is thinner at the flanks and apices: less air there, so a paler rim
+    full = 0.60 * (0.72 + 0.28 * _smoothstep((y - thorax.apex) / 0.6))
     for side in SIDES:
         cols, depth = scene.columns(side), scene.depth(side)
         near, far = thorax.inner(side, y), thorax.outer(side, y)
-        inside = scene.soft(far - depth)
-        inside *= scene.soft(depth - near, 0.03)
-        inside *= scene.soft(thorax.floor(side, depth) - y, 0.016)
-        inside *= scene.soft(y - thorax.apex)
-        scene.lung[rows, cols] = inside
-        # the chest is thinner at the flanks and apices: less air there, so a paler rim
-        air = np.sqrt(np.clip((far - depth) / (0.55 * far), 0.0, 1.0))
-        air *= 0.60 * (0.72 + 0.28 * _smoothstep((y - thorax.apex) / 0.6))
+        # the distance to the nearest border, each in widths of its own soft edge
+        inside = far * np.float32(1 / 0.012) - depth * np.float32(1 / 0.012)
+        np.minimum(inside, depth * np.float32(1 / 0.03) - near * np.float32(1 / 0.03), out=inside)
+        floor = thorax.floor(side, depth)
+        np.minimum(inside, floor * np.float32(1 / 0.016) - y * np.float32(1 / 0.016), out=inside)
+        np.minimum(inside, (y - thorax.apex) * np.float32(1 / 0.012), out=inside)
+        inside += np.float32(0.5)
+        scene.lung[rows, cols] = unit(inside)
+        air: Field = np.float32(1 / 0.55) - depth * (np.float32(1 / 0.55) / far)
+        np.sqrt(unit(air), out=air)
+        air *= full
         air *= inside
         scene.attenuation[rows, cols] -= air
     texture = thorax.anatomy.texture
-    scene.attenuation += 0.022 * crop_noise("coarse", scene.size, texture)
-    scene.attenuation[rows] += 0.018 * crop_noise("medium", scene.size, texture + 1)[rows] * scene.lung[rows]
+    mottle = crop_noise("medium", scene.size, texture + 1)[rows] * np.float32(0.018)
+    mottle *= scene.lung[rows]
+    scene.attenuation[rows] += mottle
 
 
 def rib_phase(scene: Scene, side: Side, *, anterior: bool) -> Field:
-    """Rib number at every pixel of a side's half of the cage's rows: whole numbers on the centre lines."""
+    """Rib number at every pixel of a side's part of the cage's rows: whole numbers on the centre lines."""
     thorax, y = scene.thorax, scene.y[scene.cage]
     spacing = thorax.anatomy.rib_spacing
-    bend = _rib_bend(scene.depth(side), thorax, anterior)
-    if not anterior:
-        bend = bend * (0.9 - 0.55 * y)
-    phase: Field = (y - thorax.apex - bend) / spacing - thorax.anatomy.rib_phase
+    bend = _rib_bend(scene.depth(side), thorax, anterior) * np.float32(1 / spacing)
+    level = (y - thorax.apex) * np.float32(1 / spacing) - np.float32(thorax.anatomy.rib_phase)
+    phase: Field = level - bend if anterior else level - bend * (0.9 - 0.55 * y)
     return phase
+
+
+_ANTERIOR = 0.27
+"""Depth at which anterior ribs begin to show: cartilage does not."""
 
 
 def rib_profile(scene: Scene, phase: Field, side: Side, *, anterior: bool) -> Field:
@@ -486,48 +549,58 @@ def rib_profile(scene: Scene, phase: Field, side: Side, *, anterior: bool) -> Fi
     half = 0.17 if anterior else 0.20
     band: Field = off * np.float32(-7.0 / half)
     band += np.float32(7.0 * half + 0.5)
-    np.clip(band, 0.0, 1.0, out=band)
+    unit(band)
     off *= np.float32(0.38 / half**2)
     off += np.float32(0.60)
     band *= off
     depth, y = scene.depth(side), scene.y[scene.cage]
-    # cartilage does not show: an anterior rib ends in front of the mid-clavicular line
-    end = (depth - 0.27) / 0.16 if anterior else (depth - 0.05) / 0.03
+    band *= np.clip((depth - _ANTERIOR) / 0.16 if anterior else (depth - 0.05) / 0.03, 0.0, 1.0)
     # below the diaphragm ribs drown in the abdomen's density
-    band *= np.clip(end, 0.0, 1.0) * np.clip((scene.thorax.dome[0] + 0.30 - y) * 3.0, 0.35, 1.0)
+    band *= np.clip((scene.thorax.dome[0] + 0.30 - y) * 3.0, 0.35, 1.0)
     # no rib above the first
     top = band.shape[0] // 3
-    band[:top] *= np.clip(phase[:top] * 4.0 + 2.4, 0.0, 1.0)
+    band[:top] *= unit(phase[:top] * np.float32(4.0) + np.float32(2.4))
     return band
 
 
 def _draw_ribs(scene: Scene) -> None:
     gain, rows = scene.thorax.anatomy.rib_contrast, scene.cage
     y = scene.y[rows]
+    below = 0.13 * _smoothstep((y - scene.thorax.apex - 0.1) / 0.3)
     for side in SIDES:
+        cols, depth = scene.columns(side), scene.depth(side)
         ribs = rib_profile(scene, rib_phase(scene, side, anterior=False), side, anterior=False)
-        ribs *= np.float32(0.125 / 0.075)
-        ribs += rib_profile(scene, rib_phase(scene, side, anterior=True), side, anterior=True)
-        ribs *= np.float32(0.075 * gain)
-        rim = scene.thorax.outer(side, y) - scene.depth(side)
-        ribs *= scene.soft(rim + 0.02, 0.03)
-        # the flank, where ribs are seen edge-on
-        below = 0.13 * _smoothstep((y - scene.thorax.apex - 0.1) / 0.3)
-        rim += np.float32(0.012)
-        ribs += below * np.clip(1.0 - np.abs(rim, out=rim) / 0.03, 0.0, 1.0)
-        scene.attenuation[rows, scene.columns(side)] += ribs
+        ribs *= np.float32(0.125 * gain)
+        front = rib_phase(scene, side, anterior=True)
+        front = rib_profile(scene, front, side, anterior=True)
+        front *= np.float32(0.075 * gain)
+        ribs += front
+        # nothing beyond the chest wall; the flank itself, where ribs are seen edge-on, is bright
+        rim = (scene.thorax.outer(side, y) + 0.012) * np.float32(1 / 0.03) - depth * np.float32(1 / 0.03)
+        ribs *= unit(rim + np.float32(0.008 / 0.03 + 0.5))
+        np.abs(rim, out=rim)
+        np.subtract(np.float32(1.0), rim, out=rim)
+        np.maximum(rim, np.float32(0.0), out=rim)
+        rim *= below
+        ribs += rim
+        scene.attenuation[rows, cols] += ribs
 
 
+_ZOOM = 1.075
+"""The usual zoom: shared pictures are drawn with it, for the film's own differs by a few parts in a hundred."""
 BONE_SETS = 6
 """How many shoulder girdles a view and a degree of rotation are drawn once a process and shared."""
 
 
 @lru_cache(maxsize=20 * BONE_SETS)
 def _shoulders(size: int, view: View, turn: int, variant: int) -> Field:
-    """Clavicles, scapulae and humeri; `turn` is the rotation in thirds, -2 to 2."""
+    """Clavicles, scapulae and humeri; `turn` is the rotation in thirds, -2 to 2.
+
+    The picture has a margin of `_margin` pixels all round, so that it can be shifted.
+    """
     rng = np.random.Generator(np.random.Philox(key=500 + variant))
     portable = view == "AP"
-    pen = Pen(size)
+    pen = Pen(size, _ZOOM)
     # arms hang on portable films, so that the blades overlie the lungs
     blade = (0.60 if portable else 0.71) + float(rng.uniform(-0.03, 0.03))
     high = (-0.60 if portable else -0.52) + float(rng.uniform(-0.04, 0.04))
@@ -570,17 +643,25 @@ def _shoulders(size: int, view: View, turn: int, variant: int) -> Field:
         pen.line(clavicle, 0.060, 125)
         pen.line(clavicle, 0.036, 98)
         pen.disc(sign * 0.075 + slide, high + 0.02, 0.05, 0.045, 125)
-    return 0.50 * pen.field(0.014)
+    return np.pad(0.50 * pen.field(0.014), _margin(size), mode="edge")
+
+
+def _margin(size: int) -> int:
+    """The largest shift of a film in pixels."""
+    return math.ceil(0.05 * size / 2)
 
 
 def _draw_bones(scene: Scene) -> None:
     turn = round(max(-0.66, min(0.66, scene.film.turn)) * 3)
     variant = (scene.thorax.anatomy.texture >> 7) % BONE_SETS
-    scene.attenuation += _shoulders(scene.size, scene.thorax.view, turn, variant)
+    n, margin = scene.size, _margin(scene.size)
+    top, left = margin - round(scene.film.shift_y * n / 2), margin - round(scene.film.shift_x * n / 2)
+    bones = _shoulders(n, scene.thorax.view, turn, variant)
+    scene.attenuation += bones[top : top + n, left : left + n]
 
 
-def _draw_mediastinum(scene: Scene) -> None:
-    """Spine, heart, great vessels, trachea, hila."""
+def _draw_mediastinum(scene: Scene, heart: tuple[slice, slice, Field]) -> None:
+    """Spine, heart, great vessels, trachea."""
     thorax, x, y = scene.thorax, scene.x, scene.y
     n = scene.size
     middle = slice(int(0.27 * n), int(0.73 * n))
@@ -603,15 +684,24 @@ def _draw_mediastinum(scene: Scene) -> None:
     # soft parts that lie behind one another do not add up to their sum: the body is no thicker there
     scene.attenuation[:, middle] += spine
     scene.attenuation[:, middle] += column
-    _draw_heart(scene, column, middle)
+    # the heart shows only where it is thicker than the column
+    rows, cols, thick = heart
+    behind = np.zeros_like(scene.attenuation)
+    behind[:, middle] = column
+    scene.attenuation[rows, cols] += np.maximum(thick - behind[rows, cols], 0.0)
+    _draw_airway(scene)
+
+
+def _draw_hila(scene: Scene) -> None:
+    thorax = scene.thorax
     for side in SIDES:
         hx, hy = thorax.hilum(side)
         rx, ry = 0.115 * (1.0 + 0.3 * thorax.congestion), 0.17
         rows, cols = scene.window(hx, hy, 1.2 * rx, 1.2 * ry)
-        r2 = ((x[:, cols] - hx) / rx) ** 2 + ((y[rows] - hy) / ry) ** 2
-        knots = 1.0 + 0.5 * crop_noise("fine", n, thorax.anatomy.texture + 7, r2.shape)
-        scene.attenuation[rows, cols] += 0.15 * np.clip(1.15 - r2, 0.0, 1.0) * knots
-    _draw_airway(scene)
+        r2 = ((scene.x[:, cols] - hx) / rx) ** 2 + ((scene.y[rows] - hy) / ry) ** 2
+        knots = 0.15 + 0.075 * crop_noise("fine", scene.size, thorax.anatomy.texture + 7, r2.shape)
+        knots *= unit(np.float32(1.15) - r2)
+        scene.attenuation[rows, cols] += knots
 
 
 def _draw_airway(scene: Scene) -> None:
@@ -632,8 +722,8 @@ def _draw_airway(scene: Scene) -> None:
         scene.attenuation[rows, cols] -= 0.10 * tube * np.clip((reach - x) * 12.0, 0.0, 1.0)
 
 
-def _draw_heart(scene: Scene, column: Field, middle: slice) -> None:
-    """Add the heart, only where it is thicker than the mediastinal column already drawn."""
+def _heart(scene: Scene) -> tuple[slice, slice, Field]:
+    """The heart's own attenuation: rows, columns, values."""
     thorax = scene.thorax
     half = thorax.heart_half
     cx, cy, tall = heart_frame(thorax)
@@ -642,14 +732,11 @@ def _draw_heart(scene: Scene, column: Field, middle: slice) -> None:
     # a tilted egg: the apex points down and to the left, the waist lies high
     lean = u - 0.30 * v
     r2 = (lean * (1.0 - 0.26 * v)) ** 2 * 1.02 + (v + 0.16 * u) ** 2 * 0.82
-    inside = np.clip((1.0 - r2) * (0.5 * half / 0.022) + 0.5, 0.0, 1.0)
-    inside *= 0.36 + 0.26 * np.sqrt(np.clip(1.0 - r2, 0.0, 1.0))
+    core = np.float32(1.0) - r2
+    inside = unit(core * np.float32(0.5 * half / 0.022) + np.float32(0.5))
+    inside *= 0.36 + 0.26 * np.sqrt(unit(core))
     inside *= _smoothstep((v + 1.25) / 0.7)
-    behind = np.zeros_like(scene.attenuation)
-    behind[:, middle] = column
-    scene.attenuation[rows, cols] += np.maximum(inside - behind[rows, cols], 0.0)
-    # the vessels behind the heart hardly show through it
-    scene.vessels[rows, cols] *= 1.0 - 1.3 * inside
+    return rows, cols, inside
 
 
 def heart_frame(thorax: Thorax) -> tuple[float, float, float]:
@@ -713,27 +800,39 @@ _ROOT = (-0.85, -0.12)
 @lru_cache(maxsize=4 * VESSEL_TREES)
 def _vessel_tree(size: int, tree: int) -> Field:
     """A vessel tree spreading from `_ROOT` to the right; drawing one takes longer than a whole chest."""
-    pen = Pen(size)
+    pen = Pen(size, _ZOOM)
     for x0, y0, x1, y1, width, level in _branches(np.random.Generator(np.random.Philox(key=100 + tree))):
         start, end = (x0 + _ROOT[0], y0 + _ROOT[1]), (x1 + _ROOT[0], y1 + _ROOT[1])
         pen.line([start, end], width, (200, 150, 100)[level])
     return pen.field(0.004)
 
 
-def _grow_vessels(scene: Scene) -> None:
-    """Fill `scene.vessels` from a shared tree a lung."""
+def _grow_vessels(scene: Scene, heart: tuple[slice, slice, Field]) -> None:
+    """Fill `scene.vessels` from a shared tree a lung and add them to the attenuation.
+
+    `heart` is the heart as `_heart` draws it at half the resolution.
+    """
     thorax, n = scene.thorax, scene.size
+    # the lungs' rows are all that can hold vessels
+    rows = scene.cage
     for side in SIDES:
-        hx, hy = thorax.hilum(side)
-        picture = _vessel_tree(n, (thorax.anatomy.texture + (side == "left") * 11) % VESSEL_TREES)
-        # slide the tree's root onto the hilum, then mirror it for the right lung
-        right = round((abs(hx) - _ROOT[0]) * n / 2)
-        down = round((hy - _ROOT[1]) * n / 2)
-        half = n // 2
-        start = n // 2 - right
-        block = np.roll(picture, down, axis=0)[:, max(start, 0) : start + half]
+        tree = _vessel_tree(n, (thorax.anatomy.texture + (side == "left") * 11) % VESSEL_TREES)
+        root = [round((place * _ZOOM + 1.0) * n / 2) for place in _ROOT]
         if side == "right":
-            scene.vessels[:, half - block.shape[1] : half] = block[:, ::-1]
-        else:
-            scene.vessels[:, half : half + block.shape[1]] = block
-    scene.vessels *= scene.lung
+            tree, root[0] = tree[:, ::-1], n - root[0]
+        # slide the tree's root onto the hilum
+        row, col = scene.pixel(*thorax.hilum(side))
+        down, right = row - root[1], col - root[0]
+        cols = scene.columns(side)
+        y0, y1 = max(rows.start, down), min(rows.stop, n + down)
+        x0, x1 = max(cols.start, right), min(cols.stop, n + right)
+        vessels = scene.vessels[y0:y1, x0:x1]
+        np.multiply(
+            tree[y0 - down : y1 - down, x0 - right : x1 - right], scene.lung[y0:y1, x0:x1], out=vessels
+        )
+    # the vessels behind the heart hardly show through it
+    shade = np.float32(1.0) - np.float32(1.3) * heart[2]
+    behind = tuple(slice(2 * part.start, 2 * part.stop) for part in heart[:2])
+    scene.vessels[behind] *= shade.repeat(2, axis=0).repeat(2, axis=1)
+    gain = 0.20 * thorax.anatomy.vessel_gain * (1.0 + 0.8 * thorax.congestion)
+    scene.attenuation[rows] += np.float32(gain) * scene.vessels[rows]

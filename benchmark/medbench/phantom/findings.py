@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -108,7 +110,7 @@ def sample_finding(kind: Kind, rng: np.random.Generator) -> Finding:
     """Draw one finding of a kind."""
     names, weights = zip(*VARIETIES[kind], strict=True)
     u = rng.random(8).tolist()
-    pick = int(np.searchsorted(np.cumsum(weights), u[0] * sum(weights), side="right"))
+    pick = bisect_right(list(accumulate(weights)), u[0] * sum(weights))
     variety = names[min(pick, len(names) - 1)]
     side: Literal["right", "left", "both", ""] = "right" if u[1] < 0.5 else "left"
     zone: Zone = ""
@@ -305,7 +307,7 @@ def _edema(scene: Scene, finding: Finding) -> Mask:
         mask[:, cols] = wing > 0.35
     if finding.variety == "interstitial" or finding.extent > 0.5:
         # Kerley B: short level lines that touch the flank just above the angles
-        pen = Pen(scene.size)
+        pen = scene.pen()
         for side in SIDES:
             sign = -1.0 if side == "right" else 1.0
             low = thorax.dome[side == "left"]
@@ -313,7 +315,8 @@ def _edema(scene: Scene, finding: Finding) -> Mask:
                 y = low - 0.02 - 0.045 * n
                 wall = thorax.outer_at(side, y)
                 pen.line([(sign * (wall - 0.02), y), (sign * (wall - 0.10), y - 0.008)], 0.008, 160)
-        scene.attenuation += 0.22 * pen.field() * scene.lung
+        rows, cols, drawn = pen.patch()
+        scene.attenuation[rows, cols] += 0.22 * drawn * scene.lung[rows, cols]
     return mask
 
 
@@ -382,7 +385,7 @@ def _fracture(scene: Scene, finding: Finding) -> Mask:
 
 def _device(scene: Scene, finding: Finding) -> Mask:
     thorax = scene.thorax
-    pen = Pen(scene.size)
+    pen = scene.pen()
     cx, cy = thorax.carina
     pull = thorax.pull
     wobble = 0.04 * (_unit(finding.texture, 1) - 0.5)
@@ -423,13 +426,19 @@ def _device(scene: Scene, finding: Finding) -> Mask:
         pen.line([*vein, (-0.11 + pull, 0.05)], 0.011, 215)
         apex = (thorax.heart_x + 0.45 * thorax.heart_half, thorax.dome[1] - 0.06)
         pen.line([*vein, (-0.08 + pull, 0.15), (0.04 + pull, thorax.dome[0] - 0.08), apex], 0.011, 215)
-    drawn = pen.field()
-    scene.attenuation += (0.35 + 0.35 * finding.strength) * drawn
-    return drawn > 0.3
+    return _add_metal(scene, pen, 0.35 + 0.35 * finding.strength)
+
+
+def _add_metal(scene: Scene, pen: Pen, gain: float) -> Mask:
+    rows, cols, drawn = pen.patch()
+    scene.attenuation[rows, cols] += np.float32(gain) * drawn
+    mask = _empty(scene)
+    mask[rows, cols] = drawn > 0.3
+    return mask
 
 
 def _foreign(scene: Scene, finding: Finding) -> Mask:
-    pen = Pen(scene.size)
+    pen = scene.pen()
     u, v = _unit(finding.texture, 1), _unit(finding.texture, 2)
     if finding.variety == "buttons":
         x, r = 0.10 * (u - 0.5), 0.020 + 0.010 * v
@@ -443,9 +452,7 @@ def _foreign(scene: Scene, finding: Finding) -> Mask:
         pen.disc(0.0, -0.93 + sag + 0.03, 0.026, 0.034, 235)
     else:
         pen.disc(0.5 * (u - 0.5), -0.62 if v < 0.5 else 0.78, 0.065, 0.065, 245)
-    drawn = pen.field()
-    scene.attenuation += (0.5 + 0.5 * finding.strength) * drawn
-    return drawn > 0.3
+    return _add_metal(scene, pen, 0.5 + 0.5 * finding.strength)
 
 
 _DRAW: Mapping[Kind, Callable[[Scene, Finding], Mask]] = {

@@ -7,7 +7,6 @@ and every finding of the film is mentioned.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -743,7 +742,14 @@ def _labels(claims: Sequence[Claim], study: Study) -> dict[str, float]:
 
 
 def _paragraph(text: str) -> str:
-    return "\n".join(textwrap.wrap(text, 78, initial_indent=" ", subsequent_indent=" "))
+    """The text in lines of at most 78 characters, indented by one; `textwrap` is many times slower."""
+    lines, line = [], ""
+    for word in text.split(" "):
+        if len(line) + len(word) >= 78:
+            lines.append(line)
+            line = ""
+        line += f" {word}"
+    return "\n".join([*lines, line])
 
 
 def write_report(patient: Patient, study: Study, rng: np.random.Generator) -> Report:

@@ -22,6 +22,7 @@ import torch
 from medbench.data.index import Index
 from medbench.devices import autocast
 from medbench.errors import DataError
+from medbench.heads.mmdet_ops import import_mmdet
 from medbench.heads.yolov3 import STRIDES, Targets, YoloV3, YoloV3Config
 from medbench.metrics.detection import IOUS_40_75, Detections, average_precision, detection_metrics
 from medbench.model import VisionLanguageModel
@@ -75,9 +76,9 @@ RECIPES: Mapping[str, DetectionConfig] = {
     # 30, 300 and 3,000 films at 128 px within about a minute on two CPU cores: fewer epochs, a narrower neck.
     "tiny": DetectionConfig(
         schedules=(
-            Schedule(up_to=0.05, lr=5e-4, batch_size=8, epochs=48, validate_every=8, patience=3),
-            Schedule(up_to=0.5, lr=1e-3, batch_size=16, epochs=18, validate_every=3, patience=3),
-            Schedule(up_to=1.0, lr=1e-3, batch_size=16, epochs=6, validate_every=1, patience=3),
+            Schedule(up_to=0.05, lr=5e-4, batch_size=8, epochs=48, validate_every=12, patience=2),
+            Schedule(up_to=0.5, lr=1e-3, batch_size=16, epochs=16, validate_every=4, patience=2),
+            Schedule(up_to=1.0, lr=1e-3, batch_size=16, epochs=5, validate_every=2, patience=2),
         ),
         head=YoloV3Config(neck_shares=(8, 16, 32)),
     ),
@@ -100,7 +101,13 @@ class FrozenDetection(Task):
         self.config = RECIPES[recipe]
 
     def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> Pyramids:
-        """Maps at strides 8, 16 and 32 of all films of the split; close them to give the disk back."""
+        """Maps at strides 8, 16 and 32 of all films of the split; close them to give the disk back.
+
+        Raises:
+            PluginError: mmdetection can not be loaded; said before the encoder has worked for nothing.
+            WeightsError: a feature is not finite.
+        """
+        import_mmdet()
         return Pyramids(model, data, len(STRIDES), self.config.maps_bytes, env)
 
     def evaluate(
@@ -204,7 +211,7 @@ class _Training:
         seed_head = derive_seed("detection head", seed)
         self.head = YoloV3(features.channels, features.side, config.head, seed_head).to(env.device)
         self.optimiser = torch.optim.AdamW(
-            self.head.parameters(), lr=schedule.lr, weight_decay=config.weight_decay
+            self.head.parameters(), lr=schedule.lr, weight_decay=config.weight_decay, fused=True
         )
         self.epoch = 0  # finished ones
         self.stale = 0  # validations since the best

@@ -34,16 +34,18 @@ class LinearProbeConfig:
 
     Attributes:
         penalties: the grid, weights of |w|^2 / 2 beside the mean log-loss, ascending. In scikit-learn's terms
-            C = 1 / (rows * penalty): the grid is scaled with the number of rows. It reaches from no visible
+            C = 1 / (rows * penalty): the grid is scaled with the number of rows. It reaches from next to no
             penalty to the limit where the classifier is the difference of the class means.
-        standardise: which statistics the features are standardised with. Mean and standard deviation of every
-            feature come from the labelled training rows alone, so a small fraction sees nothing of the
-            others; a feature without spread there is left out. It makes one grid fit encoders of any scale.
+        scaling: what is done to the features first, the same for every encoder. Their mean over the labelled
+            training rows is taken off, and all are divided by one number, the root mean square of what is left;
+            so one grid fits encoders of any scale, and a small fraction sees nothing of the other rows. They
+            are not standardised one by one: with few labels that blows up features that hardly vary (random
+            features of 350 phantom films: AUROC 0.68 so, 0.72 with one number).
         choose: what the penalty is chosen by; of equal values the strongest penalty wins.
     """
 
-    penalties: tuple[float, ...] = tuple(10.0**k for k in range(-5, 5))
-    standardise: str = "training rows of the fraction"
+    penalties: tuple[float, ...] = tuple(10.0**k for k in range(-6, 5))
+    scaling: str = "centred, one scale for all features, from the training rows of the fraction"
     choose: str = "validation AUROC of the class"
 
 
@@ -105,7 +107,7 @@ class LinearProbe(Task):
         scores = np.full((len(split.test), len(self.classes)), np.nan)
         chosen: dict[str, Any] = {}
         if fitted:
-            mean, scale = _standardisation(features.of(train))
+            mean, scale = _scaling(features.of(train))
             x = {
                 name: torch.from_numpy((features.of(rows).astype(np.float64) - mean) * scale).to(env.device)
                 for name, rows in (("train", train), ("val", split.val), ("test", split.test))
@@ -170,14 +172,13 @@ def _unfit(labels: dict[str, Floats], k: int) -> str:
     return ""
 
 
-def _standardisation(train: npt.NDArray[np.float32]) -> tuple[Floats, Floats]:
-    """Mean and what to multiply with, of each feature; 0 for features that are constant but for rounding."""
+def _scaling(train: npt.NDArray[np.float32]) -> tuple[Floats, float]:
+    """What to take off each feature and what to multiply all of them with; 0 where they are constant."""
     wide = train.astype(np.float64)
-    mean, std = wide.mean(axis=0), wide.std(axis=0)
-    varies = std > 1e-6 * np.maximum(
-        np.abs(mean), np.finfo(np.float32).tiny
-    )  # float32 resolves 6e-8 of a value
-    return mean, np.divide(1.0, std, out=np.zeros_like(std), where=varies)
+    mean = wide.mean(axis=0)
+    spread = float(np.sqrt(np.square(wide - mean).mean()))
+    varies = spread > 1e-6 * float(np.abs(mean).max())  # float32 resolves 6e-8 of a value
+    return mean, 1 / spread if varies else 0.0
 
 
 def _choose(labels: Floats, scores: Floats) -> list[float]:

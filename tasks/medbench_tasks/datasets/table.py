@@ -3,8 +3,8 @@
     image,patient,report,view
     films/a.png,p1,"Lungs are clear. No effusion.",PA
 
-Which column is what is said by options or guessed from the names (`CANDIDATES`); `Table.describe` prints what
-was taken for what. Only the image column is needed.
+Which column is what is said by options or guessed from the names (`CANDIDATES`); what was taken
+for what is printed (`Table.notes`). Only the image column is needed.
 """
 
 import os
@@ -77,7 +77,7 @@ class Table(Dataset):
         boxes_file: another CSV, relative to the table's folder, with the image or sample column and the
             boxes; films that it does not name are not annotated.
 
-    Without a patient column each film is taken for a patient of its own, which `describe` says.
+    Without a patient column each film is taken for a patient of its own, which `notes` says.
 
     Attributes:
         mapping: after `index`, what was read from which column.
@@ -207,12 +207,12 @@ class Table(Dataset):
             return _ninety_ten(index, "given", train, test)
         return Split("given", train, val, test)
 
-    def describe(self) -> str:
-        """What was taken for what, in one paragraph; after `index`."""
+    def notes(self) -> Sequence[str]:
+        """What was taken for what."""
         said = ", ".join(f"{kind} = {column}" for kind, column in self.mapping.items())
         if "patient" not in self.mapping:
             said += "; no patient column: each film is taken for a patient of its own"
-        return f"{self.root.name}: {said}"
+        return (f"{self.root.name}: {said}",)
 
     # Which column is what.
 

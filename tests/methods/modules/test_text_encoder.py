@@ -88,6 +88,16 @@ def test_padding_does_not_matter() -> None:
         torch.testing.assert_close(a, b if field == "pooled" else b[:, :n], rtol=1e-4, atol=1e-5)
 
 
+def test_the_mean_is_over_all_tokens_that_are_there() -> None:
+    encoder, text = built()
+    with torch.no_grad():
+        hidden = encoder.bert(text.ids, attention_mask=text.mask.long()).last_hidden_state
+        encoder.pooling = "mean"
+        pooled = encoder(text).pooled
+    for b in range(len(REPORTS)):
+        torch.testing.assert_close(pooled[b], hidden[b, text.mask[b]].mean(0), rtol=1e-4, atol=1e-5)
+
+
 def test_order_of_the_words_matters() -> None:
     encoder, text = built()
     swapped = text.ids.clone()
