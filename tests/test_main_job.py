@@ -125,7 +125,10 @@ def command(cache: Path, results: Path) -> list[str]:
 def uninterrupted(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     results = tmp_path_factory.mktemp("uninterrupted")
     subprocess.run(
-        command(cache, results), env=os.environ | {"MEDBENCH_CACHE": str(cache)}, check=True, capture_output=True
+        command(cache, results),
+        env=os.environ | {"MEDBENCH_CACHE": str(cache)},
+        check=True,
+        capture_output=True,
     )
     return contents(results)
 
@@ -162,7 +165,7 @@ def outcome_states(outcome: RunOutcome) -> list[tuple[str, str]]:
     return [(r.identity.method, r.status) for r in outcome.records]
 
 
-FAULTY = '''
+FAULTY = """
 from medbench.hookspecs import hookimpl
 from medbench.specs import MethodSpec
 from medbench_methods.random import Random
@@ -177,7 +180,7 @@ class Faulty(Random):
 def medbench_methods():
     provides = frozenset({"image.pooled", "image.local", "image.pyramid"})
     yield MethodSpec("faulty", "faulty:Faulty", "raises", "none", provides, "baseline", pretrains=False)
-'''
+"""
 
 
 def test_a_method_that_raises_is_recorded_and_the_others_go_on(cache: Path, tmp_path: Path) -> None:
@@ -218,7 +221,9 @@ def test_real_films_are_a_named_subset(test_data: Path, cache: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_real_films_and_notes_make_a_real_record(task: str, test_data: Path, cache: Path, tmp_path: Path) -> None:
+def test_real_films_and_notes_make_a_real_record(
+    task: str, test_data: Path, cache: Path, tmp_path: Path
+) -> None:
     wanted = request(
         cache,
         tmp_path,
@@ -236,7 +241,13 @@ def test_real_films_and_notes_make_a_real_record(task: str, test_data: Path, cac
 
 def test_a_phantom_corpus_under_real_films_is_mixed(test_data: Path, cache: Path, tmp_path: Path) -> None:
     wanted = request(
-        cache, tmp_path, "clip", "rsna_lp", data={"rsna": test_data / "rsna_layout"}, corpus="phantom", fractions=(1.0,)
+        cache,
+        tmp_path,
+        "clip",
+        "rsna_lp",
+        data={"rsna": test_data / "rsna_layout"},
+        corpus="phantom",
+        fractions=(1.0,),
     )
     (record,) = run(wanted, CATALOGUE).records
     assert record.identity.source == "mixed"

@@ -27,9 +27,9 @@ from medbench.data.splits import Split
 from medbench.errors import DataError, MedbenchError, UsageError, WeightsError
 from medbench.method import Method, PretrainConfig, Recipe
 from medbench.model import ImageFeatures, ImageTextBatch, Preprocessing, TextBatch, TextFeatures
-from medbench.pretrain import finished, learning_rate, pretrain, top1_accuracy, weights_key
+from medbench.pretrain import learning_rate, pretrain, top1_accuracy
 from medbench.progress import Progress
-from medbench.weights import load
+from medbench.weights import finished, load, weights_key
 
 SIDE, SIZE, WORDS = (
     12,

@@ -70,7 +70,9 @@ def record(status: str = "ok", created: str = "2026-01-01T00:00:00+00:00", **cha
             else [],
             "counts": Counts(train=3, train_patients=3, validation=4, test=4),
             "config_sha256": "c" * 64,
-            "error": Failure(type="ValueError", message="no", traceback="...") if status == "failed" else None,
+            "error": Failure(type="ValueError", message="no", traceback="...")
+            if status == "failed"
+            else None,
             "times": Times(created=created, duration_s=1.5),
         }
     )
@@ -85,7 +87,9 @@ def test_a_record_and_its_predictions_come_back_as_written(tmp_path: Path) -> No
     found = store.find(identity())
     assert found == written
     assert found is not None and found.predictions is not None and found.predictions.rows == 2
-    pd.testing.assert_frame_equal(read_predictions(store.path(identity(), written.cell_id), found), PREDICTIONS)
+    pd.testing.assert_frame_equal(
+        read_predictions(store.path(identity(), written.cell_id), found), PREDICTIONS
+    )
     assert [r.cell_id for r in store.records()] == [written.cell_id]
 
 

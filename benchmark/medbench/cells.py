@@ -18,7 +18,9 @@ def cells_table(records: Sequence[Record]) -> str:
     parts = []
     kinds = sorted({(r.identity.source, r.identity.recipe, _data(r)) for r in records})
     for source, recipe, data in kinds:
-        group = [r for r in records if (r.identity.source, r.identity.recipe, _data(r)) == (source, recipe, data)]
+        group = [
+            r for r in records if (r.identity.source, r.identity.recipe, _data(r)) == (source, recipe, data)
+        ]
         rows = [
             {
                 "method": f"{r.identity.method} ({r.identity.fidelity})",

@@ -54,4 +54,6 @@ def _set(config: Any, name: str, text: str, key: str) -> Any:
     try:
         return replace(config, **{name: TypeAdapter(hints[name]).validate_python(value)})
     except ValidationError as error:
-        raise UsageError(f"--set {key}={text}: {error.errors()[0]['msg']} (a {hints[name]} is expected).") from None
+        raise UsageError(
+            f"--set {key}={text}: {error.errors()[0]['msg']} (a {hints[name]} is expected)."
+        ) from None

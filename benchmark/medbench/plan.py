@@ -6,7 +6,6 @@ none, of the reference machine below; where that has none either, they are left 
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from medbench.data.sources import Sources
@@ -113,7 +112,9 @@ class Plan:
         if self.cells:
             parts.append(table(self.cells, seconds=_seconds, fraction=fraction_name, seed=_seed))
         todo = sum(cell.state.startswith("to ") for cell in self.cells)
-        open_parts = f"; {self.unknown} parts are not counted, nothing like them was timed yet" if self.unknown else ""
+        open_parts = (
+            f"; {self.unknown} parts are not counted, nothing like them was timed yet" if self.unknown else ""
+        )
         parts.append(
             f"{todo} of {len(self.cells)} cells to do; about {_duration(self.seconds)} "
             f"(by earlier runs here, else by {REFERENCE}){open_parts}"

@@ -4,7 +4,7 @@ A group holds one cell a label fraction, each with its record if it is done. The
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,7 +23,6 @@ from medbench.errors import UsageError, WeightsError
 from medbench.method import Method, Recipe
 from medbench.overrides import apply_overrides
 from medbench.plugins import Catalogue
-from medbench.pretrain import finished, weights_key
 from medbench.progress import Progress
 from medbench.records import (
     Corpus,
@@ -32,13 +31,12 @@ from medbench.records import (
     RecordSource,
     ResultStore,
     WeightsIdentity,
-    fraction_name,
     sha256_json,
 )
 from medbench.request import RunRequest
 from medbench.specs import MethodSpec, TaskSpec
 from medbench.task import Fit, Precision, Task, TaskData
-from medbench.weights import read_info
+from medbench.weights import finished, read_info, weights_key
 
 
 @dataclass
@@ -191,7 +189,9 @@ class Planner:
         self.progress.say(f"left out, since they can not be used:\n{list_problems(broken.problems)}")
 
     def _opened(self, dataset: Dataset, key: str) -> OpenDataset:
-        index = leave_out(dataset.index(exclude_broken=self.request.exclude_broken), self._broken.get(key, ()))
+        index = leave_out(
+            dataset.index(exclude_broken=self.request.exclude_broken), self._broken.get(key, ())
+        )
         pixels: dict[str, str] = {}
 
         @cache
@@ -214,15 +214,24 @@ class Planner:
         Raises:
             WeightsError: the checkpoint is not there.
         """
-        method, owner = self.catalogue.load("methods", spec.name), str(self.catalogue.owner("methods", spec.name))
+        method, owner = (
+            self.catalogue.load("methods", spec.name),
+            str(self.catalogue.owner("methods", spec.name)),
+        )
         recipe = self._recipe(spec, method)
         if self.request.checkpoint is not None:
             folder, info = read_info(self._checkpoint(spec))
-            about = {name: info["corpus"].get(name) for name in Corpus.model_fields} if "corpus" in info else None
-            identity = WeightsIdentity.model_validate({"kind": "checkpoint", "key": info["sha256"], "corpus": about})
+            about = (
+                {name: info["corpus"].get(name) for name in Corpus.model_fields} if "corpus" in info else None
+            )
+            identity = WeightsIdentity.model_validate(
+                {"kind": "checkpoint", "key": info["sha256"], "corpus": about}
+            )
             return Encoder(spec, owner, method, recipe, seed, identity, folder, ready=True)
         if not spec.pretrains:
-            identity = WeightsIdentity(kind="untrained", key=sha256_json([spec.name, _json(recipe.config), seed]))
+            identity = WeightsIdentity(
+                kind="untrained", key=sha256_json([spec.name, _json(recipe.config), seed])
+            )
             return Encoder(spec, owner, method, recipe, seed, identity, None, ready=True)
         opened = self.corpus()
         corpus = Corpus(

@@ -10,11 +10,8 @@ optimiser, schedule, sums of losses, what early stopping has seen. *When* a chec
     <store>/<key>.lock       held by the process that trains them
 """
 
-import hashlib
-import json
 import logging
 import math
-import os
 import shutil
 import signal
 import threading
@@ -42,15 +39,13 @@ from medbench.data.prepared import PreparedImages
 from medbench.data.splits import Split
 from medbench.devices import Precision, describe, deterministic, watch_determinism
 from medbench.errors import DataError, MedbenchError, UsageError, WeightsError
+from medbench.files import replacing
 from medbench.method import Method, PretrainConfig, Recipe
 from medbench.model import ImageTextBatch, TextBatch
 from medbench.progress import Advance, Progress
 from medbench.seeding import derive_seed, seed_everything
 from medbench.task import Fit
-from medbench.weights import INFO, config_json, save, save_tensors
-
-ENGINE: Final = 1
-"""Version of this engine, part of the key: raised when the same method, corpus and seed would give other weights."""
+from medbench.weights import ENGINE, config_json, finished, save, save_tensors, weights_key
 
 GALLERY: Final = 1000
 """Pairs of the validation set that image-to-report retrieval is measured over: all, or this many, evenly spaced."""
@@ -60,33 +55,6 @@ CHECK_EVERY: Final = 10
 
 CHECKPOINT_SECONDS: Final = 60.0
 """Time between checkpoints inside an epoch: at most this much is computed again. Each epoch ends with one anyway."""
-
-
-def weights_key(
-    method_name: str, recipe: Recipe, corpus: Index, split: Split, seed: int, precision: Precision
-) -> str:
-    """The name of these weights in the store: the method and a hash over all that the weights depend on.
-
-    That is: the resolved config of the method and its optimisation, every row of the corpus, which rows are trained and
-    validated on, the seed, the precision and the version of this engine.
-    """
-    resolved = {
-        "engine": ENGINE,
-        "method": method_name,
-        "config": config_json(recipe.config),
-        "pretrain": config_json(recipe.pretrain) if recipe.pretrain is not None else None,
-        "corpus": corpus.fingerprint(),
-        "split": split.sha256(corpus),
-        "seed": seed,
-        "precision": precision,
-    }
-    digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
-    return f"{method_name}-{digest[:24]}"
-
-
-def finished(store: Path, key: str) -> Path | None:
-    """The folder of these weights if they are finished, else None."""
-    return store / key if (store / key / INFO).is_file() else None
 
 
 def learning_rate(config: PretrainConfig, step: int, steps: int) -> float:
@@ -597,13 +565,8 @@ class _AtomicCheckpoints(TorchCheckpointIO):
     """A checkpoint file is whole or not there, and holds tensors and plain containers only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        target = Path(path)
-        partial = target.with_name(f"{target.name}.tmp")
-        with partial.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
+        with replacing(Path(path)) as partial:
+            torch.save(checkpoint, partial)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None

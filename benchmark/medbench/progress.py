@@ -1,4 +1,4 @@
-"""One progress line for whatever runs: what, how far, how fast, how long still. Standard error, never standard output."""
+"""One progress line for whatever runs: what, how far, how fast, how long still. On standard error."""
 
 import sys
 import time
@@ -11,9 +11,10 @@ QUIET_SECONDS = 20.0
 
 
 class Advance(Protocol):
-    """Tell the line that `n` more units are done; `note` is shown at its end (a loss, a score)."""
+    """What a loop calls as it goes on."""
 
-    def __call__(self, n: int = 1, note: str = "") -> None: ...
+    def __call__(self, n: int = 1, note: str = "") -> None:
+        """Tell the line that `n` more units are done; `note` is shown at its end (a loss, a score)."""
 
 
 class Progress:
@@ -46,7 +47,13 @@ class Progress:
     def _bar(self, what: str, total: int, unit: str, done: int) -> Iterator[Advance]:
         from rich.console import Console
         from rich.markup import escape
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
         from rich.progress import Progress as Bar
 
         head = escape(f"[{self.label}] {what}" if self.label else what)
@@ -85,7 +92,9 @@ class Progress:
                 rate = here / (now - start)
                 left = max(total - at, 0) / rate if rate > 0 else float("nan")
                 tail = f", {note}" if note else ""
-                self.say(f"{what}: {at:,} of {total:,} {unit}, {rate:,.0f} {unit}/s, {left:,.0f} s left{tail}")
+                self.say(
+                    f"{what}: {at:,} of {total:,} {unit}, {rate:,.0f} {unit}/s, {left:,.0f} s left{tail}"
+                )
 
         yield advance
         self.say(f"{what}: done, {here:,} {unit} in {time.monotonic() - start:,.1f} s")

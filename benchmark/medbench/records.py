@@ -21,6 +21,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medbench.errors import DataError
+from medbench.files import sha256_file, write_atomic
 
 SCHEMA: Final = "medbench.result/1"
 
@@ -43,7 +44,7 @@ class Corpus(_Block):
 
 
 class WeightsIdentity(_Block):
-    """Which weights: `key` names the pretraining, or the SHA-256 of a checkpoint's tensors, or of an untrained config."""
+    """Which weights: `key` names the pretraining, or a hash over a checkpoint's tensors or an untrained config."""
 
     kind: Literal["pretrained", "checkpoint", "untrained"]
     key: str
@@ -72,7 +73,9 @@ class Identity(_Block):
     train_sha256: str
     weights: WeightsIdentity
     method_config: dict[str, Any]
-    pretrain_config: dict[str, Any] | None = Field(default=None, description="None where nothing was pretrained")
+    pretrain_config: dict[str, Any] | None = Field(
+        default=None, description="None where nothing was pretrained"
+    )
     task_config: dict[str, Any]
 
     def cell_id(self) -> str:
@@ -175,26 +178,6 @@ def json_schema() -> dict[str, Any]:
 def sha256_json(value: Any) -> str:
     """SHA-256 of a JSON value written canonically."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees all of it or nothing, also after a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def fraction_name(fraction: float) -> str:

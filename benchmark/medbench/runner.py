@@ -5,11 +5,12 @@ import platform
 import shutil
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from medbench.data.prepared import BrokenImages
 from medbench.devices import describe, deterministic, resolve_device, resolve_precision
@@ -17,7 +18,6 @@ from medbench.errors import MedbenchError
 from medbench.model import VisionLanguageModel
 from medbench.planner import Cell, Encoder, Group, Planner
 from medbench.plugins import Catalogue, PluginProblem
-from medbench.pretrain import pretrain as pretrain_method
 from medbench.progress import Progress
 from medbench.provenance import git_state, versions
 from medbench.records import (
@@ -35,6 +35,8 @@ from medbench.request import RunRequest
 from medbench.specs import MethodSpec, TaskSpec
 from medbench.task import Environment, Evaluation
 from medbench.weights import load, untrained
+
+_T = TypeVar("_T")
 
 
 @dataclass
@@ -105,7 +107,7 @@ class Runner:
         self._report(self.catalogue.run_started(self.request, self.request.results))
         for method in methods:
             for seed in self.request.seeds:
-                outcome.records += self._without_broken(lambda m=method, s=seed: self._cells(m, s, tasks, outcome))
+                outcome.records += self._without_broken(partial(self._cells, method, seed, tasks, outcome))
         return outcome
 
     def pretrain(self) -> list[Path]:
@@ -117,10 +119,10 @@ class Runner:
                 self.progress.say(f"{spec.name} is used untrained: there is nothing to pretrain")
                 continue
             for seed in self.request.seeds:
-                folders.append(self._without_broken(lambda m=spec, s=seed: self._pretrained(self.planner.encoder(m, s))))
+                folders.append(self._without_broken(partial(self._pretrain, spec, seed)))
         return folders
 
-    def _without_broken(self, work: Any) -> Any:
+    def _without_broken(self, work: Callable[[], _T]) -> _T:
         """Do `work`; where films turn out broken and the user wants them left out, do it again without them."""
         while True:
             try:
@@ -130,7 +132,12 @@ class Runner:
 
     # One encoder.
 
-    def _cells(self, spec: MethodSpec, seed: int, tasks: Sequence[TaskSpec], outcome: RunOutcome) -> list[Record]:
+    def _pretrain(self, spec: MethodSpec, seed: int) -> Path:
+        return self._pretrained(self.planner.encoder(spec, seed))
+
+    def _cells(
+        self, spec: MethodSpec, seed: int, tasks: Sequence[TaskSpec], outcome: RunOutcome
+    ) -> list[Record]:
         encoder = self.planner.encoder(spec, seed)
         groups = [self.planner.group(encoder, task) for task in tasks]
         if self.request.overwrite:
@@ -166,6 +173,9 @@ class Runner:
         if encoder.path is not None:
             self.progress.say(f"{encoder.spec.name} (seed {encoder.seed}): pretrained before, {encoder.path}")
             return encoder.path
+        # Lightning takes seconds to import, and a run that finds its weights does not need it.
+        from medbench.pretrain import pretrain as pretrain_method
+
         corpus = self.planner.corpus()
         store = self.request.cache / "weights"
         if not self.request.resume:
@@ -197,7 +207,9 @@ class Runner:
         error: Exception | None,
         outcome: RunOutcome,
     ) -> list[Record]:
-        records: dict[float, Record] = {cell.fraction: cell.record for cell in group.cells if cell.record is not None}
+        records: dict[float, Record] = {
+            cell.fraction: cell.record for cell in group.cells if cell.record is not None
+        }
         trained = [cell for cell in group.todo if cell.train.too_small is None]
         for cell in group.todo:
             if cell.train.too_small is not None:
@@ -243,7 +255,9 @@ class Runner:
                 try:
                     with work.phase("evaluate"):
                         seed = group.encoder.seed if cell.seed is not None else 0
-                        work.evaluation = group.task.evaluate(features, group.data, cell.train.rows, seed, env)
+                        work.evaluation = group.task.evaluate(
+                            features, group.data, cell.train.rows, seed, env
+                        )
                     with work.phase("score"):
                         scores = group.task.score(work.evaluation.predictions)
                         work.metrics = [MetricValue(**asdict(metric)) for metric in scores]

@@ -22,7 +22,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from medbench.data.index import Index
+from medbench.data.splits import Split
+from medbench.devices import Precision
 from medbench.errors import WeightsError
+from medbench.files import replacing, sha256_file, write_atomic
 from medbench.method import Method, Recipe
 from medbench.seeding import derive_seed, seed_everything
 
@@ -32,6 +36,9 @@ ASSETS: Final = "assets"
 
 FORMAT: Final = 1
 """Version of the folder's layout, in weights.json."""
+
+ENGINE: Final = 1
+"""Version of the training engine, part of the key: raised when the same inputs would give other weights."""
 
 _NAMED = 5  # how many of the tensors that do not fit an error names
 
@@ -59,14 +66,31 @@ def config_json(config: Any) -> dict[str, Any]:
     return plain
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all, even if the power fails."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+def weights_key(
+    method_name: str, recipe: Recipe, corpus: Index, split: Split, seed: int, precision: Precision
+) -> str:
+    """The name of these weights in the store: the method and a hash over all that the weights depend on.
+
+    That is: the resolved config of the method and its optimisation, every row of the corpus, which rows are trained and
+    validated on, the seed, the precision and the version of this engine.
+    """
+    resolved = {
+        "engine": ENGINE,
+        "method": method_name,
+        "config": config_json(recipe.config),
+        "pretrain": config_json(recipe.pretrain) if recipe.pretrain is not None else None,
+        "corpus": corpus.fingerprint(),
+        "split": split.sha256(corpus),
+        "seed": seed,
+        "precision": precision,
+    }
+    digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
+    return f"{method_name}-{digest[:24]}"
+
+
+def finished(store: Path, key: str) -> Path | None:
+    """The folder of these weights if they are finished, else None."""
+    return store / key if (store / key / INFO).is_file() else None
 
 
 def save_tensors(method: Method, path: Path) -> str:
@@ -78,22 +102,15 @@ def save_tensors(method: Method, path: Path) -> str:
         SHA-256 of the file.
     """
     tensors = {name: _plain(tensor) for name, tensor in method.state_dict().items()}
-    partial = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, partial, metadata={"format": "pt"})  # one entry: several are written in random order
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-    return file_sha256(path)
+    with replacing(path) as partial:
+        save_file(
+            tensors, partial, metadata={"format": "pt"}
+        )  # one entry: several are written in random order
+    return sha256_file(path)
 
 
 def _plain(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()  # tied weights are written once for each name
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tensors_sha256(method: Method) -> str:
@@ -123,13 +140,13 @@ def save(method: Method, folder: Path, info: Mapping[str, Any], tensors: Path | 
         sha256 = save_tensors(method, building / TENSORS)
     else:
         shutil.copyfile(tensors, building / TENSORS)
-        sha256 = file_sha256(building / TENSORS)
+        sha256 = sha256_file(building / TENSORS)
     for name, data in method.assets().items():
         path = building / ASSETS / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
+        write_atomic(path, data)
     about = {**info, "config": config_json(method.config), "sha256": sha256, "format": FORMAT}
-    write_atomically(building / INFO, json.dumps(about, indent=2, allow_nan=False).encode())
+    write_atomic(building / INFO, json.dumps(about, indent=2, allow_nan=False).encode())
     building.replace(folder)
     return sha256
 
@@ -209,7 +226,7 @@ def load(path: Path, method_class: type[Method], method_name: str) -> Weights:
 
 
 def _read_tensors(path: Path, expected: str) -> dict[str, Tensor]:
-    found = file_sha256(path)
+    found = sha256_file(path)
     if found != expected:
         raise WeightsError(
             f"{path}: SHA-256 {found[:16]}…, expected {expected[:16]}… ({path.stat().st_size:,} bytes): the file is"

@@ -3,7 +3,7 @@
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision" (arXiv 2103.00020); on
 radiographs first Zhang et al., ConVIRT (arXiv 2010.00747). Fidelity `paper`: the objective is given in full
 by either paper; encoders, text preparation, heads and optimisation are those of the ConVIRT inside MGCA's
-released code (methods.md 1.7: MGCA with its instance term alone), so that `clip` is the plain floor under
+released code (MGCA with its instance term alone), so that `clip` is the plain floor under
 MGCA-like methods. It is neither OpenAI's model nor ConVIRT's own recipe (5.1: temperature 0.1, directions
 weighted 0.75 and 0.25).
 """
@@ -31,7 +31,7 @@ class ClipConfig(DualEncoderConfig):
     """Encoders as in MGCA (see the fields of `DualEncoderConfig`), and the contrast."""
 
     temperature: float = 0.07
-    """Of InfoNCE; where it starts if it is learnt (methods.md 1.5.1; CLIP starts from the same value)."""
+    """Of InfoNCE; where it starts if it is learnt. MGCA's released code has 0.07; CLIP starts from the same value."""
 
     learn_temperature: bool = False
     """Learn the temperature, as CLIP does. MGCA and ConVIRT keep it fixed, and so do we by default."""
@@ -42,7 +42,7 @@ class Clip(Method):
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(
-            ClipConfig(**TINY), PretrainConfig(epochs=5, batch_size=64, lr=1e-3, warmup=0.1, patience=None)
+            ClipConfig(**TINY), PretrainConfig(epochs=5, batch_size=32, lr=1e-3, warmup=0.1, patience=None)
         ),
         "paper": Recipe(ClipConfig(), PretrainConfig(epochs=50, batch_size=72, lr=2e-5)),
         "micro": Recipe(

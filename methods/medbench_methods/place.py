@@ -1,7 +1,7 @@
 """PLACE: pathological-level alignment and correlation exploration.
 
 Wang, Zhu, Yu, Bhalerao, He: "PLACE", arXiv 2506.10573. Fidelity `reconstruction`: only the abstract and a
-third-party summary could be read (methods.md section 2).
+third-party summary could be read (docs/methods.md).
 
 Confirmed by them:
 - two parts are added to image-report learning: PCMA, pathological-level cross-modal alignment, and CCE,
@@ -230,7 +230,7 @@ class Place(Method):
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(
             PlaceConfig(**TINY, decoder_width=128, decoder_heads=4, vpoe_layers=1),
-            PretrainConfig(epochs=5, batch_size=64, lr=1e-3, warmup=0.1, patience=None),
+            PretrainConfig(epochs=5, batch_size=32, lr=1e-3, warmup=0.1, patience=None),
         ),
         "paper": Recipe(PlaceConfig(), PretrainConfig(epochs=50, batch_size=72, lr=2e-5)),
         "micro": Recipe(

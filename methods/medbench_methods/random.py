@@ -1,6 +1,6 @@
 """Random: the image encoder of the other methods as it was initialised, without any pretraining.
 
-The floor of every table (row 'Random' in MGCA, arXiv 2210.06044; methods.md 5.16): the same backbone, image
+The floor of every table (row 'Random' in MGCA, arXiv 2210.06044): the same backbone, image
 size and downstream code as the methods beside it, and weights that only the seed decides.
 """
 

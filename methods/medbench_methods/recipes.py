@@ -6,13 +6,15 @@ The `paper` encoders need no entry: they are the defaults of `ImageConfig` and `
 from typing import Any
 
 TINY_IMAGE: dict[str, Any] = {
-    "backbone": "resnet10t",
+    "backbone": "resnet18",
+    "layers": (1, 1, 1, 1),
+    "channels": (32, 64, 128, 256),
     "pretrained": False,
-    "size": 128,
-    "resize": 144,
+    "size": 96,
+    "resize": 108,
     "upsample": 0,
 }
-"""Minutes on two CPU cores."""
+"""Minutes on two CPU cores: the smallest net of a few tried that still learns, a quarter of a ResNet-10's time."""
 
 TINY: dict[str, Any] = {
     **TINY_IMAGE,

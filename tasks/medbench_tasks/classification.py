@@ -4,7 +4,7 @@ from medbench.protocols.linear_probe import LinearProbe
 
 
 class RsnaLinearProbe(LinearProbe):
-    """`rsna_lp`: pneumonia on the RSNA challenge, 70/15/15 by patient (methods.md 6.1)."""
+    """`rsna_lp`: pneumonia on the RSNA challenge, 70/15/15 by patient, as in MGCA's released code."""
 
     split = "mgca_cls"
     classes = ("pneumonia",)

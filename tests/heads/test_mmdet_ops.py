@@ -20,7 +20,7 @@ EMPTY = torch.zeros(0)
 
 def random_boxes(count: int, seed: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    low = torch.rand(count, 2, generator=generator) * 80
+    low = torch.rand(count, 2, generator=generator) * 15
     boxes = torch.cat([low, low + 1 + torch.rand(count, 2, generator=generator) * 40], dim=1)
     return boxes, torch.rand(count, generator=generator)
 
@@ -28,14 +28,14 @@ def random_boxes(count: int, seed: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
 def test_nms_agrees_with_a_loop(threshold: float, offset: int) -> None:
-    boxes, scores = random_boxes(150, seed=offset)
+    boxes, scores = random_boxes(60, seed=offset)
     wide = boxes + torch.tensor([0, 0, offset, offset])
     expected: list[int] = []
     for i in scores.argsort(descending=True).tolist():
         if all(float(box_iou(wide[i : i + 1], wide[k : k + 1])) <= threshold for k in expected):
             expected.append(i)
     assert mmdet_ops.nms(boxes, scores, threshold, offset).tolist() == expected
-    assert len(expected) < 150
+    assert len(expected) < 60
 
 
 def test_nms_of_nothing_is_nothing() -> None:

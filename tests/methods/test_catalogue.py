@@ -66,7 +66,7 @@ def test_every_method_has_the_three_recipes(spec: MethodSpec) -> None:
         assert (recipe.pretrain is not None) is spec.pretrains
         with pytest.raises(dataclasses.FrozenInstanceError):
             recipe.config.size = 1
-    assert method.recipes["tiny"].config.size == 128
+    assert method.recipes["tiny"].config.size == 96
     assert method.recipes["paper"].config.size == 224
 
 

@@ -240,3 +240,12 @@ def test_brightness_does_not_give_pneumonia_away():
     positive = sick.sum()
     auroc = (ranks[sick].sum() - positive * (positive + 1) / 2) / (positive * (~sick).sum())
     assert 0.36 < auroc < 0.66
+
+
+def test_a_thin_opacity_behind_the_diaphragm_has_a_box() -> None:
+    from medbench.phantom.rsna import patient
+
+    who = patient(1199)  # a small, faint consolidation at the very base of the left lung
+    study = who.studies[0]
+    film = render(who.anatomy, study.films[0], study.findings, masks=("pneumonia",))
+    assert [region.finding.side for region in film.regions] == ["right", "left"]

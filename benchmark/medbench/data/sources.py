@@ -65,7 +65,9 @@ class Sources:
         spec = self._spec(wanted or DEFAULT_CORPUS)
         if not spec.paired:
             paired = [s.name for s in self.catalogue.datasets.values() if s.paired]
-            raise UsageError(f"--corpus {spec.name}: it has no reports to learn from. With reports: {', '.join(paired)}.")
+            raise UsageError(
+                f"--corpus {spec.name}: it has no reports to learn from. With reports: {', '.join(paired)}."
+            )
         if wanted is not None and not self.request.real_data:
             return self._open(spec, self.phantom(spec))
         if wanted is None and not self._found(spec):

@@ -1,1 +1,1 @@
-
+"""What a protocol trains on top of an encoder."""

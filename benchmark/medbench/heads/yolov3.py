@@ -1,6 +1,6 @@
 """YOLOv3 over three feature maps: mmdetection's neck, head, assigner and losses, without a backbone.
 
-Redmon and Farhadi, YOLOv3 (arXiv 1804.02767). It is the detector of MGCA's protocol (methods.md 6.5), which
+Redmon and Farhadi, YOLOv3 (arXiv 1804.02767). It is the detector of MGCA's released code, which
 shrinks the COCO anchors from 416 px to the image's side. The loss is mmdetection's own, not the one of MGCA's
 code: binary cross entropy for centre, objectness and class, squared error for size.
 """

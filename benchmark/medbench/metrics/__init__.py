@@ -1,1 +1,1 @@
-
+"""Metrics and their intervals."""

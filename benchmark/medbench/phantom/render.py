@@ -108,7 +108,7 @@ def _pivot(film: Acquisition, size: int) -> tuple[float, float]:
 def _tilted(picture: Field, film: Acquisition) -> Field:
     """The picture turned by the film's tilt: sheared along the rows, then along the columns.
 
-    For so small an angle that is a rotation to within half a pixel, at an eighth of PIL's time for it.
+    For so small an angle that is a rotation to within half a pixel, in half of the time PIL takes for it.
     """
     x, y = _pivot(film, len(picture))
     slope = math.sin(film.tilt)

@@ -123,7 +123,7 @@ _IMPLEMENTATION = f"2.25.{uuid.uuid5(uuid.NAMESPACE_DNS, 'medbench.phantom').int
 def _dicom(film: Film, who: Patient, ident: str) -> bytes:
     """The film as a DICOM file with the challenge's attributes, tagged as a phantom.
 
-    Encoded here, for pydicom takes as long over a file as the drawing of half a film.
+    Encoded here, for pydicom takes 2 ms a file, about a fifth of what drawing a film takes.
     """
     view = who.studies[0].films[0].view
     instance = f"2.25.{uuid.UUID(ident).int}"

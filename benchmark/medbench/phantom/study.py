@@ -70,8 +70,8 @@ class Patient:
 
 
 MIMIC_MIX = Mix(
-    normal=0.30,
-    pneumonia=0.26,
+    normal=0.26,
+    pneumonia=0.34,
     others={
         "cardiomegaly": 0.26,
         "effusion": 0.32,

@@ -1,1 +1,1 @@
-
+"""Loops that several tasks share: linear probe, detection, feature extraction."""

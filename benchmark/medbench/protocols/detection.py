@@ -1,4 +1,4 @@
-"""Detection over a frozen encoder: a YOLOv3 head on its maps at strides 8, 16 and 32 (methods.md 6.5).
+"""Detection over a frozen encoder: a YOLOv3 head on its maps at strides 8, 16 and 32.
 
 The encoder is in eval mode and is never trained (MGCA's code leaves its BatchNorm in train mode, so that the
 statistics drift; here they don't). Films are stretched to the model's square, without augmentation, so the
@@ -8,7 +8,6 @@ state is tested, and boxes are stored in pixels of the original file.
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch
 from medbench.data.index import Index
 from medbench.devices import autocast
 from medbench.errors import DataError
+from medbench.files import replacing
 from medbench.heads.mmdet_ops import import_mmdet
 from medbench.heads.yolov3 import STRIDES, Targets, YoloV3, YoloV3Config
 from medbench.metrics.detection import IOUS_40_75, Detections, average_precision, detection_metrics
@@ -53,7 +53,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class DetectionConfig:
-    """Every number of the protocol at one recipe. Defaults: `paper`, methods.md 6.5 unless said otherwise."""
+    """Every number of the protocol at one recipe. Defaults: `paper`, MGCA's released code (ssl_detector.py)."""
 
     schedules: tuple[Schedule, ...] = (
         Schedule(up_to=0.05, lr=2e-4, batch_size=8, epochs=50, validate_every=1, patience=10),
@@ -334,12 +334,8 @@ class _Training:
             "validations": self.validations,
             "best": self.best,
         }
-        partial = self.path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        with replacing(self.path) as partial:
+            torch.save(state, partial)
 
     def _resume(self) -> None:
         if not self.path.is_file():

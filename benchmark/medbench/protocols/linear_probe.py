@@ -4,7 +4,7 @@ The penalty is chosen for each class on the whole validation split, by AUROC, fr
 for every method; the test split is read once. Nothing is drawn at random: the seed only picks the list of a
 label fraction.
 
-The same question is asked by methods.md 6.3 (MGCA's released code) with 50 epochs of AdamW over augmented
+The same question is asked by MGCA's released code with 50 epochs of AdamW over augmented
 films. Here the classifier is the unique minimum of a convex loss, so no learning rate, stopping rule or order
 can favour a method.
 """

@@ -8,7 +8,7 @@ With X (N, C) the features of an image's patches and Z (N, D) what the model pre
 
 l is the square or the smooth L1 (Huber with width 1); the mean of x is over the patches of the image.
 
-RECONSTRUCTION (methods.md 2.2): the abstract confirms that patch-level covariance is predicted, conditioned
+RECONSTRUCTION: the abstract confirms that patch-level covariance is predicted, conditioned
 on the report. The form of the target, the distance and the masking of the input (in place.py) are ours.
 """
 

@@ -3,8 +3,7 @@
     L = 1/B sum_i [ -log softmax_j(v_i . t_j / tau)_i ] + 1/B sum_j [ -log softmax_i(v_i . t_j / tau)_j ]
 
 Sources: CLIP (arXiv 2103.00020, figure 3); the *sum* of the two directions, where CLIP and ConVIRT take a
-    mean, is
-what MGCA's released code does (methods.md 1.5.1).
+mean, is what MGCA's released code does.
 """
 
 import torch

@@ -11,7 +11,7 @@ Every sentence is paired with an observation of its own image:
 over all N paired sentences. A negative b's' is dropped when its sentence says the same, t_bs . t_b's' >=
 cosine (normal statements repeat across patients), and with `negatives="report"` when it is of another report.
 
-RECONSTRUCTION (methods.md 2.2): that observations and sentences are paired and aligned is confirmed by the
+RECONSTRUCTION: that observations and sentences are paired and aligned is confirmed by the
 paper's abstract; the pairing rule, the contrast and every number are ours. The assignment follows PRIOR (ICCV
 2023).
 """

@@ -10,7 +10,7 @@ For one pair with unit patches p_j, unit words w_i and temperature t:
 and L is the mean of L_word + L_patch over the pairs. a and b sum to one: how much each word and patch
 matters.
 
-This is the clean reading (methods.md 1.5.2). MGCA's released code differs in four places: there, padded word
+This is the clean reading. MGCA's released code differs in four places: there, padded word
 slots and [SEP] act as negatives (here they take no part), word weights are shifted by one token (here they
 are not), and d_j is not normalised for a ViT (here it always is). Reports without a word count neither in the
 sum nor in the mean.
@@ -79,7 +79,7 @@ def _two_way(logits: Tensor, weights: Tensor) -> Tensor:
 
 @torch.no_grad()
 def attention_weights(attention: Tensor, mask: Tensor | None = None) -> Tensor:
-    """How much each token matters: its attention, clipped and normalised (methods.md 1.5.2; no gradient).
+    """How much each token matters: its attention, clipped and normalised as in MGCA's released code; no gradient.
 
     Entries are clipped to the 10th and 90th percentile of their own row, so that no single token takes it
     all.

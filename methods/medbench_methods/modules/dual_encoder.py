@@ -17,13 +17,13 @@ from medbench_methods.modules.tokenizer import ReportTokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class DualEncoderConfig(ImageConfig, TextConfig):
-    """Encoders and projections. Defaults: MGCA (methods.md 1.1 to 1.4)."""
+    """Encoders and projections. Defaults: MGCA's released code."""
 
     embed: int = 128
-    """Width of the joint space (MGCA 1.3)."""
+    """Width of the joint space (MGCA's code)."""
 
     hidden: int = 2048
-    """Width of the hidden layer of the projection heads (MGCA 1.3)."""
+    """Width of the hidden layer of the projection heads (MGCA's code)."""
 
 
 class DualEncoder(nn.Module):

@@ -23,28 +23,34 @@ px."""
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """The image half of a model. Defaults: MGCA's ResNet-50 (methods.md 1.2, 1.3)."""
+    """The image half of a model. Defaults: the ResNet-50 of MGCA's released code."""
 
     backbone: str = "resnet50.tv2_in1k"
     """timm's name of a CNN with maps at strides 2 to 32, or of a ViT with 16 px patches. `resnet50.tv2_in1k`
     is torchvision's default ResNet-50, which MGCA starts from; its ViT is `deit_base_patch16_224` (not
     distilled)."""
 
+    layers: tuple[int, int, int, int] | None = None
+    """ResNets only: blocks a stage, where the named net is too deep; None for its own."""
+
+    channels: tuple[int, int, int, int] | None = None
+    """ResNets only: channels a stage, where the named net is too wide; None for its own."""
+
     pretrained: bool = True
     """Start from timm's ImageNet weights; False starts from scratch."""
 
     size: int = 224
-    """Side of the crop that the model sees, pixels (MGCA 1.2)."""
+    """Side of the crop that the model sees, pixels (MGCA's code)."""
 
     resize: int = 256
-    """Side of the padded square that the crop is taken from, pixels (MGCA 1.2)."""
+    """Side of the padded square that the crop is taken from, pixels (MGCA's code)."""
 
     mean: float = 0.5
-    """Grey value, of [0, 1], that is subtracted (MGCA 1.2: 0.5 for all channels, also with ImageNet
+    """Grey value, of [0, 1], that is subtracted (MGCA's code: 0.5 for all channels, also with ImageNet
     weights)."""
 
     std: float = 0.5
-    """What the difference is divided by (MGCA 1.2)."""
+    """What the difference is divided by (MGCA's code)."""
 
     upsample: int = 299
     """CNNs only: side that images are enlarged to inside the encoder, pixels; 0 for none. MGCA feeds its
@@ -110,11 +116,17 @@ class ImageEncoder(nn.Module):
             self._check_vit()
             self.width = self.local_width = int(self.body.num_features)
         else:
+            narrower: dict[str, Any] = {
+                name: value
+                for name, value in (("layers", config.layers), ("channels", config.channels))
+                if value is not None
+            }
             self.body = timm.create_model(
                 config.backbone,
                 pretrained=source is not None,
                 pretrained_cfg_overlay=overlay,
                 features_only=True,
+                **narrower,
             )
             strides = tuple(self.body.feature_info.reduction())
             if strides != STRIDES:

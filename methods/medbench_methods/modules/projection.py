@@ -1,4 +1,4 @@
-"""Projection heads into the joint space: Linear, BN, ReLU, Linear, BN without affine (methods.md 1.3)."""
+"""Projection heads into the joint space: Linear, BN, ReLU, Linear, BN without affine (MGCA's released code)."""
 
 import torch
 import torch.nn.functional as F

@@ -3,12 +3,13 @@
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.models.bert.configuration_bert import BertConfig
 from transformers.models.bert.modeling_bert import BertModel
 
@@ -23,7 +24,7 @@ TextPooling = Literal["cls", "mean"]
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig:
-    """The text half of a model. Defaults: MGCA (methods.md 1.1, 1.4)."""
+    """The text half of a model. Defaults: MGCA's released code."""
 
     text_encoder: str = "emilyalsentzer/Bio_ClinicalBERT"
     """Folder or hub name of a pretrained BERT with its tokenizer; `scratch` for a small one without
@@ -41,7 +42,7 @@ class TextConfig:
     0.97 for the mean. From scratch, take the mean."""
 
     text_max_tokens: int = 112
-    """Longest report in word-pieces, [CLS] and [SEP] included; the rest is cut off (MGCA 1.1)."""
+    """Longest report in word-pieces, [CLS] and [SEP] included; the rest is cut off (MGCA's code)."""
 
     text_dropout: float = 0.1
     """Dropout in the transformer, hidden states and attention (BERT's value, kept by MGCA)."""
@@ -59,7 +60,7 @@ class TextConfig:
 class TextEncoder(nn.Module):
     """BERT, with word-pieces summed to words.
 
-    The clean reading of MGCA (methods.md 1.4): tokens have real positions, special tokens are no words, and a
+    The clean reading of MGCA: tokens have real positions, special tokens are no words, and a
     word's attention is its own. (In MGCA's released code all positions are 0, [SEP] is a word, and a word
     gets the attention of the next one.)
 
@@ -76,9 +77,12 @@ class TextEncoder(nn.Module):
     def forward(self, text: TextBatch) -> TextFeatures:
         """Tokenised reports (B, T) -> features, with W = max(T - 2, 1) word slots: a word takes a token."""
         # A mask of four axes goes to the kernel as it is; into one of two, transformers looks (a host sync).
-        output = self.bert(
-            input_ids=text.ids, attention_mask=text.mask[:, None, None, :], output_hidden_states=True
-        )
+        # The fused kernel's backward pass is several times slower than plain products on the CPU.
+        on_cpu = text.ids.device.type == "cpu"
+        with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
+            output = self.bert(
+                input_ids=text.ids, attention_mask=text.mask[:, None, None, :], output_hidden_states=True
+            )
         hidden = output.last_hidden_state  # (B, T, D)
         slots = torch.arange(max(text.ids.shape[1] - 2, 1), device=text.ids.device)
         # (B, W, T), True where a piece belongs to the word

@@ -1,1 +1,1 @@
-
+"""One real folder layout a file."""
