@@ -68,6 +68,17 @@ def test_every_method_runs_every_task(method: str, task: str, cache: Path, tmp_p
         assert record.predictions is not None and record.predictions.rows == record.counts.test
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("task", TASKS)
+def test_the_main_job_on_a_gpu(task: str, cache: Path, tmp_path: Path) -> None:
+    wanted = RunRequest(
+        ("place",), (task,), results=tmp_path, cache=cache, recipe="micro", device="cuda", quiet=True
+    )
+    outcome = run(wanted, CATALOGUE)
+    assert [record.status for record in outcome.records] == ["skipped", "ok", "ok"]
+    assert all(record.environment["device"]["type"] == "cuda" for record in outcome.records)
+
+
 def test_what_is_done_is_not_done_again(cache: Path, tmp_path: Path) -> None:
     first = run(request(cache, tmp_path, "random", "rsna_lp"), CATALOGUE)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")}
@@ -94,7 +105,7 @@ def test_another_seed_is_another_cell(cache: Path, tmp_path: Path) -> None:
 def test_metrics_can_be_computed_again_from_the_predictions(cache: Path, tmp_path: Path) -> None:
     from medbench.records import read_predictions
 
-    run(request(cache, tmp_path, "random", ",".join(TASKS[:1])), CATALOGUE)
+    run(request(cache, tmp_path, "random", "rsna_lp"), CATALOGUE)
     store = ResultStore(tmp_path)
     for path, record in zip(store.files(), store.records(), strict=True):
         if record.status == "ok":

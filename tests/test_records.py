@@ -197,6 +197,11 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 
 def test_schema_is_exported_with_its_version() -> None:
     schema = json_schema()
+    exported = Path(__file__).resolve().parents[1] / "docs" / "record.schema.json"
+    assert json.loads(exported.read_text()) == schema, (
+        "write it anew: python -c 'import json; from medbench.records import json_schema; "
+        "print(json.dumps(json_schema(), indent=2))' > docs/record.schema.json"
+    )
     assert schema["properties"]["schema"]["const"] == SCHEMA
     assert {"cell_id", "identity", "times"} <= set(schema["required"])
 

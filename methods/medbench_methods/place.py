@@ -38,6 +38,7 @@ from medbench_methods.losses.correlation_exploration import Distance, Relation, 
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.losses.pathology_alignment import Negatives, Pairing, pathology_alignment
 from medbench_methods.losses.token_alignment import attention_weights, token_alignment
+from medbench_methods.modules.attention import attention_kernel
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
 from medbench_methods.recipes import MICRO, TINY
 
@@ -137,8 +138,9 @@ class ObservationExtractor(nn.Module):
         """(B, P, C) patches, not projected -> (B, K, E) unit vectors, the V-PORs."""
         memory = self.enter(patches) + _positions(patches.shape[1], self.queries.shape[1], patches.device)
         observed: Tensor = self.queries.expand(len(patches), -1, -1)  # (K, D) -> (B, K, D)
-        for layer in self.layers:
-            observed = layer(observed, memory)
+        with attention_kernel(patches.device):
+            for layer in self.layers:
+                observed = layer(observed, memory)
         return F.normalize(self.leave(observed).float(), dim=-1)
 
 
@@ -172,8 +174,9 @@ class CorrelationDecoder(nn.Module):
         tokens = tokens + _positions(tokens.shape[1], tokens.shape[2], tokens.device)
         memory = self.enter_words(torch.cat([report[:, None], words], 1))  # (B, 1 + W, D)
         padding = ~F.pad(mask, (1, 0), value=True)
-        for layer in self.layers:
-            tokens = layer(tokens, memory, memory_key_padding_mask=padding)
+        with attention_kernel(patches.device):
+            for layer in self.layers:
+                tokens = layer(tokens, memory, memory_key_padding_mask=padding)
         predicted: Tensor = self.leave(tokens)
         return predicted
 
@@ -230,7 +233,7 @@ class Place(Method):
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(
             PlaceConfig(**TINY, decoder_width=128, decoder_heads=4, vpoe_layers=1),
-            PretrainConfig(epochs=5, batch_size=32, lr=1e-3, warmup=0.1, patience=None),
+            PretrainConfig(epochs=8, batch_size=32, lr=2e-3, warmup=0.1, patience=None),
         ),
         "paper": Recipe(PlaceConfig(), PretrainConfig(epochs=50, batch_size=72, lr=2e-5)),
         "micro": Recipe(

@@ -3,18 +3,18 @@
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.models.bert.configuration_bert import BertConfig
 from transformers.models.bert.modeling_bert import BertModel
 
 from medbench.errors import UsageError, WeightsError
 from medbench.model import TextBatch, TextFeatures
+from medbench_methods.modules.attention import attention_kernel
 from medbench_methods.modules.tokenizer import SPECIAL, ReportTokenizer
 
 SCRATCH = "scratch"
@@ -77,9 +77,7 @@ class TextEncoder(nn.Module):
     def forward(self, text: TextBatch) -> TextFeatures:
         """Tokenised reports (B, T) -> features, with W = max(T - 2, 1) word slots: a word takes a token."""
         # A mask of four axes goes to the kernel as it is; into one of two, transformers looks (a host sync).
-        # The fused kernel's backward pass is several times slower than plain products on the CPU.
-        on_cpu = text.ids.device.type == "cpu"
-        with sdpa_kernel(SDPBackend.MATH) if on_cpu else nullcontext():
+        with attention_kernel(text.ids.device):
             output = self.bert(
                 input_ids=text.ids, attention_mask=text.mask[:, None, None, :], output_hidden_states=True
             )
