@@ -42,7 +42,7 @@ class Clip(Method):
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(
-            ClipConfig(**TINY), PretrainConfig(epochs=8, batch_size=32, lr=2e-3, warmup=0.1, patience=None)
+            ClipConfig(**TINY), PretrainConfig(epochs=7, batch_size=32, lr=2e-3, warmup=0.1, patience=None)
         ),
         "paper": Recipe(ClipConfig(), PretrainConfig(epochs=50, batch_size=72, lr=2e-5)),
         "micro": Recipe(

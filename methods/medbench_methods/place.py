@@ -233,7 +233,7 @@ class Place(Method):
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(
             PlaceConfig(**TINY, decoder_width=128, decoder_heads=4, vpoe_layers=1),
-            PretrainConfig(epochs=8, batch_size=32, lr=2e-3, warmup=0.1, patience=None),
+            PretrainConfig(epochs=7, batch_size=32, lr=2e-3, warmup=0.1, patience=None),
         ),
         "paper": Recipe(PlaceConfig(), PretrainConfig(epochs=50, batch_size=72, lr=2e-5)),
         "micro": Recipe(
