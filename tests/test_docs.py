@@ -189,3 +189,15 @@ def test_the_complete_plugin_of_the_docs_loads(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "pretrain.lr" in done.stdout
+
+
+def test_the_readmes_leaderboard_is_what_the_program_makes_of_the_records() -> None:
+    from medbench.records import ResultStore
+
+    text = (REPOSITORY / "README.md").read_text()
+    shown = text.split("<!-- leaderboard: leaderboards/results -->")[1].split("<!-- end of leaderboard -->")[
+        0
+    ]
+    records = ResultStore(REPOSITORY / "leaderboards" / "results").records()
+    assert "| place (reconstruction)" in shown
+    assert shown.strip() in CATALOGUE.load("leaderboards", "markdown")(records)

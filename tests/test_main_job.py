@@ -9,15 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from medbench.errors import DataError, MedbenchError, UsageError
 from medbench.plugins import load_catalogue
 from medbench.records import Record, ResultStore
 from medbench.request import RunRequest
-from medbench.runner import RunOutcome, run
+from medbench.runner import RunOutcome, pretrain, run
 
 CATALOGUE = load_catalogue(third_party=False)
 METHODS = sorted(CATALOGUE.methods)
@@ -114,6 +116,65 @@ def test_metrics_can_be_computed_again_from_the_predictions(cache: Path, tmp_pat
             assert [(m.name, m.value, m.low, m.high) for m in again] == [
                 (m.name, m.value, m.low, m.high) for m in record.metrics
             ]
+
+
+def test_a_record_does_not_depend_on_what_ran_beside_it(cache: Path, tmp_path: Path) -> None:
+    both = RunRequest(
+        ("random",),
+        ("rsna_det", "rsna_lp"),
+        tmp_path / "both",
+        cache,
+        recipe="micro",
+        device="cpu",
+        quiet=True,
+    )
+    run(both, CATALOGUE)
+    for task in both.tasks:
+        run(request(cache, tmp_path / "each", "random", task), CATALOGUE)
+    assert contents(tmp_path / "both") == contents(tmp_path / "each")
+
+
+def test_finished_weights_are_used_as_they_are(cache: Path, tmp_path: Path) -> None:
+    pretrained = request(cache, tmp_path / "a", "clip", "rsna_lp")
+    first = run(pretrained, CATALOGUE)
+    (folder,) = pretrain(pretrained, CATALOGUE)
+    given = replace(
+        pretrained, results=tmp_path / "b", checkpoint=str(folder), seeds=(0, 1), fractions=(1.0,)
+    )
+    (record,) = run(given, CATALOGUE).records  # no seed can change it, so two seeds are one cell
+    assert record.identity.seed is None and record.identity.weights.kind == "checkpoint"
+    assert record.metrics == first.records[-1].metrics
+    for wrong, message in (
+        ({"methods": ("place",)}, "weights of the method `clip`"),
+        ({"recipe": "tiny"}, "pretrained with recipe micro"),
+        ({"overrides": {"method.embed": "8"}}, "--set changes what is pretrained"),
+        ({"checkpoint": "nowhere"}, "found nothing there"),
+    ):
+        with pytest.raises(MedbenchError, match=message):
+            run(replace(given, **wrong), CATALOGUE)  # type: ignore[arg-type]  # fields of several types
+
+
+def test_overwrite_computes_again_and_keeps_the_old_record(cache: Path, tmp_path: Path) -> None:
+    wanted = request(cache, tmp_path, "random", "rsna_lp", fractions=(1.0,))
+    run(wanted, CATALOGUE)
+    before = contents(tmp_path)
+    run(replace(wanted, overwrite=True), CATALOGUE)
+    after = contents(tmp_path)
+    assert {name: after[name] for name in before} == before
+    assert sum("superseded-1" in name for name in after) == 2
+
+
+def test_a_results_folder_that_is_a_file_is_answered_before_any_work(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("not a folder")
+    with pytest.raises(UsageError, match=r"results folder .* can not be made"):
+        run(request(cache, tmp_path / "results", "random", "rsna_lp"), CATALOGUE)
+
+
+def test_a_mistake_in_the_last_method_costs_nothing(test_data: Path, cache: Path, tmp_path: Path) -> None:
+    wanted = request(cache, tmp_path, "random", "rsna_lp", data={"rsna": test_data / "rsna_layout"})
+    with pytest.raises(DataError, match="no pretraining corpus"):
+        run(replace(wanted, methods=("random", "place")), CATALOGUE)
+    assert ResultStore(tmp_path).records() == []
 
 
 # Interruptions.

@@ -45,6 +45,10 @@ def test_values_take_the_type_of_their_field() -> None:
         ("method.temprature", "1", "Did you mean temperature"),
         ("method.queries", "many", r"method\.queries=many: .*int"),
         ("task.lr", "1", "The protocol belongs to the task"),
+        ("pretrain.lr", "0", "expected a number above 0"),
+        ("pretrain.epochs", "0", "expected at least 1"),
+        ("pretrain.warmup", "5", "a share of the steps"),
+        ("method.queries", "{[]: 1}", "int"),
         ("lr", "1", "expected method.FIELD or pretrain.FIELD"),
     ],
 )

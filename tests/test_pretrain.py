@@ -227,7 +227,7 @@ def test_weights_are_written_and_load_again(tmp_path: Path) -> None:
     index, split, _ = corpus()
     assert (
         folder
-        == tmp_path / weights_key("toy", micro(), index, split, 3, "32")
+        == tmp_path / weights_key("toy", "tests", micro(), index, split, 3, "32")
         == finished(tmp_path, folder.name)
     )
     weights = load(folder, Toy, "toy")
@@ -501,6 +501,7 @@ def test_finished_weights_are_found_and_nothing_is_read(tmp_path: Path) -> None:
         split,
         no_images,
         method_name="toy",
+        owner="tests",
         recipe_name="micro",
         seed=3,
         device=torch.device("cpu"),
@@ -522,14 +523,14 @@ def test_key_depends_on_all_that_the_weights_depend_on() -> None:
     index, split, _ = corpus()
     other, other_split, _ = corpus(21)
     keys = {
-        weights_key("toy", micro(), index, split, 3, "32"),
-        weights_key("yot", micro(), index, split, 3, "32"),
-        weights_key("toy", micro(lr=0.5), index, split, 3, "32"),
-        weights_key("toy", Recipe(ToyConfig(width=7), micro().pretrain), index, split, 3, "32"),
-        weights_key("toy", micro(), other, other_split, 3, "32"),
-        weights_key("toy", micro(), index, replace(split, val=split.val[1:]), 3, "32"),
-        weights_key("toy", micro(), index, split, 4, "32"),
-        weights_key("toy", micro(), index, split, 3, "bf16"),
+        weights_key("toy", "tests", micro(), index, split, 3, "32"),
+        weights_key("yot", "tests", micro(), index, split, 3, "32"),
+        weights_key("toy", "tests", micro(lr=0.5), index, split, 3, "32"),
+        weights_key("toy", "tests", Recipe(ToyConfig(width=7), micro().pretrain), index, split, 3, "32"),
+        weights_key("toy", "tests", micro(), other, other_split, 3, "32"),
+        weights_key("toy", "tests", micro(), index, replace(split, val=split.val[1:]), 3, "32"),
+        weights_key("toy", "tests", micro(), index, split, 4, "32"),
+        weights_key("toy", "tests", micro(), index, split, 3, "bf16"),
     }
     assert len(keys) == 8
 
@@ -569,7 +570,7 @@ def test_second_process_waits_and_finds_it_done(tmp_path: Path, capfd: pytest.Ca
     from filelock import FileLock
 
     index, split, _ = corpus()
-    key = weights_key("toy", micro(), index, split, 3, "32")
+    key = weights_key("toy", "tests", micro(), index, split, 3, "32")
     held = threading.Event()
 
     def hold() -> None:

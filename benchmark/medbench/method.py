@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
+from medbench.errors import UsageError
 from medbench.model import ImageTextBatch, VisionLanguageModel
 
 
@@ -37,6 +38,21 @@ class PretrainConfig:
     weight_decay: float = 0.05
     clip_gradient: float | None = None
     patience: int | None = 5
+
+    def __post_init__(self) -> None:
+        """Refuse what can not be run.
+
+        Raises:
+            UsageError: it names the field, what was found and what is possible.
+        """
+        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("patience", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UsageError(f"pretrain.{name} is {value}; expected at least {least}.")
+        if not self.lr > 0:
+            raise UsageError(f"pretrain.lr is {self.lr}; expected a number above 0.")
+        if not 0 <= self.warmup <= 1:
+            raise UsageError(f"pretrain.warmup is {self.warmup}; expected a share of the steps, 0 to 1.")
 
 
 @dataclass(frozen=True)

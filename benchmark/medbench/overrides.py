@@ -49,7 +49,7 @@ def _set(config: Any, name: str, text: str, key: str) -> Any:
         raise UsageError(f"--set {key}: no such field.{hint} Fields: {', '.join(known)}.")
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # not a literal: a word
         value = {"true": True, "false": False, "none": None}.get(text.lower(), text)
     try:
         return replace(config, **{name: TypeAdapter(hints[name]).validate_python(value)})

@@ -10,7 +10,7 @@ from typing import Any
 
 from medbench.data.sources import Sources
 from medbench.devices import resolve_device, resolve_precision
-from medbench.errors import DataError, MedbenchError
+from medbench.errors import DataError, MedbenchError, WeightsError
 from medbench.planner import Cell, Encoder, Planner
 from medbench.plugins import Catalogue
 from medbench.progress import Progress
@@ -19,9 +19,18 @@ from medbench.request import RunRequest
 from medbench.specs import MethodSpec, TaskSpec
 from medbench.weights import INFO, read_info
 
-REFERENCE = "two cores of an Intel Xeon of 2023, no GPU"
-REFERENCE_SECONDS: dict[tuple[str, ...], float] = {}
-"""Measured on the reference machine: (method, recipe) a pretraining, (task, recipe, fraction) a cell."""
+REFERENCE = "two cores of an Intel Xeon with AMX, no GPU"
+REFERENCE_SECONDS: dict[tuple[str, ...], float] = {
+    ("clip", "tiny"): 120,
+    ("place", "tiny"): 190,
+    ("rsna_det", "tiny", "1%"): 21,
+    ("rsna_det", "tiny", "10%"): 26,
+    ("rsna_det", "tiny", "100%"): 49,
+    ("rsna_lp", "tiny", "1%"): 5,
+    ("rsna_lp", "tiny", "10%"): 5,
+    ("rsna_lp", "tiny", "100%"): 5,
+}
+"""Measured there: (method, recipe) a pretraining, (task, recipe, fraction) a cell with the extraction before it."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +149,12 @@ def plan(request: RunRequest, catalogue: Catalogue) -> Plan:
     cells: list[CellState] = []
     for method in methods:
         for seed in request.seeds:
-            encoder = planner.encoder(method, seed) if ready else None
+            encoder = None
+            if ready:
+                try:
+                    encoder = planner.encoder(method, seed)
+                except WeightsError as error:
+                    missing.append(error)
             weights.append(_weights(method, seed, encoder, request))
             for task in tasks:
                 group = planner.group(encoder, task) if encoder is not None else None
@@ -185,10 +199,10 @@ def _data(
 
 
 def _weights(method: MethodSpec, seed: int, encoder: Encoder | None, request: RunRequest) -> WeightsState:
-    if not method.pretrains:
-        return WeightsState(method.name, seed, "untrained", None)
     if request.checkpoint is not None:
         return WeightsState(method.name, seed, "checkpoint", None)
+    if not method.pretrains:
+        return WeightsState(method.name, seed, "untrained", None)
     if encoder is not None and encoder.ready:
         return WeightsState(method.name, seed, "done", None)
     like = [

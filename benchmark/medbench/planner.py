@@ -5,7 +5,7 @@ A group holds one cell a label fraction, each with its record if it is done. The
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from medbench.records import (
 from medbench.request import RunRequest
 from medbench.specs import MethodSpec, TaskSpec
 from medbench.task import Fit, Precision, Task, TaskData
-from medbench.weights import finished, read_info, weights_key
+from medbench.weights import check_method, finished, read_config, read_info, weights_key
 
 
 @dataclass
@@ -46,8 +46,6 @@ class OpenDataset:
     dataset: Dataset
     index: Index
     images: Callable[[int, Fit], PreparedImages]
-    pixels: dict[str, str] = field(default_factory=dict)
-    """Hash over the films that were used, by how they were prepared ("128 stretch")."""
 
     def training_split(self) -> Split:
         """The split that a corpus is pretrained with: the first one it names."""
@@ -100,6 +98,8 @@ class Group:
     data: TaskData
     seed: int
     cells: tuple[Cell, ...]
+    pixels: dict[str, str] = field(default_factory=dict)
+    """Hashes over the films that the task asked for, by how they were prepared ("96 stretch")."""
 
     def key(self) -> str:
         """Names the folder for unfinished work of this group."""
@@ -192,19 +192,16 @@ class Planner:
         index = leave_out(
             dataset.index(exclude_broken=self.request.exclude_broken), self._broken.get(key, ())
         )
-        pixels: dict[str, str] = {}
 
         @cache
         def images(side: int, fit: Fit) -> PreparedImages:
             self._preparing = key
-            films = prepare(
+            return prepare(
                 index, side, fit, self.request.cache, workers=self.request.workers, progress=self.progress
             )
-            pixels[f"{side} {fit}"] = films.sha256
-            return films
 
         self.progress.say(describe(dataset, index))
-        return OpenDataset(dataset, index, images, pixels)
+        return OpenDataset(dataset, index, images)
 
     # Weights.
 
@@ -220,14 +217,7 @@ class Planner:
         )
         recipe = self._recipe(spec, method)
         if self.request.checkpoint is not None:
-            folder, info = read_info(self._checkpoint(spec))
-            about = (
-                {name: info["corpus"].get(name) for name in Corpus.model_fields} if "corpus" in info else None
-            )
-            identity = WeightsIdentity.model_validate(
-                {"kind": "checkpoint", "key": info["sha256"], "corpus": about}
-            )
-            return Encoder(spec, owner, method, recipe, seed, identity, folder, ready=True)
+            return self._from_checkpoint(spec, owner, method, recipe, seed)
         if not spec.pretrains:
             identity = WeightsIdentity(
                 kind="untrained", key=sha256_json([spec.name, _json(recipe.config), seed])
@@ -241,10 +231,35 @@ class Planner:
             fingerprint=opened.index.fingerprint(),
             excluded=len(opened.index.excluded),
         )
-        key = weights_key(spec.name, recipe, opened.index, opened.training_split(), seed, self.precision)
+        key = weights_key(
+            spec.name, owner, recipe, opened.index, opened.training_split(), seed, self.precision
+        )
         identity = WeightsIdentity(kind="pretrained", key=key, corpus=corpus)
         path = finished(self.request.cache / "weights", key)
         return Encoder(spec, owner, method, recipe, seed, identity, path, ready=path is not None)
+
+    def _from_checkpoint(
+        self, spec: MethodSpec, owner: str, method: type[Method], recipe: Recipe, seed: int
+    ) -> Encoder:
+        folder, info = read_info(self._checkpoint(spec))
+        check_method(folder, info, spec.name)
+        if self.request.overrides:
+            raise UsageError(
+                "--set changes what is pretrained; with --checkpoint it has no effect. Leave it out."
+            )
+        if info.get("recipe") != self.request.recipe:
+            raise WeightsError(
+                f"{folder}: pretrained with recipe {info.get('recipe')}, asked for with recipe {self.request.recipe}. "
+                f"Recipes share no table: give --recipe {info.get('recipe')}."
+            )
+        if "corpus" not in info:
+            raise WeightsError(
+                f"{folder}: its description does not say what it was pretrained on; pretrain again."
+            )
+        corpus = Corpus.model_validate({name: info["corpus"].get(name) for name in Corpus.model_fields})
+        identity = WeightsIdentity(kind="checkpoint", key=info["sha256"], corpus=corpus)
+        recipe = replace(recipe, config=read_config(method, info["config"], folder))
+        return Encoder(spec, owner, method, recipe, seed, identity, folder, ready=True)
 
     def _recipe(self, spec: MethodSpec, method: type[Method]) -> Recipe:
         if self.request.recipe not in method.recipes:
@@ -273,10 +288,17 @@ class Planner:
         opened = self.evaluation(spec.dataset)
         task: Task = self.catalogue.load("tasks", spec.name)(self.request.recipe)
         split = opened.dataset.split(opened.index, task.split)
-        data = TaskData(opened.index, split, opened.images)
+        pixels: dict[str, str] = {}
+
+        def images(side: int, fit: Fit) -> PreparedImages:
+            films = opened.images(side, fit)
+            pixels[f"{side} {fit}"] = films.sha256
+            return films
+
+        data = TaskData(opened.index, split, images)
         positives = task.positives(opened.index)
         cells = tuple(self._cell(encoder, spec, task, data, positives, f) for f in self.fractions(spec))
-        return Group(encoder, spec, task, data, encoder.seed, cells)
+        return Group(encoder, spec, task, data, encoder.seed, cells, pixels)
 
     def _cell(
         self,

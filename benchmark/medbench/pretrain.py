@@ -77,6 +77,7 @@ def pretrain(
     images: Callable[[int, Fit], PreparedImages],
     *,
     method_name: str,
+    owner: str,
     recipe_name: str,
     seed: int,
     device: torch.device,
@@ -100,6 +101,7 @@ def pretrain(
         split: rows of `corpus`.
         images: (side, fit) -> prepared films of `corpus`; asked only if there is something left to train.
         method_name: as the user types it.
+        owner: distribution that brings the method, with its version.
         recipe_name: `tiny`, `paper` or `micro`.
         seed: of everything that is random.
         device: to train on.
@@ -124,7 +126,7 @@ def pretrain(
         raise UsageError(
             f"{method_name}: the recipe `{recipe_name}` has no pretraining; there are no weights to train."
         )
-    key = weights_key(method_name, recipe, corpus, split, seed, precision)
+    key = weights_key(method_name, owner, recipe, corpus, split, seed, precision)
     folder, partial = store / key, store / f"{key}.partial"
     store.mkdir(parents=True, exist_ok=True)
     with _locked(store / f"{key}.lock", f"{method_name}, seed {seed}", progress):
@@ -166,6 +168,7 @@ def pretrain(
                 _fit(run, device, precision, f"pretraining {method_name}", progress)
             info = {
                 "method": method_name,
+                "owner": owner,
                 "recipe": recipe_name,
                 "pretrain": config_json(recipe.pretrain),
                 "seed": seed,

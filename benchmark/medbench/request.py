@@ -60,4 +60,5 @@ class RunRequest:
     @property
     def real_data(self) -> bool:
         """Whether any folder of the user's own is named; then nothing falls back to phantom data."""
-        return self.data_root is not None or bool(self.data)
+        table = self.corpus is not None and self.corpus.startswith("table:")
+        return self.data_root is not None or bool(self.data) or table

@@ -1,20 +1,21 @@
 """The only place where methods and tasks meet: weights -> features -> head -> predictions -> record, cell by cell."""
 
 import datetime
+import os
 import platform
 import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from medbench.data.prepared import BrokenImages
 from medbench.devices import describe, deterministic, resolve_device, resolve_precision
-from medbench.errors import MedbenchError
+from medbench.errors import MedbenchError, UsageError
 from medbench.model import VisionLanguageModel
 from medbench.planner import Cell, Encoder, Group, Planner
 from medbench.plugins import Catalogue, PluginProblem
@@ -104,15 +105,25 @@ class Runner:
         methods, tasks = self.planner.methods(), self.planner.tasks()
         deterministic()
         outcome = RunOutcome()
+        self._check_folders()
+        for method in methods:  # a mistake in the last one must not cost the work of the first
+            encoder = self.planner.encoder(method, self.request.seeds[0])
+            for task in tasks:
+                self.planner.group(encoder, task)
         self._report(self.catalogue.run_started(self.request, self.request.results))
         for method in methods:
             for seed in self.request.seeds:
                 outcome.records += self._without_broken(partial(self._cells, method, seed, tasks, outcome))
+        # A cell that no seed can change was asked for once a seed.
+        outcome.records = list({record.cell_id: record for record in outcome.records}.values())
         return outcome
 
     def pretrain(self) -> list[Path]:
         """Pretrain the request's methods at its seeds, or find that it is done; folders of the finished weights."""
         deterministic()
+        self._check_folders()
+        for spec in self.planner.methods():
+            self.planner.encoder(spec, self.request.seeds[0])
         folders = []
         for spec in self.planner.methods():
             if not spec.pretrains:
@@ -121,6 +132,15 @@ class Runner:
             for seed in self.request.seeds:
                 folders.append(self._without_broken(partial(self._pretrain, spec, seed)))
         return folders
+
+    def _check_folders(self) -> None:
+        for what, folder in (("results", self.request.results), ("cache", self.request.cache)):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UsageError(f"The {what} folder {folder} can not be made: {error.strerror}.") from None
+            if not os.access(folder, os.W_OK):
+                raise UsageError(f"The {what} folder {folder} can not be written to.")
 
     def _without_broken(self, work: Callable[[], _T]) -> _T:
         """Do `work`; where films turn out broken and the user wants them left out, do it again without them."""
@@ -141,7 +161,7 @@ class Runner:
         encoder = self.planner.encoder(spec, seed)
         groups = [self.planner.group(encoder, task) for task in tasks]
         if self.request.overwrite:
-            groups = [self._superseded(group) for group in groups]
+            groups = [replace(group, cells=tuple(map(self._again, group.cells))) for group in groups]
         todo = [cell for group in groups for cell in group.todo if cell.train.too_small is None]
         model: VisionLanguageModel | None = None
         info: WeightsInfo | None = None
@@ -187,13 +207,14 @@ class Runner:
             corpus.training_split(),
             corpus.images,
             method_name=encoder.spec.name,
+            owner=encoder.owner,
             recipe_name=self.request.recipe,
             seed=encoder.seed,
             device=self.device,
             precision=self.precision,
             store=store,
             progress=self.progress,
-            extra_info={"fidelity": encoder.spec.fidelity, "owner": encoder.owner, "git": git_state()},
+            extra_info={"fidelity": encoder.spec.fidelity, "git": git_state()},
             offline=self.request.offline,
         )
 
@@ -270,11 +291,10 @@ class Runner:
                 features.close()
         shutil.rmtree(workdir, ignore_errors=True)
 
-    def _superseded(self, group: Group) -> Group:
-        for cell in group.cells:
-            if cell.record is not None and cell.record.cell_id not in self._written:
-                self.store.supersede(cell.identity)
-        return self.planner.group(group.encoder, group.spec)
+    def _again(self, cell: Cell) -> Cell:
+        """The cell as if it had no record, unless this run made it."""
+        done = cell.record is not None and cell.record.cell_id in self._written
+        return cell if done else replace(cell, record=None)
 
     # Records.
 
@@ -294,7 +314,7 @@ class Runner:
                 validation=len(data.split.val),
                 test=len(data.split.test),
                 excluded=[str(problem) for problem in data.index.excluded],
-                pixels_sha256=dict(self.planner.evaluation(group.spec.dataset).pixels),
+                pixels_sha256=dict(group.pixels) if status == "ok" else {},
             ),
             weights=info,
             search=dict(work.evaluation.search) if work.evaluation is not None and status == "ok" else {},
@@ -323,6 +343,8 @@ class Runner:
             )
             self.store.write_ids(cell.identity.train_sha256, {"train": ids.iloc[cell.train.rows].tolist()})
         predictions = work.evaluation.predictions if work.evaluation is not None and status == "ok" else None
+        if self.request.overwrite and status != "failed":
+            self.store.supersede(cell.identity)
         record = self.store.write(record, predictions)
         self._written.add(record.cell_id)
         self._report(self.catalogue.run_finished(record, self.request.results))

@@ -54,8 +54,13 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
             *wrong,
             f"metrics can not be computed again: {identity.task} {installed}, not {identity.task_version}",
         ]
-    task = catalogue.load("tasks", identity.task)(identity.recipe)
-    again = {metric.name: metric for metric in task.score(predictions)}
+    try:
+        task = catalogue.load("tasks", identity.task)(identity.recipe)
+        again = {metric.name: metric for metric in task.score(predictions)}
+    except (
+        Exception
+    ) as error:  # one record that can not be scored must not keep the others from being checked
+        return [*wrong, f"metrics can not be computed again: {type(error).__name__}: {error}"]
     if list(again) != [metric.name for metric in record.metrics]:
         wrong.append(
             f"metrics recorded: {', '.join(m.name for m in record.metrics)}; computed: {', '.join(again)}"

@@ -67,16 +67,17 @@ def config_json(config: Any) -> dict[str, Any]:
 
 
 def weights_key(
-    method_name: str, recipe: Recipe, corpus: Index, split: Split, seed: int, precision: Precision
+    method_name: str, owner: str, recipe: Recipe, corpus: Index, split: Split, seed: int, precision: Precision
 ) -> str:
     """The name of these weights in the store: the method and a hash over all that the weights depend on.
 
-    That is: the resolved config of the method and its optimisation, every row of the corpus, which rows are trained and
-    validated on, the seed, the precision and the version of this engine.
+    That is: who brings the method, in which version, its resolved config and optimisation, every row of the corpus,
+    which rows are trained and validated on, the seed, the precision and the version of the training engine.
     """
     resolved = {
         "engine": ENGINE,
         "method": method_name,
+        "owner": owner,
         "config": config_json(recipe.config),
         "pretrain": config_json(recipe.pretrain) if recipe.pretrain is not None else None,
         "corpus": corpus.fingerprint(),
@@ -90,7 +91,8 @@ def weights_key(
 
 def finished(store: Path, key: str) -> Path | None:
     """The folder of these weights if they are finished, else None."""
-    return store / key if (store / key / INFO).is_file() else None
+    folder = store / key
+    return folder if (folder / INFO).is_file() and (folder / TENSORS).is_file() else None
 
 
 def save_tensors(method: Method, path: Path) -> str:
@@ -195,6 +197,19 @@ def read_info(path: Path) -> tuple[Path, dict[str, Any]]:
     return folder, info
 
 
+def check_method(folder: Path, info: Mapping[str, Any], method_name: str) -> None:
+    """See that weights are those of a method.
+
+    Raises:
+        WeightsError: they are another one's.
+    """
+    if info["method"] != method_name:
+        raise WeightsError(
+            f"{folder}: weights of the method `{info['method']}`, asked for as `{method_name}`. Use"
+            f" --method {info['method']}, or weights of `{method_name}`."
+        )
+
+
 def load(path: Path, method_class: type[Method], method_name: str) -> Weights:
     """Read finished weights; every tensor must be there, fit, and be as it was written.
 
@@ -207,13 +222,9 @@ def load(path: Path, method_class: type[Method], method_name: str) -> Weights:
         WeightsError: the folder holds another method, is damaged or incomplete, or its tensors do not cover the model.
     """
     folder, info = read_info(path)
-    if info["method"] != method_name:
-        raise WeightsError(
-            f"{folder}: weights of the method `{info['method']}`, asked for as `{method_name}`. Use"
-            f" --method {info['method']}, or weights of `{method_name}`."
-        )
+    check_method(folder, info, method_name)
     tensors = _read_tensors(folder / TENSORS, str(info["sha256"]))
-    config = _config(method_class, info["config"], folder)
+    config = read_config(method_class, info["config"], folder)
     assets_folder = folder / ASSETS
     files = (
         sorted(file for file in assets_folder.rglob("*") if file.is_file()) if assets_folder.is_dir() else []
@@ -238,7 +249,12 @@ def _read_tensors(path: Path, expected: str) -> dict[str, Tensor]:
         raise WeightsError(f"{path}: not a safetensors file ({error}). Pretrain again.") from None
 
 
-def _config(method_class: type[Method], data: Mapping[str, Any], folder: Path) -> Any:
+def read_config(method_class: type[Method], data: Mapping[str, Any], folder: Path) -> Any:
+    """The config that weights.json holds, as an instance of the method's config class.
+
+    Raises:
+        WeightsError: it is not one in this version.
+    """
     kinds = {type(recipe.config) for recipe in method_class.recipes.values()}
     if len(kinds) != 1:  # our bug, or a plugin's: recipes are sizes of one method
         raise TypeError(f"{method_class.__name__}.recipes holds configs of several classes: {kinds}")

@@ -248,9 +248,13 @@ class Place(Method):
         """Join the model and what only training needs.
 
         Raises:
-            UsageError: the width of the decoders can not be cut into heads and into sines and cosines.
+            UsageError: a number is below 1, or the width of the decoders can not be cut into heads and into sines
+                and cosines.
         """
         super().__init__()
+        for field in ("queries", "decoder_heads", "sentences", "cce_grid"):
+            if getattr(config, field) < 1:
+                raise UsageError(f"method.{field} is {getattr(config, field)}; expected at least 1.")
         if config.decoder_width % config.decoder_heads or config.decoder_width % 4:
             raise UsageError(
                 f"method.decoder_width is {config.decoder_width}; expected a multiple of 4 and of "

@@ -8,13 +8,16 @@ boxes outside their image. `verify` looks for both on demand. All end in one mes
 
 import math
 import re
+import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from medbench.data.dataset import Dataset
 from medbench.data.images import image_size, read_image
@@ -162,6 +165,22 @@ def require_file(spec: DatasetSpec, root: Path, names: Collection[str], what: st
     raise DataError(
         f"{spec.name}: looked for {what}, {expected}, and found {found}. {where_to_get(spec, root)}"
     )
+
+
+def read_table(spec: DatasetSpec, root: Path, path: Path, **options: Any) -> pd.DataFrame:
+    """A CSV file, compressed or not; `options` go to `pandas.read_csv`.
+
+    Raises:
+        DataError: it is empty, truncated, or no table.
+    """
+    try:
+        table: pd.DataFrame = pd.read_csv(path, **options)
+    except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas' parser errors are ValueErrors
+        found = " ".join(str(error).split())
+        raise DataError(
+            f"{spec.name}: {path} can not be read as a table ({found}). {where_to_get(spec, root)}"
+        ) from None
+    return table
 
 
 def require_columns(

@@ -20,7 +20,15 @@ from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.reports import caption, sections, sentences
 from medbench.data.splits import Split
-from medbench.data.verify import file_problem, require_columns, require_file, settle, source_of, where_to_get
+from medbench.data.verify import (
+    file_problem,
+    read_table,
+    require_columns,
+    require_file,
+    settle,
+    source_of,
+    where_to_get,
+)
 from medbench.errors import DataError
 
 VERSIONS = ("2.0.0", "2.1.0")
@@ -125,9 +133,9 @@ class MimicCxr(Dataset):
 
     def _table(self, table: str, columns: list[str]) -> pd.DataFrame:
         path = require_file(self.spec, self.root, self._find(table), f"the {table} table")
-        found = pd.read_csv(path, nrows=0).columns
+        found = read_table(self.spec, self.root, path, nrows=0).columns
         require_columns(self.spec, self.root, path, found, columns)
-        rows = pd.read_csv(path, usecols=columns, dtype=str, keep_default_na=False)
+        rows = read_table(self.spec, self.root, path, usecols=columns, dtype=str, keep_default_na=False)
         if rows.empty:
             raise DataError(f"{self.spec.name}: {path} has no rows. {where_to_get(self.spec, self.root)}")
         return rows
@@ -161,7 +169,7 @@ class MimicCxr(Dataset):
         path = next((self.root / n for n in self._find("chexpert") if (self.root / n).is_file()), None)
         if path is None:
             return pd.DataFrame(index=rows.index)
-        labels = pd.read_csv(path, dtype={"subject_id": str, "study_id": str})
+        labels = read_table(self.spec, self.root, path, dtype={"subject_id": str, "study_id": str})
         require_columns(self.spec, self.root, path, labels.columns, ["subject_id", "study_id"])
         names = [name for name in labels.columns if name not in ("subject_id", "study_id")]
         labels = (

@@ -19,6 +19,7 @@ from medbench.data.splits import Split, three_way_by_patient
 from medbench.data.verify import (
     box_problem,
     file_problem,
+    read_table,
     require_columns,
     require_file,
     settle,
@@ -83,7 +84,7 @@ class Rsna(Dataset):
     def _labels(self) -> pd.DataFrame:
         """All rows as text, "" for an empty cell."""
         path = require_file(self.spec, self.root, [LABELS], "the table of labels")
-        labels = pd.read_csv(path, dtype=str, keep_default_na=False)
+        labels = read_table(self.spec, self.root, path, dtype=str, keep_default_na=False)
         require_columns(self.spec, self.root, path, labels.columns, ["patientId", *_BOX, "Target"])
         if labels.empty:
             raise DataError(f"{self.spec.name}: {path} has no rows. {where_to_get(self.spec, self.root)}")

@@ -8,6 +8,7 @@ for what is printed (`Table.notes`). Only the image column is needed.
 """
 
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -228,7 +229,12 @@ class Table(Dataset):
                 raise DataError(f"table: {path} is neither .csv, .tsv nor .parquet.")
         except FileNotFoundError as error:
             raise DataError(f"table: looked for {path} and found no file there.") from error
-        except (ValueError, OSError) as error:  # pandas' parser errors are ValueErrors, and so are Arrow's
+        except (
+            ValueError,
+            OSError,
+            EOFError,
+            zlib.error,
+        ) as error:  # pandas' parser errors are ValueErrors, and so are Arrow's
             raise DataError(f"table: {path} can not be read as a table ({error}).") from error
         if rows.empty:
             raise DataError(f"table: {path} has no rows.")
