@@ -177,6 +177,7 @@ def train(store: Path, recipe: Recipe | None = None, **changes: Any) -> Path:
     index, split, films = changes.pop("data", None) or corpus()
     arguments: dict[str, Any] = {
         "method_name": "toy",
+        "owner": "tests",
         "recipe_name": "micro",
         "seed": 3,
         "device": torch.device("cpu"),

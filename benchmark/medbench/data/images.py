@@ -254,11 +254,16 @@ def _open_dicom(path: Path, *, pixels: bool) -> "DicomDataset":
 def _decode(data: "DicomDataset") -> npt.NDArray[Any]:
     """Stored values (H, W), or (H, W, 3) in RGB."""
     from pydicom.pixels.utils import pixel_array
+    from pydicom.uid import UID
 
     syntax = data.file_meta.get("TransferSyntaxUID")
     if syntax is None:
         raise _Unreadable(
             "its file meta information names no transfer syntax, so its pixels can not be decoded"
+        )
+    if not (isinstance(syntax, UID) and syntax.is_transfer_syntax):
+        raise _Unreadable(
+            f"its file meta information names {syntax!s}, which is no transfer syntax; copy it again"
         )
     plugin = _PLUGINS.get(str(syntax), "pylibjpeg") if syntax.is_compressed and syntax.is_encapsulated else ""
     try:
