@@ -653,7 +653,8 @@ def test_no_step_waits_for_the_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(_Run, "training_step", watched)
     monkeypatch.setattr(_Run, "on_train_batch_end", end)
     for precision in ("32", "bf16"):
-        train(tmp_path, device=torch.device("cuda", 0), precision=precision)
+        folder = train(tmp_path, device=torch.device("cuda", 0), precision=precision)
+        assert load(folder, Toy, "toy").info["precision"] == precision
 
 
 @pytest.mark.gpu

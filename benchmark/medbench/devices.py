@@ -171,7 +171,7 @@ def describe(device: torch.device) -> dict[str, Any]:
             "capability": f"{major}.{minor}",
             "memory_bytes": torch.cuda.get_device_properties(device).total_memory,
             "cuda": torch.version.cuda,
-            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
+            "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]  # torch's own
         }
     return about
 

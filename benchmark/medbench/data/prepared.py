@@ -152,7 +152,7 @@ class _Entry:
         return [Problem(str(r.sample), str(r.image), str(r.problem)) for r in bad.itertuples()]
 
     def images(self) -> npt.NDArray[np.uint8]:
-        return np.load(self.folder / "images.npy", mmap_mode="r")  # type: ignore[no-any-return]
+        return np.load(self.folder / "images.npy", mmap_mode="r")  # type: ignore[no-any-return]  # stub says Any
 
 
 def _load(folder: Path) -> _Entry | None:

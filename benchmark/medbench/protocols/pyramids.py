@@ -127,7 +127,7 @@ class Pyramids:
             "levels": self._levels,
         }
         if done.is_file() and json.loads(done.read_text()) == about:
-            return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+            return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]  # stub says Any
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir(parents=True)
         shape = (len(self._rows), start.shape[1])
@@ -148,7 +148,7 @@ class Pyramids:
                 advance(len(rows))
         maps.flush()
         done.write_text(json.dumps(about))
-        return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]
+        return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]  # stub says Any
 
 
 def _flat(maps: Sequence[Tensor]) -> npt.NDArray[np.float16]:
