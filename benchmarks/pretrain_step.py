@@ -36,6 +36,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from medbench.data.index import Index
     from medbench.data.pairs import Pairs, TrainingBatches, read_reports
     from medbench.data.prepared import PreparedImages
+    from medbench.method import Setup
     from medbench.model import ImageTextBatch
     from medbench.plugins import load_catalogue
 
@@ -52,7 +53,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     table = pd.DataFrame({"sample": [str(i) for i in range(n)], "report": reports})
     index = Index("noise", Path(), "phantom", table)
     texts = read_reports(index, np.arange(n))
-    method = method_class.from_corpus(recipe.config, texts.sentences, offline=True)
+    method = method_class.from_corpus(recipe.config, texts.sentences, Setup(offline=True))
     method = method.to(device, memory_format=torch.channels_last).train()  # as the engine does
     model = method.model
     side = model.preprocessing.resize

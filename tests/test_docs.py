@@ -16,7 +16,7 @@ from medbench.plugins import KINDS, Kind, load_catalogue
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DOCS = REPOSITORY / "docs"
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 CATALOGUE = load_catalogue(third_party=False)
 HOOKS = [hook for hook in vars(hookspecs) if hook.startswith("medbench_")]
 ENVIRONMENT = sorted(
@@ -56,15 +56,17 @@ def test_every_name_of_the_catalogue_has_a_heading(kind: Kind, name: str) -> Non
     page = DOCS / ("run.md" if kind == "leaderboards" else f"{kind}.md")
     if kind == "leaderboards":
         assert f"`{name}`" in page.read_text()
+    elif kind == "methods":
+        assert headings(DOCS / "methods" / f"{name}.md")[0] == f"`{name}`"
+        assert f"[`{name}`](methods/{name}.md)" in page.read_text()
     else:
         assert f"`{name}`" in headings(page)
 
 
 @pytest.mark.parametrize("name", CATALOGUE.methods)
 def test_a_methods_page_shows_its_fidelity(name: str) -> None:
-    text = (DOCS / "methods.md").read_text()
-    section = text.split(f"## `{name}`")[1].split("\n## ")[0]
-    assert f"fidelity: **{CATALOGUE.methods[name].fidelity}**" in section
+    text = (DOCS / "methods" / f"{name}.md").read_text()
+    assert f"fidelity: **{CATALOGUE.methods[name].fidelity}**" in text
 
 
 def verbs() -> list[tuple[str, list[str]]]:

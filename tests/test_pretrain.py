@@ -25,7 +25,7 @@ from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
 from medbench.data.splits import Split
 from medbench.errors import DataError, MedbenchError, UsageError, WeightsError
-from medbench.method import Method, PretrainConfig, Recipe
+from medbench.method import Method, PretrainConfig, Recipe, Setup
 from medbench.model import ImageFeatures, ImageTextBatch, Preprocessing, TextBatch, TextFeatures
 from medbench.pretrain import learning_rate, pretrain, top1_accuracy
 from medbench.progress import Progress
@@ -111,7 +111,7 @@ class Toy(Method):
         self.model: ToyModel = ToyModel(config, words)
 
     @classmethod
-    def from_corpus(cls, config: Any, reports: Sequence[Sequence[str]], *, offline: bool = False) -> Self:
+    def from_corpus(cls, config: Any, reports: Sequence[Sequence[str]], setup: Setup) -> Self:
         return cls(config, sorted({w for report in reports for line in report for w in line.split()}))
 
     @classmethod

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medbench import weights as module
 from medbench.errors import WeightsError
-from medbench.method import Method, Recipe
+from medbench.method import Method, Recipe, Setup
 from medbench.model import ImageTextBatch, Preprocessing
 from medbench.weights import config_json, load, read_info, save, save_tensors, tensors_sha256, untrained
 
@@ -53,7 +53,7 @@ class Tiny(Method):
         self.model: Any = Net(config.width)
 
     @classmethod
-    def from_corpus(cls, config: Any, reports: Sequence[Sequence[str]], *, offline: bool = False) -> Self:
+    def from_corpus(cls, config: Any, reports: Sequence[Sequence[str]], setup: Setup) -> Self:
         return cls(config, repr(reports).encode())
 
     @classmethod

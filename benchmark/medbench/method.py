@@ -1,10 +1,12 @@
 """What a method is: model + losses + optimiser defaults. The training engine knows no more than this."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import torch
 from torch import Tensor, nn
 
 from medbench.errors import UsageError
@@ -63,6 +65,30 @@ class Recipe:
     pretrain: PretrainConfig | None = None
 
 
+def _quietly(_: str) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Where and how a method is built: what is no part of its config.
+
+    Attributes:
+        seed: of the run. torch is seeded from it before a method is built; what is learnt from text alone and kept
+            in `store` draws from a generator of its own, so that finding it there changes nothing that comes after.
+        device: where work may be done while building; the method itself is returned on the CPU.
+        offline: do not ask a hub for anything.
+        store: folder for what is learnt from the reports alone, shared by the methods; None to keep nothing.
+        say: takes a line for the user.
+    """
+
+    seed: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    offline: bool = False
+    store: Path | None = None
+    say: Callable[[str], None] = _quietly
+
+
 class Method(nn.Module, ABC):
     """Base of a method.
 
@@ -81,13 +107,13 @@ class Method(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def from_corpus(cls, config: Any, reports: Sequence[Sequence[str]], *, offline: bool = False) -> Self:
+    def from_corpus(cls, config: Any, reports: Sequence[Sequence[str]], setup: Setup) -> Self:
         """Build with fresh weights; what has to be learnt from text alone (a vocabulary) is learnt from `reports`.
 
         Args:
             config: an instance of this method's config.
             reports: the training reports, each a list of sentences; empty for a method without text.
-            offline: do not ask a hub for anything.
+            setup: seed, device, and where to keep what other methods can use too.
         """
 
     @classmethod

@@ -40,7 +40,7 @@ from medbench.data.splits import Split
 from medbench.devices import Precision, describe, deterministic, watch_determinism
 from medbench.errors import DataError, MedbenchError, UsageError, WeightsError
 from medbench.files import replacing
-from medbench.method import Method, PretrainConfig, Recipe
+from medbench.method import Method, PretrainConfig, Recipe, Setup
 from medbench.model import ImageTextBatch, TextBatch
 from medbench.progress import Advance, Progress
 from medbench.seeding import derive_seed, seed_everything
@@ -144,7 +144,10 @@ def pretrain(
                     f" words in it, found {len(training)} ({training.without_text} rows have no text). Check the"
                     f" report column and the training split in {corpus.root}."
                 )
-            method = method_class.from_corpus(recipe.config, training.sentences, offline=offline)
+            setup = Setup(
+                seed=seed, device=device, offline=offline, store=store.parent / "text", say=progress.say
+            )
+            method = method_class.from_corpus(recipe.config, training.sentences, setup)
             films = images(method.model.preprocessing.resize, "pad")
             pin = device.type == "cuda"
             run = _Run(

@@ -27,7 +27,7 @@ from medbench.data.splits import Split
 from medbench.devices import Precision
 from medbench.errors import WeightsError
 from medbench.files import replacing, sha256_file, write_atomic
-from medbench.method import Method, Recipe
+from medbench.method import Method, Recipe, Setup
 from medbench.seeding import derive_seed, seed_everything
 
 TENSORS: Final = "weights.safetensors"
@@ -307,7 +307,7 @@ def untrained(
     The same seed gives the same tensors. Its SHA-256 is over the tensors, as there is no file.
     """
     seed_everything(derive_seed(seed, "init"))
-    method = method_class.from_corpus(recipe.config, [], offline=offline).eval()
+    method = method_class.from_corpus(recipe.config, [], Setup(seed=seed, offline=offline)).eval()
     sha256 = tensors_sha256(method)
     info = {
         "method": method_name,

@@ -16,7 +16,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from medbench.method import Method, PretrainConfig, Recipe
+from medbench.method import Method, PretrainConfig, Recipe, Setup
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
@@ -62,11 +62,9 @@ class Clip(Method):
         )
 
     @classmethod
-    def from_corpus(
-        cls, config: ClipConfig, reports: Sequence[Sequence[str]], *, offline: bool = False
-    ) -> Self:
+    def from_corpus(cls, config: ClipConfig, reports: Sequence[Sequence[str]], setup: Setup) -> Self:
         """See the base class."""
-        return cls(config, DualEncoder.from_corpus(config, reports, offline=offline, local=False))
+        return cls(config, DualEncoder.from_corpus(config, reports, setup, local=False))
 
     @classmethod
     def from_assets(cls, config: ClipConfig, assets: Mapping[str, bytes]) -> Self:

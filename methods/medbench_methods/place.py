@@ -1,7 +1,7 @@
 """PLACE: pathological-level alignment and correlation exploration.
 
 Wang, Zhu, Yu, Bhalerao, He: "PLACE", arXiv 2506.10573. Fidelity `reconstruction`: only the abstract and a
-third-party summary could be read (docs/methods.md).
+third-party summary could be read (docs/methods/place.md).
 
 Confirmed by them:
 - two parts are added to image-report learning: PCMA, pathological-level cross-modal alignment, and CCE,
@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medbench.errors import UsageError
-from medbench.method import Method, PretrainConfig, Recipe
+from medbench.method import Method, PretrainConfig, Recipe, Setup
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.correlation_exploration import Distance, Relation, correlation_exploration
 from medbench_methods.losses.info_nce import info_nce
@@ -266,11 +266,9 @@ class Place(Method):
         self.cce = CorrelationDecoder(config, patch_width, text_width) if config.cce_weight else None
 
     @classmethod
-    def from_corpus(
-        cls, config: PlaceConfig, reports: Sequence[Sequence[str]], *, offline: bool = False
-    ) -> Self:
+    def from_corpus(cls, config: PlaceConfig, reports: Sequence[Sequence[str]], setup: Setup) -> Self:
         """See the base class."""
-        return cls(config, DualEncoder.from_corpus(config, reports, offline=offline, local=True))
+        return cls(config, DualEncoder.from_corpus(config, reports, setup, local=True))
 
     @classmethod
     def from_assets(cls, config: PlaceConfig, assets: Mapping[str, bytes]) -> Self:

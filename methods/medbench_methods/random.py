@@ -10,7 +10,7 @@ from typing import ClassVar, NoReturn, Self
 from torch import Tensor, nn
 
 from medbench.errors import UsageError
-from medbench.method import Method, Recipe
+from medbench.method import Method, Recipe, Setup
 from medbench.model import ImageFeatures, ImageTextBatch, Preprocessing, TextBatch, TextFeatures
 from medbench_methods.modules.image_encoder import EncodedImage, ImageConfig, ImageEncoder
 from medbench_methods.recipes import MICRO_IMAGE, TINY_IMAGE
@@ -81,9 +81,7 @@ class Random(Method):
         self.model = ImageOnly(config)
 
     @classmethod
-    def from_corpus(
-        cls, config: ImageConfig, reports: Sequence[Sequence[str]], *, offline: bool = False
-    ) -> Self:
+    def from_corpus(cls, config: ImageConfig, reports: Sequence[Sequence[str]], setup: Setup) -> Self:
         """See the base class; needs no corpus."""
         return cls(config)
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from medbench.method import Method, Recipe
+from medbench.method import Method, Recipe, Setup
 from medbench.model import ImageTextBatch, VisionLanguageModel
 from medbench.specs import MethodSpec
 from medbench_methods import medbench_methods
@@ -36,7 +36,7 @@ def build(spec: MethodSpec, seed: int = 0, **changes: Any) -> Method:
     method: type[Method] = spec.load()
     config = dataclasses.replace(method.recipes["micro"].config, **changes)
     torch.manual_seed(seed)
-    return method.from_corpus(config, REPORTS, offline=True)
+    return method.from_corpus(config, REPORTS, Setup(offline=True))
 
 
 def films_for(method: Method, n: int) -> torch.Tensor:
@@ -267,7 +267,7 @@ def test_the_paper_recipe_takes_a_step(spec: MethodSpec, backbone: str, clinical
         text_encoder=str(clinical_bert),
     )
     torch.manual_seed(0)
-    method = method_class.from_corpus(config, [], offline=True)
+    method = method_class.from_corpus(config, [], Setup(offline=True))
     before = {name: value.clone() for name, value in method.model.state_dict().items()}
     optimiser = torch.optim.AdamW(method.parameters(), lr=2e-5)
     losses = method.losses(batch_for(method, REPORTS[:4]), epoch=0)

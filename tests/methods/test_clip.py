@@ -4,6 +4,7 @@ import math
 import pytest
 import torch
 
+from medbench.method import Setup
 from medbench.model import ImageTextBatch
 from medbench_methods.clip import Clip, ClipConfig
 
@@ -13,7 +14,7 @@ MICRO: ClipConfig = Clip.recipes["micro"].config
 
 def build(config: ClipConfig) -> Clip:
     torch.manual_seed(0)
-    return Clip.from_corpus(config, REPORTS * 2, offline=True)
+    return Clip.from_corpus(config, REPORTS * 2, Setup(offline=True))
 
 
 def batch_for(method: Clip) -> ImageTextBatch:

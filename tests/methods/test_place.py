@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from medbench.errors import UsageError
+from medbench.method import Setup
 from medbench.model import ImageTextBatch
 from medbench.overrides import apply_overrides
 from medbench_methods.place import (
@@ -28,7 +29,7 @@ MICRO: PlaceConfig = Place.recipes["micro"].config
 
 def build(**changes: Any) -> Place:
     torch.manual_seed(0)
-    return Place.from_corpus(dataclasses.replace(MICRO, **changes), REPORTS * 2, offline=True)
+    return Place.from_corpus(dataclasses.replace(MICRO, **changes), REPORTS * 2, Setup(offline=True))
 
 
 def batch_for(method: Place) -> ImageTextBatch:

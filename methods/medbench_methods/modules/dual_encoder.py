@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medbench.method import Setup
 from medbench.model import ImageFeatures, Preprocessing, TextBatch, TextFeatures
 from medbench_methods.modules.image_encoder import EncodedImage, ImageConfig, ImageEncoder
 from medbench_methods.modules.projection import ProjectionHead
@@ -58,11 +59,11 @@ class DualEncoder(nn.Module):
 
     @classmethod
     def from_corpus(
-        cls, config: DualEncoderConfig, reports: Sequence[Sequence[str]], *, offline: bool, local: bool
+        cls, config: DualEncoderConfig, reports: Sequence[Sequence[str]], setup: Setup, *, local: bool
     ) -> Self:
         """See `medbench.method.Method.from_corpus`."""
-        text_encoder, tokenizer = build_text(config, reports, offline=offline)
-        image_encoder = ImageEncoder(config, weights=True, offline=offline)
+        text_encoder, tokenizer = build_text(config, reports, setup)
+        image_encoder = ImageEncoder(config, weights=True, offline=setup.offline)
         return cls(config, image_encoder, text_encoder, tokenizer, local=local)
 
     @classmethod

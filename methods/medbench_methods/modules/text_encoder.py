@@ -13,6 +13,7 @@ from transformers.models.bert.configuration_bert import BertConfig
 from transformers.models.bert.modeling_bert import BertModel
 
 from medbench.errors import UsageError, WeightsError
+from medbench.method import Setup
 from medbench.model import TextBatch, TextFeatures
 from medbench_methods.modules.attention import attention_kernel
 from medbench_methods.modules.tokenizer import SPECIAL, ReportTokenizer
@@ -34,12 +35,17 @@ class TextConfig:
     """Transformer layers; of a pretrained BERT the first so many. MGCA keeps 6 of Bio_ClinicalBERT's 12, all
     trainable."""
 
+    text_summed_layers: int = 1
+    """Last layers whose outputs are summed: 1 in MGCA's code, 4 in GLoRIA's."""
+
+    text_frozen_layers: int = 0
+    """First layers that are not trained, and with any of them the embeddings. MGCA's code trains all; ConVIRT
+    freezes 6 of 12."""
+
     text_pooling: TextPooling = "cls"
     """What stands for the whole report: the output of [CLS], as in MGCA, or the mean over all tokens. A [CLS]
-    that was
-    never pretrained looks everywhere alike and hardly tells reports apart: cosines of 1.0000 on average,
-        against
-    0.97 for the mean. From scratch, take the mean."""
+    that was never pretrained looks everywhere alike and hardly tells reports apart: cosines of 1.0000 on average,
+    against 0.97 for the mean. From scratch, take the mean."""
 
     text_max_tokens: int = 112
     """Longest report in word-pieces, [CLS] and [SEP] included; the rest is cut off (MGCA's code)."""
@@ -68,20 +74,38 @@ class TextEncoder(nn.Module):
         width: D of the features.
     """
 
-    def __init__(self, bert: BertModel, pooling: TextPooling) -> None:
-        """Wrap a BERT without pooling layer that computes attention with torch's fused kernel."""
+    def __init__(self, bert: BertModel, config: TextConfig) -> None:
+        """Wrap a BERT without pooling layer that computes attention with torch's fused kernel.
+
+        Raises:
+            UsageError: more layers are to be summed or frozen than there are.
+        """
         super().__init__()
-        self.bert, self.pooling = bert, pooling
+        layers = bert.config.num_hidden_layers
+        for field, asked, least in (
+            ("text_summed_layers", config.text_summed_layers, 1),
+            ("text_frozen_layers", config.text_frozen_layers, 0),
+        ):
+            if not least <= asked <= layers:
+                raise UsageError(
+                    f"method.{field} is {asked}; expected {least} to {layers}, the layers there are."
+                )
+        self.bert, self.pooling, self.summed = bert, config.text_pooling, config.text_summed_layers
         self.width = int(bert.config.hidden_size)
+        if config.text_frozen_layers:
+            bert.embeddings.requires_grad_(False)
+            bert.encoder.layer[: config.text_frozen_layers].requires_grad_(False)
 
     def forward(self, text: TextBatch) -> TextFeatures:
         """Tokenised reports (B, T) -> features, with W = max(T - 2, 1) word slots: a word takes a token."""
-        # A mask of four axes goes to the kernel as it is; into one of two, transformers looks (a host sync).
+        # Layer by layer and not through BertModel: it looks into the mask (a host sync) and, asked for more than
+        # its last output, can not be compiled as one graph.
         with attention_kernel(text.ids.device):
-            output = self.bert(
-                input_ids=text.ids, attention_mask=text.mask[:, None, None, :], output_hidden_states=True
-            )
-        hidden = output.last_hidden_state  # (B, T, D)
+            outputs = [self.bert.embeddings(text.ids)]
+            for layer in self.bert.encoder.layer:
+                outputs.append(layer(outputs[-1], text.mask[:, None, None, :]))
+        # One layer is the usual case; GLoRIA sums the last four.
+        hidden = outputs[-1] if self.summed == 1 else torch.stack(outputs[-self.summed :]).sum(0)  # (B, T, D)
         slots = torch.arange(max(text.ids.shape[1] - 2, 1), device=text.ids.device)
         # (B, W, T), True where a piece belongs to the word
         pieces = text.word[:, None, :] == slots[None, :, None]
@@ -92,7 +116,7 @@ class TextEncoder(nn.Module):
         else:
             present = text.mask[:, :, None]  # [CLS] and [SEP] too: a report without words has a mean
             pooled = (hidden * present).sum(1) / present.sum(1)  # (B, D)
-        attention = self._cls_attention(output.hidden_states[-2], text.mask)  # (B, T)
+        attention = self._cls_attention(outputs[-2], text.mask)  # (B, T)
         return TextFeatures(
             pooled=pooled,
             local=words,
@@ -124,21 +148,21 @@ class TextEncoder(nn.Module):
 
 
 def build_text(
-    config: TextConfig, reports: Sequence[Sequence[str]], *, offline: bool
+    config: TextConfig, reports: Sequence[Sequence[str]], setup: Setup
 ) -> tuple[TextEncoder, ReportTokenizer]:
     """Text encoder and tokenizer for a new pretraining run.
 
     Args:
         config: what to build.
         reports: the training reports, each a list of sentences; only used from scratch.
-        offline: take a pretrained encoder from its folder or the local cache only.
+        setup: whether a hub may be asked.
 
     Raises:
         UsageError: the config asks for more layers or tokens than the pretrained encoder has.
         WeightsError: the pretrained encoder is in neither place, or its weights do not cover the model.
     """
     if config.text_encoder != SCRATCH:
-        return _pretrained(config, offline)
+        return _pretrained(config, setup.offline)
     tokenizer = ReportTokenizer.train(
         reports, vocabulary=config.text_vocabulary, max_tokens=config.text_max_tokens
     )
@@ -166,7 +190,7 @@ def rebuild_text(
 
 def _assemble(bert: BertConfig, config: TextConfig) -> TextEncoder:
     bert._attn_implementation = "sdpa"  # our mask is a boolean one, which only this implementation takes
-    return TextEncoder(BertModel(bert, add_pooling_layer=False), config.text_pooling)
+    return TextEncoder(BertModel(bert, add_pooling_layer=False), config)
 
 
 def _pretrained(config: TextConfig, offline: bool) -> tuple[TextEncoder, ReportTokenizer]:
@@ -217,7 +241,7 @@ def _pretrained(config: TextConfig, offline: bool) -> tuple[TextEncoder, ReportT
             f"{bert.vocab_size}. Expected the vocabulary that it was trained with; put its vocab.txt or "
             "tokenizer.json into the folder."
         )
-    return TextEncoder(model.float(), config.text_pooling), tokenizer
+    return TextEncoder(model.float(), config), tokenizer
 
 
 @contextmanager

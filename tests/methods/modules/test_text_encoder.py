@@ -7,6 +7,7 @@ from transformers.models.bert.configuration_bert import BertConfig
 from transformers.models.bert.modeling_bert import BertModel
 
 from medbench.errors import UsageError, WeightsError
+from medbench.method import Setup
 from medbench.model import TextBatch
 from medbench_methods.modules.text_encoder import TextConfig, TextEncoder, build_text, rebuild_text
 
@@ -29,7 +30,7 @@ OFFLINE_FOLDER = TextConfig(text_layers=2, text_max_tokens=40)
 
 def built() -> tuple[TextEncoder, TextBatch]:
     torch.manual_seed(0)
-    encoder, tokenizer = build_text(CONFIG, REPORTS * 3, offline=True)
+    encoder, tokenizer = build_text(CONFIG, REPORTS * 3, Setup(offline=True))
     return encoder.eval(), tokenizer(REPORTS)
 
 
@@ -116,7 +117,7 @@ def test_no_parameter_is_left_without_gradient() -> None:
 
 def test_rebuilt_from_its_assets_it_is_the_same() -> None:
     encoder, text = built()
-    _, tokenizer = build_text(CONFIG, REPORTS * 3, offline=True)
+    _, tokenizer = build_text(CONFIG, REPORTS * 3, Setup(offline=True))
     again, tokenizer_again = rebuild_text(CONFIG, encoder.to_bytes(), tokenizer.to_bytes())
     again.load_state_dict(encoder.state_dict())
     with torch.no_grad():
@@ -144,7 +145,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_a_folder_gives_its_first_layers_and_its_tokenizer(folder: Path) -> None:
     config = dataclasses.replace(OFFLINE_FOLDER, text_encoder=str(folder))
-    encoder, tokenizer = build_text(config, [], offline=True)
+    encoder, tokenizer = build_text(config, [], Setup(offline=True))
     whole = BertModel.from_pretrained(folder).state_dict()
     state = encoder.bert.state_dict()
     assert len(encoder.bert.encoder.layer) == 2
@@ -163,21 +164,21 @@ def test_neither_folder_nor_hub_is_an_error(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     message = r"'emilyalsentzer/Bio_ClinicalBERT': looked .*\(offline\).*--set method.text_encoder=.*HF_HOME"
     with pytest.raises(WeightsError, match=message):
-        build_text(TextConfig(), [], offline=True)
+        build_text(TextConfig(), [], Setup(offline=True))
     missing = dataclasses.replace(OFFLINE_FOLDER, text_encoder=str(tmp_path / "nowhere"))
     with pytest.raises(WeightsError, match="nowhere"):
-        build_text(missing, [], offline=True)
+        build_text(missing, [], Setup(offline=True))
 
 
 def test_a_folder_without_weights_or_vocabulary_is_an_error(folder: Path) -> None:
     config = dataclasses.replace(OFFLINE_FOLDER, text_encoder=str(folder))
     (folder / "vocab.txt").rename(folder / "hidden.txt")
     with pytest.raises(WeightsError, match=r"has 5 word-pieces, but its embedding has 11.*vocab.txt"):
-        build_text(config, [], offline=True)
+        build_text(config, [], Setup(offline=True))
     (folder / "hidden.txt").rename(folder / "vocab.txt")
     (folder / "model.safetensors").unlink()
     with pytest.raises(WeightsError, match="not found"):
-        build_text(config, [], offline=True)
+        build_text(config, [], Setup(offline=True))
 
 
 def test_weights_that_do_not_cover_the_model_are_an_error(folder: Path) -> None:
@@ -188,12 +189,12 @@ def test_weights_that_do_not_cover_the_model_are_an_error(folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = dataclasses.replace(OFFLINE_FOLDER, text_encoder=str(folder))
     with pytest.raises(WeightsError, match=r"lacks 1 of .* \(first: .*layer.1.output.dense.weight"):
-        build_text(config, [], offline=True)
+        build_text(config, [], Setup(offline=True))
 
 
 def test_asking_for_more_than_there_is_is_an_error(folder: Path) -> None:
     config = dataclasses.replace(OFFLINE_FOLDER, text_encoder=str(folder))
     with pytest.raises(UsageError, match=r"text_layers is 6, but .* has 3 layers"):
-        build_text(dataclasses.replace(config, text_layers=6), [], offline=True)
+        build_text(dataclasses.replace(config, text_layers=6), [], Setup(offline=True))
     with pytest.raises(UsageError, match=r"text_max_tokens is 112, but .* has 48 positions"):
-        build_text(dataclasses.replace(config, text_max_tokens=112), [], offline=True)
+        build_text(dataclasses.replace(config, text_max_tokens=112), [], Setup(offline=True))

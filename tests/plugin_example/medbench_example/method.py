@@ -75,7 +75,7 @@ class ExampleMethod(Method):
         self.config, self.model = config, Model(config)
 
     @classmethod
-    def from_corpus(cls, config, reports, *, offline=False):
+    def from_corpus(cls, config, reports, setup):
         return cls(config)
 
     @classmethod
