@@ -640,6 +640,12 @@ def test_a_dataset_without_a_twin(tmp_path: Path) -> None:
     assert "table has no phantom twin" in done.stderr
 
 
+def test_a_corpus_without_reports_is_found_by_the_plan_too() -> None:
+    done = medbench("plan", "-m", "clip", "-t", "rsna_lp", "--recipe", "micro", "--corpus", "rsna")
+    assert done.exit_code == 2
+    assert "it has no reports to learn from. With reports: " in done.stderr
+
+
 # Doctor.
 
 
@@ -681,6 +687,16 @@ def test_doctor_and_a_data_root_that_is_no_folder(monkeypatch: pytest.MonkeyPatc
     done = medbench("doctor")
     assert done.exit_code == 3
     assert "/no/such/folder is no folder" in done.stdout
+    done = medbench("doctor", "--data", "rsna=/no/such/rsna")  # what else is wrong is not hidden by it
+    assert "/no/such/folder is no folder" in done.stdout and "rsna: /no/such/rsna, not there" in done.stdout
+
+
+def test_doctor_and_a_cache_that_is_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("")
+    monkeypatch.setenv("MEDBENCH_CACHE", str(tmp_path / "cache"))
+    done = medbench("doctor")
+    assert done.exit_code == 2
+    assert f"{tmp_path / 'cache'} is no folder" in done.stdout and "MEDBENCH_CACHE" in done.stdout
 
 
 # One run from end to end, and what can be asked of its records.
@@ -778,6 +794,10 @@ def add_field(record: dict[str, Any]) -> None:
     record["note"] = "mine"
 
 
+def edit_config_hash(record: dict[str, Any]) -> None:
+    record["config_sha256"] = "0" * 64
+
+
 def drop_metric(record: dict[str, Any]) -> None:
     record["metrics"].pop()
 
@@ -792,6 +812,7 @@ def old_version(record: dict[str, Any]) -> None:
         (raise_value, "auroc: value "),
         (edit_identity, "it was edited"),
         (edit_identity, "expected at "),
+        (edit_config_hash, "config_sha256 is 000000000000, its configs have "),
         (add_field, "not a medbench.result/1 record (note: "),
         (drop_metric, "metrics recorded: "),
         (old_version, "rsna_lp is installed at version 1, not 0"),

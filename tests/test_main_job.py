@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from medbench.cells import cells_table
 from medbench.errors import DataError, MedbenchError, UsageError
 from medbench.plugins import load_catalogue
 from medbench.records import Record, ResultStore
@@ -68,6 +69,14 @@ def test_every_method_runs_every_task(method: str, task: str, cache: Path, tmp_p
         assert primary.low <= primary.value <= primary.high
         assert record.identity.source == "phantom" and record.identity.subset is None
         assert record.predictions is not None and record.predictions.rows == record.counts.test
+
+
+def test_a_baseline_stands_beside_what_was_pretrained(cache: Path, tmp_path: Path) -> None:
+    wanted = replace(request(cache, tmp_path, "clip", "rsna_lp"), methods=("clip", "random"))
+    table = cells_table(run(wanted, CATALOGUE).records)
+    assert table.count("| method") == 1
+    assert "recipe micro; rsna; clip: pretrained on phantom mimic_cxr; random: untrained" in table
+    assert "random rsna_lp 1%, seed 0: skipped: " in table
 
 
 @pytest.mark.gpu

@@ -16,17 +16,15 @@ def cells_table(records: Sequence[Record]) -> str:
     from tabulate import tabulate
 
     parts = []
-    kinds = sorted({(r.identity.source, r.identity.recipe, _data(r)) for r in records})
-    for source, recipe, data in kinds:
-        group = [
-            r for r in records if (r.identity.source, r.identity.recipe, _data(r)) == (source, recipe, data)
-        ]
+    kinds = sorted({_kind(record) for record in records})
+    for kind in kinds:
+        group = [record for record in records if _kind(record) == kind]
         rows = [
             {
                 "method": f"{r.identity.method} ({r.identity.fidelity})",
                 "task": r.identity.task,
                 "labels": fraction_name(r.identity.fraction),
-                "seed": "any" if r.identity.seed is None else r.identity.seed,
+                "seed": _seed(r),
                 "metric": r.primary_metric,
                 "value [95 % interval]": _value(r),
                 "train": f"{r.counts.train:,}",
@@ -34,10 +32,13 @@ def cells_table(records: Sequence[Record]) -> str:
             }
             for r in group
         ]
-        head = f"{SOURCES[source]}\nrecipe {recipe}; {data}"
+        source, recipe, data = kind
+        encoders = dict.fromkeys(f"{r.identity.method}: {_encoder(r)}" for r in group)
+        head = "\n".join([SOURCES[source], f"recipe {recipe}; {data}; {'; '.join(encoders)}"])
         parts.append(f"{head}\n\n{tabulate(rows, headers='keys', tablefmt='github', disable_numparse=True)}")
         notes = [
-            f"{r.identity.method} {r.identity.task} {fraction_name(r.identity.fraction)}: {r.status}: {_why(r)}"
+            f"{r.identity.method} {r.identity.task} {fraction_name(r.identity.fraction)}, seed {_seed(r)}: "
+            f"{r.status}: {_why(r)}"
             for r in group
             if r.status != "ok"
         ]
@@ -45,14 +46,25 @@ def cells_table(records: Sequence[Record]) -> str:
     return "\n\n".join(parts)
 
 
-def _data(record: Record) -> str:
+def _kind(record: Record) -> tuple[str, str, str]:
+    """What may not share a table: the source, the recipe, and the data that were scored."""
     identity = record.identity
-    text = identity.dataset + (f", subset: {identity.subset}" if identity.subset else "")
-    corpus = identity.weights.corpus
-    if corpus is not None:
-        text += f"; pretrained on {corpus.source} {corpus.dataset}"
-        text += f", subset: {corpus.subset}" if corpus.subset else ""
-    return text
+    return identity.source, identity.recipe, _data(identity.dataset, identity.subset)
+
+
+def _data(dataset: str, subset: str | None) -> str:
+    return dataset + (f", subset: {subset}" if subset else "")
+
+
+def _encoder(record: Record) -> str:
+    weights = record.identity.weights
+    if weights.corpus is None:
+        return weights.kind
+    return f"pretrained on {weights.corpus.source} {_data(weights.corpus.dataset, weights.corpus.subset)}"
+
+
+def _seed(record: Record) -> str:
+    return "any" if record.identity.seed is None else str(record.identity.seed)
 
 
 def _value(record: Record) -> str:

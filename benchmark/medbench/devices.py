@@ -105,7 +105,9 @@ def deterministic() -> None:
     Where there is none, torch warns and goes on: `watch_determinism` collects those, for the record. On CUDA the
     command line must also have set CUBLAS_WORKSPACE_CONFIG to `CUBLAS_WORKSPACE`.
     """
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Equal to use_deterministic_algorithms(True, warn_only=True), without the seconds that its import of torch's
+    # compiler takes.
+    torch.set_deterministic_debug_mode("warn")
     torch.backends.cudnn.benchmark = False
     # Filling fresh memory with NaN finds bugs but costs a pass over every tensor; results do not depend on it.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # set by name there

@@ -188,10 +188,13 @@ def _data(catalogue: Catalogue, data_root: Path | None, data: Mapping[str, Path]
         return [
             Check("data", "ok", "no folder named: runs use PHANTOM data (--data-root, --data, MEDBENCH_DATA)")
         ]
+    checks = []
     if data_root is not None and not data_root.is_dir():
         cure = "name an existing folder with --data-root or MEDBENCH_DATA"
-        return [Check("data", "wrong", f"{data_root} is no folder", cure, exit_code=DataError.exit_code)]
-    checks = []
+        checks.append(
+            Check("data", "wrong", f"{data_root} is no folder", cure, exit_code=DataError.exit_code)
+        )
+        data_root = None
     for row in dataset_folders(catalogue, data_root, data):
         missing = row["state"] == "not there"
         cure = f"get it from {catalogue.datasets[row['dataset']].access}" if missing else ""
@@ -206,6 +209,9 @@ def _data(catalogue: Catalogue, data_root: Path | None, data: Mapping[str, Path]
 
 def _cache(cache: Path) -> list[Check]:
     existing = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        cure = "name a folder with MEDBENCH_CACHE"
+        return [Check("cache", "wrong", f"{existing} is no folder", cure, exit_code=MedbenchError.exit_code)]
     free = shutil.disk_usage(existing).free
     held = (
         "; ".join(f"{row['folder']}: {row['size']} in {row['entries']}" for row in cache_folders(cache))

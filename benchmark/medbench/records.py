@@ -82,6 +82,10 @@ class Identity(_Block):
         """SHA-256 of this block as canonical JSON."""
         return sha256_json(self.model_dump(mode="json"))
 
+    def config_sha256(self) -> str:
+        """SHA-256 of the three configs alone: equal for cells that differ only in seed, fraction or data."""
+        return sha256_json([self.method_config, self.pretrain_config, self.task_config])
+
 
 class Counts(_Block):
     """Samples and patients that a cell was computed from."""

@@ -30,7 +30,6 @@ from medbench.records import (
     Times,
     WeightsInfo,
     fraction_name,
-    sha256_json,
 )
 from medbench.request import RunRequest
 from medbench.specs import MethodSpec, TaskSpec
@@ -319,9 +318,7 @@ class Runner:
             weights=info,
             search=dict(work.evaluation.search) if work.evaluation is not None and status == "ok" else {},
             environment=self._environment(),
-            config_sha256=sha256_json(
-                [cell.identity.method_config, cell.identity.pretrain_config, cell.identity.task_config]
-            ),
+            config_sha256=cell.identity.config_sha256(),
             error=None
             if error is None
             else Failure(

@@ -14,9 +14,9 @@ run in another order."""
 def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[str]:
     """Everything that is wrong with one record.
 
-    Its schema; that its id is the hash of its identity and its file has the name of that id; the hash of its
-    predictions; that the id lists it names are kept; and the metrics, computed again from the predictions by the
-    installed task, if that has the recorded version.
+    Its schema; that its id is the hash of its identity, config_sha256 that of its configs, and its file has the name
+    of that id; the hash of its predictions; that the id lists it names are kept; and the metrics, computed again from
+    the predictions by the installed task, if that has the recorded version.
 
     Args:
         path: of the record.
@@ -34,6 +34,11 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
     if record.cell_id != identity.cell_id():
         wrong.append(
             f"cell_id is {record.cell_id[:12]}, its identity has {identity.cell_id()[:12]}: it was edited"
+        )
+    if record.config_sha256 != identity.config_sha256():
+        wrong.append(
+            f"config_sha256 is {record.config_sha256[:12]}, its configs have {identity.config_sha256()[:12]}: "
+            "it was edited"
         )
     if path != (expected := store.path(identity, record.cell_id)):
         wrong.append(f"expected at {expected}")

@@ -51,23 +51,15 @@ class Sources:
             UsageError: the named dataset has no reports.
         """
         wanted = self.request.corpus
-        if self.request.columns and not (wanted or "").startswith("table:"):
-            raise UsageError("--column names columns of a table; give it with --corpus table:FILE.")
+        spec = self._corpus_spec()
         if wanted is not None and wanted.startswith("table:"):
             file = Path(wanted.removeprefix("table:")).expanduser()
             if not file.is_file():
                 raise DataError(f"--corpus table: looked for {file.absolute()} and found no file there.")
-            table: Dataset = self._spec("table").load()(self._spec("table"), file, self.request.columns)
+            table: Dataset = spec.load()(spec, file, self.request.columns)
             return table
         if wanted == "phantom" or (wanted is None and not self.request.real_data):
-            spec = self._spec(DEFAULT_CORPUS)
             return self._open(spec, self.phantom(spec))
-        spec = self._spec(wanted or DEFAULT_CORPUS)
-        if not spec.paired:
-            paired = [s.name for s in self.catalogue.datasets.values() if s.paired]
-            raise UsageError(
-                f"--corpus {spec.name}: it has no reports to learn from. With reports: {', '.join(paired)}."
-            )
         if wanted is not None and not self.request.real_data:
             return self._open(spec, self.phantom(spec))
         if wanted is None and not self._found(spec):
@@ -78,18 +70,37 @@ class Sources:
             )
         return self._open(spec, self._real_root(spec))
 
+    def _corpus_spec(self) -> DatasetSpec:
+        """The dataset that the corpus is one of, before anything is looked for on a disk.
+
+        Raises:
+            UsageError: it has no reports, or columns are named of what is no table.
+        """
+        wanted = self.request.corpus
+        if wanted is not None and wanted.startswith("table:"):
+            return self._spec("table")
+        if self.request.columns:
+            raise UsageError("--column names columns of a table; give it with --corpus table:FILE.")
+        spec = self._spec(DEFAULT_CORPUS if wanted in (None, "phantom") else wanted)
+        if not spec.paired:
+            paired = [s.name for s in self.catalogue.datasets.values() if s.paired]
+            raise UsageError(
+                f"--corpus {spec.name}: it has no reports to learn from. With reports: {', '.join(paired)}."
+            )
+        return spec
+
     def unwritten(self, name: str | None) -> tuple[DatasetSpec, int] | None:
         """The phantom that stands for dataset `name` (None: for the corpus) if it still has to be written.
 
         Returns:
             Its spec and the number of films; None if the data are real, or there already.
+
+        Raises:
+            UsageError: see `corpus`.
         """
-        wanted = self.request.corpus if name is None else name
-        if self.request.real_data and wanted != "phantom":
+        spec = self._corpus_spec() if name is None else self._spec(name)
+        if self.request.real_data and not (name is None and self.request.corpus == "phantom"):
             return None
-        if wanted is not None and wanted.startswith("table:"):
-            return None
-        spec = self._spec(DEFAULT_CORPUS if wanted in (None, "phantom") else wanted)
         root, patients = self._twin(spec)
         if (root / "PHANTOM.json").exists():
             return None

@@ -20,7 +20,6 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from medbench_methods.losses._precision import full_precision
@@ -90,6 +89,9 @@ def pathology_alignment(
 @torch.no_grad()
 def _assign(observations: Tensor, sentences: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """For each sentence: (B, S) int64, its observation, and (B, S) bool, True where one was left."""
+    # Half a second to import, and only this pairing needs it.
+    from scipy.optimize import linear_sum_assignment
+
     similar = (sentences @ observations.transpose(1, 2)).cpu().numpy()  # (B, S, K)
     present = mask.cpu().numpy()
     choice = torch.zeros(mask.shape, dtype=torch.int64)
