@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -39,18 +39,7 @@ Kind = Literal[
 Zone = Literal["upper", "mid", "lower", ""]
 Mask = npt.NDArray[np.bool_]
 
-KINDS: tuple[Kind, ...] = (
-    "cardiomegaly",
-    "effusion",
-    "pneumonia",
-    "atelectasis",
-    "edema",
-    "pneumothorax",
-    "nodule",
-    "fracture",
-    "device",
-    "foreign",
-)
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, slots=True)
