@@ -1,10 +1,12 @@
 """The documentation says what the program does."""
 
+import importlib
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.main import get_command
@@ -203,3 +205,42 @@ def test_the_readmes_leaderboard_is_what_the_program_makes_of_the_records() -> N
     records = ResultStore(REPOSITORY / "leaderboards" / "results").records()
     assert "| place (reconstruction)" in shown
     assert shown.strip() in CATALOGUE.load("leaderboards", "markdown")(records)
+
+
+MEASURED = REPOSITORY / "benchmarks" / "results"
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that imports a file of benchmarks/ by its name."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    return importlib.import_module
+
+
+def test_the_table_of_methods_is_what_the_program_makes_of_the_records(script: Any) -> None:
+    tables, methods = script("tables"), script("methods")
+    made = methods.table(tables.read(MEASURED / "methods", "tiny"), list(CATALOGUE.methods))
+    shown = tables.block(DOCS / "methods.md", methods.BLOCK)
+    if not made and shown is None:
+        pytest.skip(f"no records in {MEASURED / 'methods'}, and no table in docs/methods.md")
+    assert shown == made
+
+
+@pytest.mark.parametrize("name", CATALOGUE.methods)
+def test_a_methods_ablations_are_what_the_program_makes_of_the_records(script: Any, name: str) -> None:
+    tables, ablations = script("tables"), script("ablations")
+    declared = CATALOGUE.load("methods", name).ablations
+    made = ablations.table(MEASURED / "ablations" / name, declared, "tiny")
+    shown = tables.block(DOCS / "methods" / f"{name}.md", ablations.BLOCK)
+    if not made and shown is None:
+        pytest.skip(f"no records in {MEASURED / 'ablations' / name}, and no table in docs/methods/{name}.md")
+    assert shown == made
+
+
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "benchmarks").glob("*.py")), ids=lambda path: path.name)
+def test_every_benchmark_has_a_section_with_its_command(path: Path) -> None:
+    if "__main__" not in path.read_text():  # a part that scripts share
+        return
+    page = DOCS / "benchmarks.md"
+    assert f"`{path.name}`" in headings(page)
+    assert f"python benchmarks/{path.name}" in page.read_text()

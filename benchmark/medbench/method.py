@@ -97,11 +97,14 @@ class Method(nn.Module, ABC):
 
     Attributes:
         recipes: by name; every method has `tiny`, `paper` and `micro`.
+        ablations: parts that can be left out, each with the fields that do it, as `--set` takes them
+            ("method.pcma_weight": "0"); a part's name is made of lower-case letters, digits, `-` and `_`.
         config: the resolved config this instance was built from.
         model: the encoders that tasks ask for features. All weights that tasks need live below it.
     """
 
     recipes: ClassVar[Mapping[str, Recipe]]
+    ablations: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     config: Any
     model: VisionLanguageModel
 

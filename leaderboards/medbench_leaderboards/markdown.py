@@ -6,12 +6,12 @@ fills it.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pandas as pd
 from tabulate import tabulate
 
-from medbench.cells import SOURCES, format_metric
+from medbench.cells import SOURCES
 from medbench.records import Identity, Record, fraction_name
 from medbench_leaderboards.groups import (
     Kind,
@@ -19,10 +19,10 @@ from medbench_leaderboards.groups import (
     column_key,
     current,
     kind,
-    repeats,
     row_key,
     seed_order,
 )
+from medbench_leaderboards.summary import Summary, summarise
 
 ORDER = (
     "One seed: value [95 % interval over test patients]; several seeds: mean ± standard deviation (how many). "
@@ -37,23 +37,6 @@ class _Line:
     key: str
     name: str
     identity: Identity
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """What a place shows.
-
-    Attributes:
-        text: in the table.
-        mean: of the primary metric over the seeds, None where there is none.
-        notes: what has to be said about it.
-        seeds: with a finished record; None stands for a result that depends on no seed.
-    """
-
-    text: str
-    mean: float | None = None
-    notes: Sequence[str] = ()
-    seeds: frozenset[int | None] = field(default=frozenset())
 
 
 def markdown(records: Sequence[Record]) -> str:
@@ -82,7 +65,7 @@ def _table(about: Kind, records: Sequence[Record]) -> str:
     columns = _lines({column_key(r): r.identity for r in records}, _column_name)
     columns.sort(key=lambda column: (column.identity.task, column.identity.fraction, column.key))
     places = by_place(records)
-    cells = {(r.key, c.key): _cell(places.get((about, r.key, c.key), [])) for r in rows for c in columns}
+    cells = {(r.key, c.key): summarise(places.get((about, r.key, c.key), [])) for r in rows for c in columns}
     direction = {column_key(r): r.primary.higher_is_better for r in records if r.primary is not None}
     ranks = _mean_ranks(rows, columns, cells, direction)
     rows.sort(key=lambda row: (ranks.get(row.key, float("inf")), row.name))
@@ -170,64 +153,13 @@ def _about_columns(columns: Sequence[_Line], records: Sequence[Record]) -> list[
     return lines
 
 
-# Cells.
-
-
-def _cell(records: Sequence[Record]) -> _Cell:
-    """One place from its records, which are in the order of their seeds."""
-    if not records:
-        return _Cell("–")
-    seeds = frozenset(r.identity.seed for r in records if r.status != "failed")
-    failed = [r for r in records if r.status == "failed" and r.identity.seed not in seeds]
-    skipped = sorted({r.reason or "no reason recorded" for r in records if r.status == "skipped"})
-    notes = [
-        f"{_seed(r)} failed: {r.error.type}: {' '.join(r.error.message.split())}"
-        for r in failed
-        if r.error is not None
-    ]
-    notes += [f"n/a: {reason}" for reason in skipped]
-
-    scored = [r for r in records if r.status == "ok"]
-    by_seed: dict[int | None, list[Record]] = defaultdict(list)
-    for record in scored:
-        by_seed[record.identity.seed].append(record)
-    several = [same for same in by_seed.values() if len(same) > 1]
-    if several:
-        for same in several:
-            ids = ", ".join(r.cell_id[:12] for r in same)
-            notes.append(
-                f"cells {ids} are all of {_seed(same[0])} and differ in what a table can not tell apart (options "
-                "of the pretraining, releases of the task's plugin): none is shown. Keep the one that counts."
-            )
-        return _Cell("ambiguous", None, notes, seeds)
-
-    for repeat, first in repeats(scored):
-        notes.append(f"{_seed(repeat)} has the very predictions of {_seed(first)}: a repeat, not counted")
-        scored.remove(repeat)
-    defined = [m for r in scored if (m := r.primary) is not None and m.value is not None]
-    if len(defined) < len(scored):
-        notes.append(
-            f"not defined in {len(scored) - len(defined)} of {len(scored)} records: see their `search.notes`"
-        )
-    values = pd.Series([m.value for m in defined], dtype=float)
-    if values.empty:
-        return _Cell("n/a" if scored or skipped else "failed", None, notes, seeds)
-    text = (
-        format_metric(defined[0])
-        if len(values) == 1
-        else f"{100 * values.mean():.1f} ± {100 * values.std(ddof=1):.1f} ({len(values)} seeds)"
-    )
-    return _Cell(text, float(values.mean()), notes, seeds)
-
-
-def _seed(record: Record) -> str:
-    return "no seed" if record.identity.seed is None else f"seed {record.identity.seed}"
+# Ranks.
 
 
 def _mean_ranks(
     rows: Sequence[_Line],
     columns: Sequence[_Line],
-    cells: Mapping[tuple[str, str], _Cell],
+    cells: Mapping[tuple[str, str], Summary],
     higher_is_better: Mapping[str, bool],
 ) -> dict[str, float]:
     """By row key: mean rank of the complete rows among themselves; ties share a rank.
@@ -252,7 +184,7 @@ def _mean_ranks(
 
 
 def _missing(
-    rows: Sequence[_Line], columns: Sequence[_Line], cells: Mapping[tuple[str, str], _Cell]
+    rows: Sequence[_Line], columns: Sequence[_Line], cells: Mapping[tuple[str, str], Summary]
 ) -> Iterator[str]:
     """A line for every place that lacks a seed which its row has somewhere else."""
     for row in rows:

@@ -241,6 +241,14 @@ class Place(Method):
             PretrainConfig(epochs=1, batch_size=16, lr=1e-3, warmup=0.1, patience=None),
         ),
     }
+    ablations: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "ita": {"method.ita_weight": "0"},
+        "cta": {"method.cta_weight": "0"},
+        "pcma": {"method.pcma_weight": "0"},
+        "cce": {"method.cce_weight": "0"},
+        "cce_masking": {"method.cce_mask": "0"},
+        "false_negatives": {"method.false_negative_cosine": "2"},
+    }
     config: PlaceConfig
     model: DualEncoder
 
@@ -285,7 +293,8 @@ class Place(Method):
         image, text = model.encode_image(batch.images), model.encode_text(batch.text)
         assert image.local is not None
         assert text.attention is not None
-        words = model.embed_words(text)  # (B, W, E)
+        # (B, W, E); an empty one where no term asks for words
+        words = model.embed_words(text) if config.cta_weight or config.pcma_weight else text.local[:, :0]
         terms: dict[str, Tensor] = {}
 
         if config.ita_weight:

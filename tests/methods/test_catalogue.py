@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 
 from medbench.method import Method, Recipe, Setup
 from medbench.model import ImageTextBatch, VisionLanguageModel
+from medbench.overrides import apply_overrides
 from medbench.specs import MethodSpec
 from medbench_methods import medbench_methods
 
@@ -128,6 +130,21 @@ def test_the_model_gives_what_the_spec_provides(spec: MethodSpec) -> None:
             text = model.encode_text(model.tokenize(REPORTS[:3]))
             vectors = torch.stack([model.embed_image(image), model.embed_text(text)])
         torch.testing.assert_close(vectors.norm(dim=-1), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("spec", named(SPECS))
+def test_every_ablation_can_be_asked_for_and_changes_what_is_trained(spec: MethodSpec) -> None:
+    method_class: type[Method] = spec.load()
+    for part, fields in method_class.ablations.items():
+        assert re.fullmatch(r"[a-z0-9_-]+", part), part
+        recipe = method_class.recipes["micro"]
+        without = apply_overrides(recipe, fields, spec.name)
+        assert without != recipe, part
+        torch.manual_seed(0)
+        method = method_class.from_corpus(without.config, REPORTS, Setup(offline=True))
+        losses = method.losses(batch_for(method), epoch=0)
+        assert torch.isfinite(torch.stack(list(losses.values()))).all(), part
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("spec", named(PRETRAINED))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.bert.configuration_bert import BertConfig
 from transformers.models.bert.modeling_bert import BertModel
@@ -16,7 +17,9 @@ from medbench.errors import UsageError, WeightsError
 from medbench.method import Setup
 from medbench.model import TextBatch, TextFeatures
 from medbench_methods.modules.attention import attention_kernel
+from medbench_methods.modules.length_groups import length_groups
 from medbench_methods.modules.tokenizer import SPECIAL, ReportTokenizer
+from medbench_methods.modules.word_aggregation import aggregate_words
 
 SCRATCH = "scratch"
 
@@ -98,32 +101,47 @@ class TextEncoder(nn.Module):
 
     def forward(self, text: TextBatch) -> TextFeatures:
         """Tokenised reports (B, T) -> features, with W = max(T - 2, 1) word slots: a word takes a token."""
-        # Layer by layer and not through BertModel: it looks into the mask (a host sync) and, asked for more than
-        # its last output, can not be compiled as one graph.
-        with attention_kernel(text.ids.device):
-            outputs = [self.bert.embeddings(text.ids)]
-            for layer in self.bert.encoder.layer:
-                outputs.append(layer(outputs[-1], text.mask[:, None, None, :]))
-        # One layer is the usual case; GLoRIA sums the last four.
-        hidden = outputs[-1] if self.summed == 1 else torch.stack(outputs[-self.summed :]).sum(0)  # (B, T, D)
-        slots = torch.arange(max(text.ids.shape[1] - 2, 1), device=text.ids.device)
-        # (B, W, T), True where a piece belongs to the word
-        pieces = text.word[:, None, :] == slots[None, :, None]
-        # A product with a 0/1 matrix instead of scatter_add: the same sum, and deterministic on CUDA.
-        words = pieces.to(hidden.dtype) @ hidden  # (B, W, T) x (B, T, D) -> (B, W, D)
+        hidden, attention = self._transform(text.ids, text.mask)  # (B, T, D), (B, T)
+        slots = max(text.ids.shape[1] - 2, 1)
+        words = aggregate_words(hidden, attention, text.word, text.sentence, slots)
         if self.pooling == "cls":
             pooled = hidden[:, 0]
         else:
             present = text.mask[:, :, None]  # [CLS] and [SEP] too: a report without words has a mean
             pooled = (hidden * present).sum(1) / present.sum(1)  # (B, D)
-        attention = self._cls_attention(outputs[-2], text.mask)  # (B, T)
-        return TextFeatures(
-            pooled=pooled,
-            local=words,
-            mask=pieces.any(2),
-            sentence=(pieces * (text.sentence[:, None, :] + 1)).amax(2) - 1,
-            attention=(pieces * attention[:, None, :]).sum(2),
-        )
+        return TextFeatures(pooled, words.local, words.mask, words.sentence, words.attention)
+
+    def _transform(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T) ids and mask -> (B, T, D) hidden states, (B, T) attention of [CLS] in the last layer.
+
+        On the CPU in groups of about one length; hidden states of padding are then zero. Elsewhere padding costs
+        little, and a look at the lengths would wait for the device; what is compiled is that path.
+        """
+        if ids.device.type != "cpu" or torch.compiler.is_compiling():
+            return self._layers(ids, mask)
+        groups = length_groups(mask.sum(1).tolist())
+        if len(groups) == 1:
+            return self._layers(ids, mask)
+        hidden, attention = [], []
+        for rows, longest in groups:
+            some, seen = self._layers(ids[rows, :longest], mask[rows, :longest])
+            missing = ids.shape[1] - longest
+            hidden.append(F.pad(some, (0, 0, 0, missing)))
+            attention.append(F.pad(seen, (0, missing)))
+        back = torch.tensor([row for rows, _ in groups for row in rows]).argsort()
+        return torch.cat(hidden)[back], torch.cat(attention)[back]
+
+    def _layers(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, in one pass."""
+        # Layer by layer and not through BertModel: it looks into the mask (a host sync) and, asked for more than
+        # its last output, can not be compiled as one graph.
+        with attention_kernel(ids.device):
+            outputs = [self.bert.embeddings(ids)]
+            for layer in self.bert.encoder.layer:
+                outputs.append(layer(outputs[-1], mask[:, None, None, :]))
+        # One layer is the usual case; GLoRIA sums the last four.
+        hidden = outputs[-1] if self.summed == 1 else torch.stack(outputs[-self.summed :]).sum(0)  # (B, T, D)
+        return hidden, self._cls_attention(outputs[-2], mask)
 
     @torch.no_grad()
     def _cls_attention(self, hidden: Tensor, mask: Tensor) -> Tensor:

@@ -9,7 +9,14 @@ from transformers.models.bert.modeling_bert import BertModel
 from medbench.errors import UsageError, WeightsError
 from medbench.method import Setup
 from medbench.model import TextBatch
-from medbench_methods.modules.text_encoder import TextConfig, TextEncoder, build_text, rebuild_text
+from medbench_methods.modules.length_groups import length_groups
+from medbench_methods.modules.text_encoder import (
+    TextConfig,
+    TextEncoder,
+    TextPooling,
+    build_text,
+    rebuild_text,
+)
 
 REPORTS = [
     ["heart size is normal", "no pleural effusion"],
@@ -198,3 +205,34 @@ def test_asking_for_more_than_there_is_is_an_error(folder: Path) -> None:
         build_text(dataclasses.replace(config, text_layers=6), [], Setup(offline=True))
     with pytest.raises(UsageError, match=r"text_max_tokens is 112, but .* has 48 positions"):
         build_text(dataclasses.replace(config, text_max_tokens=112), [], Setup(offline=True))
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("summed", [1, 2])
+def test_groups_of_one_length_change_nothing(
+    pooling: TextPooling, summed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = [
+        ["opacity"],
+        *REPORTS,
+        [word for report in REPORTS for sentence in report for word in sentence.split()],
+    ]
+    config = dataclasses.replace(CONFIG, text_pooling=pooling, text_summed_layers=summed, text_dropout=0.0)
+    torch.manual_seed(0)
+    encoder, tokenizer = build_text(config, long * 3, Setup(offline=True))
+    encoder, text = encoder.double().train(), tokenizer(long * 4)
+    assert len(length_groups(text.mask.sum(1).tolist())) > 1
+
+    def features_and_gradients() -> list[torch.Tensor]:
+        features = encoder(text)
+        assert features.attention is not None
+        total = features.pooled.square().sum() + features.local.sin().sum()
+        gradients = torch.autograd.grad(total, list(encoder.parameters()))
+        return [*(getattr(features, f.name) for f in dataclasses.fields(features)), *gradients]
+
+    grouped = features_and_gradients()
+    monkeypatch.setattr(
+        "medbench_methods.modules.text_encoder.length_groups", lambda n: [(list(range(len(n))), max(n))]
+    )
+    for one, other in zip(grouped, features_and_gradients(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
