@@ -126,7 +126,7 @@ class Runner:
         folders = []
         for spec in self.planner.methods():
             if not spec.pretrains:
-                self.progress.say(f"{spec.name} is used untrained: there is nothing to pretrain")
+                self.progress.say(f"{spec.name} is used as it is initialised: there is nothing to pretrain")
                 continue
             for seed in self.request.seeds:
                 folders.append(self._without_broken(partial(self._pretrain, spec, seed)))
@@ -180,7 +180,14 @@ class Runner:
 
     def _model(self, encoder: Encoder) -> tuple[VisionLanguageModel, WeightsInfo]:
         if encoder.identity.kind == "untrained":
-            weights = untrained(encoder.method, encoder.recipe, encoder.spec.name, encoder.seed)
+            weights = untrained(
+                encoder.method,
+                encoder.recipe,
+                encoder.spec.name,
+                encoder.seed,
+                offline=self.request.offline,
+                say=self.progress.say,
+            )
         else:
             path = encoder.path if encoder.path is not None else self._pretrained(encoder)
             weights = load(path, encoder.method, encoder.spec.name)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -300,14 +300,20 @@ def _some(names: Sequence[str]) -> str:
 
 
 def untrained(
-    method_class: type[Method], recipe: Recipe, method_name: str, seed: int, *, offline: bool = False
+    method_class: type[Method],
+    recipe: Recipe,
+    method_name: str,
+    seed: int,
+    *,
+    offline: bool = False,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Weights:
     """A method as it is initialised, for baselines that are not pretrained.
 
     The same seed gives the same tensors. Its SHA-256 is over the tensors, as there is no file.
     """
     seed_everything(derive_seed(seed, "init"))
-    method = method_class.from_corpus(recipe.config, [], Setup(seed=seed, offline=offline)).eval()
+    method = method_class.from_corpus(recipe.config, [], Setup(seed=seed, offline=offline, say=say)).eval()
     sha256 = tensors_sha256(method)
     info = {
         "method": method_name,

@@ -26,6 +26,15 @@ def medbench_methods() -> Iterable[MethodSpec]:
             pretrains=False,
         ),
         MethodSpec(
+            name="imagenet",
+            target="medbench_methods.imagenet:Imagenet",
+            summary="image encoder with ImageNet weights, never pretrained on radiographs",
+            reference="Wang et al., MGCA, NeurIPS 2022 (row 'ImageNet' of its tables)",
+            provides=IMAGE,
+            fidelity="baseline",
+            pretrains=False,
+        ),
+        MethodSpec(
             name="clip",
             target="medbench_methods.clip:Clip",
             summary="symmetric image-report InfoNCE",

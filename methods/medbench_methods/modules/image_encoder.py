@@ -1,8 +1,11 @@
 """Image encoders: timm's ResNets (and CNNs like them) and ViTs behind one class, with the same outputs."""
 
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -12,6 +15,8 @@ from torch import Tensor, nn
 
 from medbench.errors import UsageError, WeightsError
 from medbench.model import ImageFeatures, Preprocessing
+from medbench_methods.modules.attention import attention_kernel
+from medbench_methods.modules.imagenet_weights import check_covers
 
 STRIDES = (2, 4, 8, 16, 32)
 """Of the maps of a pyramid."""
@@ -19,6 +24,9 @@ STRIDES = (2, 4, 8, 16, 32)
 LOCAL = STRIDES.index(16)
 """The map whose cells are the local tokens: layer3 of a ResNet, as in MGCA, and the patches of a ViT with 16
 px."""
+
+
+TokenPooling = Literal["cls", "mean"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +43,19 @@ class ImageConfig:
 
     channels: tuple[int, int, int, int] | None = None
     """ResNets only: channels a stage, where the named net is too wide; None for its own."""
+
+    width: int | None = None
+    """ViTs only: width of the tokens, where the named net is too wide; None for its own."""
+
+    depth: int | None = None
+    """ViTs only: transformer blocks, where the named net is too deep; None for its own."""
+
+    heads: int | None = None
+    """ViTs only: attention heads, with another `width`; None for its own."""
+
+    token_pooling: TokenPooling = "cls"
+    """ViTs only: what stands for the whole film: the CLS token, as in MGCA, or the mean of the patch tokens, as in
+    MRM, whose CLS token nothing is asked of."""
 
     pretrained: bool = True
     """Start from timm's ImageNet weights; False starts from scratch."""
@@ -84,7 +105,14 @@ class ImageEncoder(nn.Module):
         local_width: C of `local`.
     """
 
-    def __init__(self, config: ImageConfig, *, weights: bool, offline: bool = False) -> None:
+    def __init__(
+        self,
+        config: ImageConfig,
+        *,
+        weights: bool,
+        offline: bool = False,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Build the backbone.
 
         Args:
@@ -92,42 +120,46 @@ class ImageEncoder(nn.Module):
             weights: load ImageNet weights if the config asks for them; False when weights are loaded
                 afterwards.
             offline: take them from the local cache only.
+            state: these weights, under timm's names; None for those of timm's hub.
 
         Raises:
             UsageError: timm has no such backbone, or it is neither a ViT with 16 px patches nor a CNN with
                 the strides.
-            WeightsError: the ImageNet weights can not be had.
+            WeightsError: the ImageNet weights can not be had, or `state` does not cover the backbone.
         """
         super().__init__()
         self.config = config
         self.body: Any  # a timm model, not typed
         _check_name(config.backbone)
-        source = _imagenet_weights(config.backbone, offline) if weights and config.pretrained else None
-        overlay = None if source is None else {"file": source}
-        if timm.models.is_model_in_modules(config.backbone, ["vision_transformer", "deit"]):
+        vit = timm.models.is_model_in_modules(config.backbone, ["vision_transformer", "deit"])
+        shape = _shape(config, vit)
+        overlay: dict[str, Any] | None = None
+        if weights and config.pretrained and state is not None:
+            check_covers(state, config.backbone, shape, "ImageNet weights")
+            overlay = {"state_dict": dict(state)}
+        elif weights and config.pretrained:
+            overlay = {"file": _imagenet_weights(config.backbone, offline)}
+        if vit:
             self.body = timm.create_model(
                 config.backbone,
-                pretrained=source is not None,
+                pretrained=overlay is not None,
                 pretrained_cfg_overlay=overlay,
                 num_classes=0,
                 img_size=config.size,
                 dynamic_img_size=True,  # resizes its position embedding for other sizes
+                **shape,
             )
             self._check_vit()
             self.width = self.local_width = int(self.body.num_features)
         else:
-            narrower: dict[str, Any] = {
-                name: value
-                for name, value in (("layers", config.layers), ("channels", config.channels))
-                if value is not None
-            }
-            self.body = timm.create_model(
-                config.backbone,
-                pretrained=source is not None,
-                pretrained_cfg_overlay=overlay,
-                features_only=True,
-                **narrower,
-            )
+            with _without_load_report():
+                self.body = timm.create_model(
+                    config.backbone,
+                    pretrained=overlay is not None,
+                    pretrained_cfg_overlay=overlay,
+                    features_only=True,
+                    **shape,
+                )
             strides = tuple(self.body.feature_info.reduction())
             if strides != STRIDES:
                 raise UsageError(
@@ -177,7 +209,30 @@ class ImageEncoder(nn.Module):
         attention = _cls_attention(body, torch.cat([prefixes, patches], 1))
         rows, columns = images.shape[2] // 16, images.shape[3] // 16
         maps = _simple_pyramid(local.transpose(1, 2).unflatten(2, (rows, columns))) if pyramid else None
-        return EncodedImage(tokens[:, 0], local, maps, attention)
+        pooled = tokens[:, 0] if self.config.token_pooling == "cls" else local.mean(1)
+        return EncodedImage(pooled, local, maps, attention)
+
+    def encode_visible(self, images: Tensor, visible: Tensor) -> Tensor:
+        """ViTs only: the CLS token and some of the patches, which see nothing of the others.
+
+        Args:
+            images: (B, 3, H, W) normalised.
+            visible: (B, K) int64, which patches, counted row by row from the top left.
+
+        Returns:
+            (B, 1 + K, D) tokens after the final norm, in the order of `visible`.
+        """
+        body = self.body
+        tokens = body._pos_embed(body.patch_embed(images))  # (B, 1 + P, D), positions added
+        prefix = tokens[:, : body.num_prefix_tokens]
+        patches = tokens[:, body.num_prefix_tokens :]
+        which = visible[:, :, None].expand(-1, -1, patches.shape[2])  # (B, K) -> (B, K, D)
+        tokens = body.norm_pre(torch.cat([prefix, patches.gather(1, which)], 1))
+        with attention_kernel(images.device):
+            for block in body.blocks:
+                tokens = block(tokens)
+        out: Tensor = body.norm(tokens)
+        return out
 
 
 @torch.no_grad()
@@ -205,6 +260,25 @@ def _simple_pyramid(grid: Tensor) -> tuple[Tensor, ...]:
         F.interpolate(grid, scale_factor=s, mode="bilinear", align_corners=False) for s in (8.0, 4.0, 2.0)
     ]
     return (*finer, grid, F.avg_pool2d(grid, 2))
+
+
+def _shape(config: ImageConfig, vit: bool) -> dict[str, Any]:
+    """What the named net is built with where the config has values of its own, under timm's names."""
+    of_vits = {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
+    of_resnets = {"layers": config.layers, "channels": config.channels}
+    return {name: value for name, value in (of_vits if vit else of_resnets).items() if value is not None}
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Keep timm from listing the layers after the last map, which are left out on purpose."""
+    log = logging.getLogger("timm.models._builder")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _check_name(backbone: str) -> None:

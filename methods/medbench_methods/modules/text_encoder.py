@@ -18,6 +18,7 @@ from medbench.method import Setup
 from medbench.model import TextBatch, TextFeatures
 from medbench_methods.modules.attention import attention_kernel
 from medbench_methods.modules.length_groups import length_groups
+from medbench_methods.modules.masked_language import MaskedWordTraining, pretrained_on_words
 from medbench_methods.modules.tokenizer import SPECIAL, ReportTokenizer
 from medbench_methods.modules.word_aggregation import aggregate_words
 
@@ -64,6 +65,22 @@ class TextConfig:
 
     text_vocabulary: int = 28_996
     """Only from scratch: most word-pieces in the vocabulary. Default: size of Bio_ClinicalBERT's."""
+
+    text_mlm_epochs: int = 0
+    """Only from scratch: passes over the corpus' reports in which the encoder learns to tell hidden words, before the
+    method's own pretraining; 0 leaves it out. It stands in for the pretrained language model that every published
+    method starts from. The encoder is kept and shared by all methods with the same architecture, corpus and seed."""
+
+    text_mlm_share: float = 0.15
+    """Only with `text_mlm_epochs`: share of the words that are hidden (BERT's value, there of word-pieces)."""
+
+    text_mlm_lr: float = 2e-3
+    """Only with `text_mlm_epochs`: peak learning rate. BERT's 1e-4 is for a net fifty times as wide in parameters; that
+    of the small recipes' pretraining was chosen."""
+
+    text_mlm_batch: int = 32
+    """Only with `text_mlm_epochs`: reports a step. BERT's is 256; a corpus of some thousand gives more steps with
+    this."""
 
 
 class TextEncoder(nn.Module):
@@ -173,29 +190,75 @@ def build_text(
     Args:
         config: what to build.
         reports: the training reports, each a list of sentences; only used from scratch.
-        setup: whether a hub may be asked.
+        setup: whether a hub may be asked, and the seed and the store of masked-word pretraining.
 
     Raises:
-        UsageError: the config asks for more layers or tokens than the pretrained encoder has.
+        UsageError: the config asks for more layers or tokens than the pretrained encoder has, or for masked-word
+            pretraining that can not be done.
         WeightsError: the pretrained encoder is in neither place, or its weights do not cover the model.
     """
     if config.text_encoder != SCRATCH:
         return _pretrained(config, setup.offline)
-    tokenizer = ReportTokenizer.train(
-        reports, vocabulary=config.text_vocabulary, max_tokens=config.text_max_tokens
+    architecture = {
+        "vocabulary": config.text_vocabulary,
+        "max_tokens": config.text_max_tokens,
+        "layers": config.text_layers,
+        "width": config.text_width,
+        "heads": config.text_heads,
+        "dropout": config.text_dropout,
+    }
+
+    def make_tokenizer() -> ReportTokenizer:
+        return ReportTokenizer.train(
+            reports, vocabulary=config.text_vocabulary, max_tokens=config.text_max_tokens
+        )
+
+    def make_bert(vocabulary: int) -> BertModel:
+        return _bert(
+            BertConfig(
+                vocab_size=vocabulary,
+                hidden_size=config.text_width,
+                num_hidden_layers=config.text_layers,
+                num_attention_heads=config.text_heads,
+                intermediate_size=4 * config.text_width,
+                max_position_embeddings=config.text_max_tokens,
+                hidden_dropout_prob=config.text_dropout,
+                attention_probs_dropout_prob=config.text_dropout,
+                pad_token_id=0,
+            )
+        )
+
+    if config.text_mlm_epochs:
+        training = _masked_word_training(config, reports)
+        bert, tokenizer = pretrained_on_words(
+            make_tokenizer, make_bert, architecture, reports, training, setup
+        )
+    else:
+        tokenizer = make_tokenizer()
+        bert = make_bert(len(tokenizer))
+    return TextEncoder(bert, config), tokenizer
+
+
+def _masked_word_training(config: TextConfig, reports: Sequence[Sequence[str]]) -> MaskedWordTraining:
+    for field, value, fits, expected in (
+        ("epochs", config.text_mlm_epochs, config.text_mlm_epochs >= 0, "at least 0"),
+        ("share", config.text_mlm_share, 0 < config.text_mlm_share < 1, "a share between 0 and 1"),
+        ("lr", config.text_mlm_lr, config.text_mlm_lr > 0, "a number above 0"),
+        ("batch", config.text_mlm_batch, config.text_mlm_batch >= 1, "at least 1"),
+    ):
+        if not fits:
+            raise UsageError(f"method.text_mlm_{field} is {value}; expected {expected}.")
+    if not any(any(report) for report in reports):
+        raise UsageError(
+            f"method.text_mlm_epochs is {config.text_mlm_epochs}, but there is no report with a word to learn from. "
+            "Set method.text_mlm_epochs=0, or give a corpus with reports."
+        )
+    return MaskedWordTraining(
+        epochs=config.text_mlm_epochs,
+        share=config.text_mlm_share,
+        lr=config.text_mlm_lr,
+        batch_size=config.text_mlm_batch,
     )
-    bert = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=config.text_width,
-        num_hidden_layers=config.text_layers,
-        num_attention_heads=config.text_heads,
-        intermediate_size=4 * config.text_width,
-        max_position_embeddings=config.text_max_tokens,
-        hidden_dropout_prob=config.text_dropout,
-        attention_probs_dropout_prob=config.text_dropout,
-        pad_token_id=0,
-    )
-    return _assemble(bert, config), tokenizer
 
 
 def rebuild_text(
@@ -203,12 +266,14 @@ def rebuild_text(
 ) -> tuple[TextEncoder, ReportTokenizer]:
     """The same, without weights, from what `TextEncoder.to_bytes` and `ReportTokenizer.to_bytes` gave."""
     bert = BertConfig.from_dict(json.loads(architecture))
-    return _assemble(bert, config), ReportTokenizer.from_bytes(vocabulary, config.text_max_tokens)
+    return TextEncoder(_bert(bert), config), ReportTokenizer.from_bytes(vocabulary, config.text_max_tokens)
 
 
-def _assemble(bert: BertConfig, config: TextConfig) -> TextEncoder:
-    bert._attn_implementation = "sdpa"  # our mask is a boolean one, which only this implementation takes
-    return TextEncoder(BertModel(bert, add_pooling_layer=False), config)
+def _bert(architecture: BertConfig) -> BertModel:
+    architecture._attn_implementation = (
+        "sdpa"  # our mask is a boolean one, which only this implementation takes
+    )
+    return BertModel(architecture, add_pooling_layer=False)
 
 
 def _pretrained(config: TextConfig, offline: bool) -> tuple[TextEncoder, ReportTokenizer]:

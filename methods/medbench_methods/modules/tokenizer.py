@@ -43,6 +43,18 @@ class ReportTokenizer:
         """Number of tokens in the vocabulary."""
         return int(self._tokenizer.get_vocab_size())
 
+    @property
+    def mask_id(self) -> int:
+        """Id of [MASK].
+
+        Raises:
+            ValueError: the vocabulary has none.
+        """
+        number = self._tokenizer.token_to_id("[MASK]")
+        if number is None:
+            raise ValueError("the tokenizer has no [MASK]; expected a BERT tokenizer (WordPiece)")
+        return int(number)
+
     @classmethod
     def train(cls, reports: Iterable[Sequence[str]], *, vocabulary: int, max_tokens: int) -> Self:
         """Learn a lower-case WordPiece vocabulary; the same reports give the same one, byte for byte.

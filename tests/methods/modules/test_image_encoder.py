@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def films(side: int = 64) -> torch.Tensor:
     return torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("backbone", ["resnet10t", "resnet18", "regnetx_002"])
+@pytest.mark.parametrize("backbone", ["resnet10t", "resnet18", "regnetx_002", "tf_efficientnet_lite0"])
 @pytest.mark.parametrize("side", [64, 96])
 def test_cnn_pyramid_has_the_strides(backbone: str, side: int) -> None:
     model = encoder(ImageConfig(backbone=backbone, pretrained=False, size=64, upsample=0))
@@ -125,6 +126,52 @@ def test_gradients_reach_the_first_layer(backbone: str) -> None:
     first = next(p for n, p in model.named_parameters() if n.endswith("weight"))
     assert first.grad is not None
     assert first.grad.abs().sum() > 0
+
+
+def test_a_vit_of_another_shape() -> None:
+    model = encoder(dataclasses.replace(VIT, width=48, depth=3, heads=2, token_pooling="mean"))
+    assert (len(model.body.blocks), model.body.blocks[0].attn.num_heads, model.width) == (3, 2, 48)
+    with torch.no_grad():
+        features = model(films())
+    assert features.local is not None
+    assert features.local.shape == (2, 16, 48)
+    torch.testing.assert_close(features.pooled, features.local.mean(1))
+
+
+def test_visible_patches_see_nothing_of_the_others() -> None:
+    model = encoder(VIT)
+    visible = torch.tensor([[3, 0, 14], [15, 7, 2]])
+    changed = films().clone()
+    changed[:, :, 16:32, 16:32] += 5  # patch 5, which nobody sees
+    with torch.no_grad():
+        one, other = model.encode_visible(films(), visible), model.encode_visible(changed, visible)
+        whole = model.encode_visible(films(), torch.arange(16).expand(2, -1))
+        torch.testing.assert_close(whole[:, 1:], model(films()).local, rtol=1e-4, atol=1e-5)
+        flipped = model.encode_visible(films(), visible.flip(1))
+    assert one.shape == (2, 4, 192)
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
+    torch.testing.assert_close(flipped[:, 1:].flip(1), one[:, 1:], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(flipped[:, 0], one[:, 0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["resnet10t", "vit_tiny_patch16_224", "tf_efficientnet_lite0"])
+def test_weights_can_be_given(backbone: str) -> None:
+    torch.manual_seed(5)
+    published = timm.create_model(backbone).state_dict()
+    config = ImageConfig(backbone=backbone, size=64, upsample=0)
+    loaded = ImageEncoder(config, weights=True, offline=True, state=published).body.state_dict()
+    same = [name for name in loaded if loaded[name].shape == published[name].shape]
+    assert len(same) >= len(loaded) - 1  # all but a ViT's position embedding, which is resized
+    for name in same:
+        torch.testing.assert_close(loaded[name], published[name])
+    some = dict(list(published.items())[5:])
+    with pytest.raises(
+        WeightsError, match=rf"tensors fit '{backbone}'; . missing, 0 of another shape \(first: "
+    ):
+        ImageEncoder(config, weights=True, offline=True, state=some)
+    wrong = {name: value[:1] if value.ndim else value for name, value in published.items()}
+    with pytest.raises(WeightsError, match=r"0 missing, .* of another shape"):
+        ImageEncoder(config, weights=True, offline=True, state=wrong)
 
 
 def test_unknown_backbone_names_the_nearest() -> None:
