@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -132,15 +133,21 @@ def test_pairs() -> None:
 # What is asked of the runner.
 
 
+@dataclass
 class FakeRecord:
+    status: str = "ok"
+
     def model_dump(self, **_: Any) -> dict[str, str]:
         return {"cell_id": "abc"}
 
 
 class FakeOutcome:
-    def __init__(self, failed: int = 0, total: int = 1, errors: tuple[MedbenchError, ...] = ()) -> None:
+    def __init__(
+        self, failed: int = 0, total: int = 1, errors: tuple[MedbenchError, ...] = (), skipped: int = 0
+    ) -> None:
         self.failed = failed
-        self.records = [FakeRecord() for _ in range(total)]
+        states = ["failed"] * failed + ["skipped"] * skipped
+        self.records = [FakeRecord(status) for status in states + ["ok"] * (total - len(states))]
         self.errors = list(errors)
 
 
@@ -427,6 +434,7 @@ def test_an_interruption_says_how_to_go_on(asked: list[RunRequest], monkeypatch:
         (FakeOutcome(failed=1, total=3), 1),
         (FakeOutcome(failed=1, total=3, errors=(PluginError("no cv2"),)), 1),
         (FakeOutcome(failed=3, total=3, errors=(PluginError("no cv2"),)), 5),
+        (FakeOutcome(failed=2, total=3, errors=(PluginError("no cv2"),), skipped=1), 5),
         (FakeOutcome(failed=3, total=3), 1),
     ],
 )
@@ -640,6 +648,51 @@ def test_a_dataset_without_a_twin(tmp_path: Path) -> None:
     assert "table has no phantom twin" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--corpus", "nope"], "Unknown dataset 'nope'"),
+        (["--corpus", "table:"], "Give it as --corpus table:FILE."),
+        (["--corpus", "table"], "Give it as --corpus table:FILE."),
+        (["--column", "report=x"], "give it with --corpus table:FILE"),
+        (["--set", "method.size=100"], "size is 100 and resize 72 px; expected 0 < size <= resize"),
+        (["--set", "method.std=0"], "expected numbers above 0"),
+    ],
+)
+def test_a_flag_that_makes_no_sense_is_refused_also_where_nothing_is_pretrained(
+    flags: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDBENCH_RESULTS", str(tmp_path / "results"))
+    done = medbench("run", "-m", "random", "-t", "rsna_lp", "--recipe", "micro", *flags)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("text_heads=5", "text_width is 64; expected a multiple of method.text_heads"),
+        ("text_layers=0", "text_layers is 0; expected at least 1"),
+        ("embed=0", "embed is 0; expected at least 1"),
+        ("size=200", "size is 200 and resize 72"),
+    ],
+)
+def test_a_recipe_that_can_not_be_built_is_refused(field: str, message: str) -> None:
+    done = medbench("plan", "-m", "clip", "-t", "rsna_lp", "--recipe", "micro", "--set", f"method.{field}")
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+def test_the_plan_looks_at_the_checkpoint_before_there_are_phantoms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDBENCH_CACHE", str(tmp_path))
+    done = medbench("plan", "-m", "clip", "-t", "rsna_lp", "--recipe", "micro", "--checkpoint", "/nope")
+    assert done.exit_code == 4
+    assert "missing: --checkpoint /nope: looked for /nope and found nothing there" in done.stdout
+
+
 def test_a_corpus_without_reports_is_found_by_the_plan_too() -> None:
     done = medbench("plan", "-m", "clip", "-t", "rsna_lp", "--recipe", "micro", "--corpus", "rsna")
     assert done.exit_code == 2
@@ -798,6 +851,26 @@ def edit_config_hash(record: dict[str, Any]) -> None:
     record["config_sha256"] = "0" * 64
 
 
+def change_primary(record: dict[str, Any]) -> None:
+    record["primary_metric"] = "average_precision"
+
+
+def turn_direction(record: dict[str, Any]) -> None:
+    record["metrics"][0]["higher_is_better"] = False
+
+
+def raise_n(record: dict[str, Any]) -> None:
+    record["metrics"][0]["n"] += 1
+
+
+def call_skipped(record: dict[str, Any]) -> None:
+    record["status"], record["reason"] = "skipped", "because"
+
+
+def raise_count(record: dict[str, Any]) -> None:
+    record["counts"]["test"] = 9999
+
+
 def drop_metric(record: dict[str, Any]) -> None:
     record["metrics"].pop()
 
@@ -813,6 +886,11 @@ def old_version(record: dict[str, Any]) -> None:
         (edit_identity, "it was edited"),
         (edit_identity, "expected at "),
         (edit_config_hash, "config_sha256 is 000000000000, its configs have "),
+        (change_primary, "primary_metric is average_precision, that of rsna_lp is auroc"),
+        (turn_direction, "auroc: higher_is_better False recorded, True computed"),
+        (raise_n, "auroc: n "),
+        (call_skipped, "a skipped record holds metrics: it was edited"),
+        (raise_count, "counts: 9999 test samples recorded, its id list has "),
         (add_field, "not a medbench.result/1 record (note: "),
         (drop_metric, "metrics recorded: "),
         (old_version, "rsna_lp is installed at version 1, not 0"),
@@ -826,6 +904,16 @@ def test_an_edited_record_is_found(
     assert done.exit_code == 3
     assert f"{path}: " in done.stdout and expected in done.stdout
     assert "3 records checked, 1 with something wrong" in done.stdout
+
+
+def test_an_edited_id_list_is_found(in_finished: Path) -> None:
+    (path, *_) = sorted(in_finished.rglob("splits/*.json"))
+    parts = json.loads(path.read_text())
+    parts["train"] = parts["train"][1:]
+    path.write_text(json.dumps(parts))
+    done = medbench("results", "verify")
+    assert done.exit_code == 3
+    assert f"the ids in splits/{path.name} have the hash " in done.stdout
 
 
 def test_edited_predictions_are_found(in_finished: Path) -> None:

@@ -5,18 +5,21 @@ The grid is the catalogue's, so a method or task is in it by being declared.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from medbench.cells import cells_table
-from medbench.errors import DataError, MedbenchError, UsageError
+from medbench.errors import DataError, MedbenchError, UsageError, WeightsError
 from medbench.plugins import load_catalogue
 from medbench.records import Record, ResultStore
 from medbench.request import RunRequest
@@ -161,6 +164,48 @@ def test_finished_weights_are_used_as_they_are(cache: Path, tmp_path: Path) -> N
     ):
         with pytest.raises(MedbenchError, match=message):
             run(replace(given, **wrong), CATALOGUE)  # type: ignore[arg-type]  # fields of several types
+
+
+@pytest.mark.parametrize("corpus", [{"dataset": 1}, 5, {}])
+def test_weights_whose_corpus_can_not_be_read(corpus: object, cache: Path, tmp_path: Path) -> None:
+    wanted = request(cache, tmp_path / "results", "clip", "rsna_lp")
+    (folder,) = pretrain(wanted, CATALOGUE)
+    shutil.copytree(folder, tmp_path / "weights")
+    about = json.loads((tmp_path / "weights" / "weights.json").read_text())
+    (tmp_path / "weights" / "weights.json").write_text(json.dumps(about | {"corpus": corpus}))
+    with pytest.raises(WeightsError, match="says of the corpus can not be read"):
+        run(replace(wanted, checkpoint=str(tmp_path / "weights")), CATALOGUE)
+
+
+def test_two_runs_of_one_cell_do_not_share_its_folder(
+    cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medbench.planner.Group.key", lambda group: "group")
+    wanted = replace(request(cache, tmp_path, "random", "rsna_det", fractions=(0.1,)), quiet=False)
+    (cache / "work").mkdir(exist_ok=True)
+    said, waited = "", time.monotonic() + 120
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(cache / "work" / "group.lock"):
+            second = pool.submit(run, wanted, CATALOGUE)
+            while "another process is computing random rsna_det (seed 0)" not in said:
+                assert time.monotonic() < waited, said
+                time.sleep(0.05)
+                said += capfd.readouterr().err
+            assert list(tmp_path.rglob("*.json")) == []
+        (record,) = second.result().records
+    assert record.status == "ok"
+
+
+def test_a_plan_that_turns_out_void_leaves_no_record(test_data: Path, cache: Path, tmp_path: Path) -> None:
+    shutil.copytree(test_data / "rsna_layout", tmp_path / "films")
+    broken = sorted((tmp_path / "films").rglob("*.dcm"))[7]
+    broken.write_bytes(broken.read_bytes()[:6000])
+    wanted = request(cache, tmp_path / "results", "random", "rsna_lp", data={"rsna": tmp_path / "films"})
+    with pytest.raises(DataError, match=broken.stem):
+        run(wanted, CATALOGUE)
+    assert ResultStore(wanted.results).records() == []
+    outcome = run(replace(wanted, exclude_broken=True), CATALOGUE)
+    assert len(ResultStore(wanted.results).records()) == len(outcome.records) == 3
 
 
 def test_overwrite_computes_again_and_keeps_the_old_record(cache: Path, tmp_path: Path) -> None:

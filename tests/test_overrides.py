@@ -60,3 +60,20 @@ def test_mistakes_are_answered(key: str, value: str, message: str) -> None:
 def test_an_untrained_method_has_no_pretrain_fields() -> None:
     with pytest.raises(UsageError, match="random is not pretrained"):
         apply_overrides(Recipe(Config()), {"pretrain.lr": "1"}, "random")
+
+
+@dataclass(frozen=True)
+class Crop:
+    size: int = 224
+    resize: int = 256
+
+    def __post_init__(self) -> None:
+        if self.size > self.resize:
+            raise UsageError("larger than the film")
+
+
+def test_fields_that_depend_on_each_other_are_set_together() -> None:
+    typed = {"method.size": "300", "method.resize": "320"}
+    assert apply_overrides(Recipe(Crop()), typed, "random").config == Crop(300, 320)
+    with pytest.raises(UsageError, match="larger than the film"):
+        apply_overrides(Recipe(Crop()), {"method.size": "300"}, "random")

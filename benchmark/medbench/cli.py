@@ -248,8 +248,8 @@ def _exit_code(outcome: "RunOutcome") -> int:
     """1 if some cells failed; the code of the user's mistake where it kept every cell from being computed."""
     if not outcome.failed:
         return 0
-    everything = outcome.failed == len(outcome.records)
-    return outcome.errors[0].exit_code if everything and outcome.errors else 1
+    computed = any(record.status == "ok" for record in outcome.records)
+    return 1 if computed or not outcome.errors else outcome.errors[0].exit_code
 
 
 @_verb(app, "plan")

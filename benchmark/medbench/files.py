@@ -5,6 +5,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from medbench.progress import Progress
 
 
 @contextmanager
@@ -34,3 +38,26 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(path: Path, what: str, progress: "Progress") -> Iterator[None]:
+    """Hold a lock among processes; says so where another one has it. The system frees it when a process dies.
+
+    Args:
+        path: of the lock's file.
+        what: what a process that holds it is doing, for the user who waits.
+        progress: where to say it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        progress.say(f"another process is {what}; waiting for it ({path})")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

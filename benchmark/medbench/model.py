@@ -10,6 +10,8 @@ from typing import Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
+from medbench.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -29,6 +31,20 @@ class Preprocessing:
     resize: int
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        """Refuse what would cut crops from beside the film, or divide by nothing.
+
+        Raises:
+            UsageError: it names the field.
+        """
+        if not 0 < self.size <= self.resize:
+            raise UsageError(
+                f"size is {self.size} and resize {self.resize} px; expected 0 < size <= resize, since the one is cut "
+                "from the other."
+            )
+        if not all(value > 0 for value in self.std):
+            raise UsageError(f"std is {self.std}; expected numbers above 0.")
 
     def normalise(self, images: Tensor) -> Tensor:
         """(B, H, W) uint8 grey -> (B, 3, H, W) float32, on the device of `images`."""

@@ -150,14 +150,14 @@ def plan(request: RunRequest, catalogue: Catalogue) -> Plan:
     for method in methods:
         for seed in request.seeds:
             encoder = None
-            if ready:
+            if ready or request.checkpoint is not None:
                 try:
                     encoder = planner.encoder(method, seed)
                 except WeightsError as error:
                     missing.append(error)
             weights.append(_weights(method, seed, encoder, request))
             for task in tasks:
-                group = planner.group(encoder, task) if encoder is not None else None
+                group = planner.group(encoder, task) if encoder is not None and ready else None
                 for number, fraction in enumerate(planner.fractions(task)):
                     cell = group.cells[number] if group is not None else None
                     cells.append(_cell(method, task, fraction, seed, cell, known, request))

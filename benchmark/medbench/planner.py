@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
@@ -256,7 +257,15 @@ class Planner:
             raise WeightsError(
                 f"{folder}: its description does not say what it was pretrained on; pretrain again."
             )
-        corpus = Corpus.model_validate({name: info["corpus"].get(name) for name in Corpus.model_fields})
+        try:
+            # What else weights.json says of the corpus is not what a record says.
+            known = {name: value for name, value in info["corpus"].items() if name in Corpus.model_fields}
+            corpus = Corpus.model_validate(known)
+        except (ValidationError, AttributeError) as error:
+            raise WeightsError(
+                f"{folder}: what its description says of the corpus can not be read ({error}). Copy the folder again, "
+                "or pretrain again."
+            ) from None
         identity = WeightsIdentity(kind="checkpoint", key=info["sha256"], corpus=corpus)
         recipe = replace(recipe, config=read_config(method, info["config"], folder))
         return Encoder(spec, owner, method, recipe, seed, identity, folder, ready=True)

@@ -26,7 +26,6 @@ from typing import Any, Final, cast
 
 import pytorch_lightning as pl
 import torch
-from filelock import FileLock, Timeout
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import Tensor
@@ -39,7 +38,7 @@ from medbench.data.prepared import PreparedImages
 from medbench.data.splits import Split
 from medbench.devices import Precision, describe, deterministic, watch_determinism
 from medbench.errors import DataError, MedbenchError, UsageError, WeightsError
-from medbench.files import replacing
+from medbench.files import locked, replacing
 from medbench.method import Method, PretrainConfig, Recipe, Setup
 from medbench.model import ImageTextBatch, TextBatch
 from medbench.progress import Advance, Progress
@@ -129,7 +128,7 @@ def pretrain(
     key = weights_key(method_name, owner, recipe, corpus, split, seed, precision)
     folder, partial = store / key, store / f"{key}.partial"
     store.mkdir(parents=True, exist_ok=True)
-    with _locked(store / f"{key}.lock", f"{method_name}, seed {seed}", progress):
+    with locked(store / f"{key}.lock", f"pretraining {method_name}, seed {seed}", progress):
         if finished(store, key) is None:
             partial.mkdir(exist_ok=True)
             # what a run leaves that is killed while it writes its last files, or someone who deletes some of them
@@ -207,21 +206,6 @@ def _describe_corpus(
         "without_text": training.without_text + validation.without_text,
         "excluded": len(corpus.excluded),
     }
-
-
-@contextmanager
-def _locked(path: Path, what: str, progress: Progress) -> Iterator[None]:
-    """Hold the lock of these weights; say so if another process has it. The system frees it when a process dies."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        progress.say(f"another process is pretraining {what}; waiting for it ({path})")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 @dataclass

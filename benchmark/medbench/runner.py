@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from medbench.data.prepared import BrokenImages
 from medbench.devices import describe, deterministic, resolve_device, resolve_precision
 from medbench.errors import MedbenchError, UsageError
+from medbench.files import locked
 from medbench.model import VisionLanguageModel
 from medbench.planner import Cell, Encoder, Group, Planner
 from medbench.plugins import Catalogue, PluginProblem
@@ -104,11 +105,13 @@ class Runner:
         methods, tasks = self.planner.methods(), self.planner.tasks()
         deterministic()
         outcome = RunOutcome()
-        self._check_folders()
+        self._check_folder("cache", self.request.cache)
+        self.planner.sources.check_corpus()
         for method in methods:  # a mistake in the last one must not cost the work of the first
             encoder = self.planner.encoder(method, self.request.seeds[0])
             for task in tasks:
                 self.planner.group(encoder, task)
+        self._check_folder("results", self.request.results)
         self._report(self.catalogue.run_started(self.request, self.request.results))
         for method in methods:
             for seed in self.request.seeds:
@@ -120,7 +123,7 @@ class Runner:
     def pretrain(self) -> list[Path]:
         """Pretrain the request's methods at its seeds, or find that it is done; folders of the finished weights."""
         deterministic()
-        self._check_folders()
+        self._check_folder("cache", self.request.cache)
         for spec in self.planner.methods():
             self.planner.encoder(spec, self.request.seeds[0])
         folders = []
@@ -132,14 +135,13 @@ class Runner:
                 folders.append(self._without_broken(partial(self._pretrain, spec, seed)))
         return folders
 
-    def _check_folders(self) -> None:
-        for what, folder in (("results", self.request.results), ("cache", self.request.cache)):
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UsageError(f"The {what} folder {folder} can not be made: {error.strerror}.") from None
-            if not os.access(folder, os.W_OK):
-                raise UsageError(f"The {what} folder {folder} can not be written to.")
+    def _check_folder(self, what: str, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"The {what} folder {folder} can not be made: {error.strerror}.") from None
+        if not os.access(folder, os.W_OK):
+            raise UsageError(f"The {what} folder {folder} can not be written to.")
 
     def _without_broken(self, work: Callable[[], _T]) -> _T:
         """Do `work`; where films turn out broken and the user wants them left out, do it again without them."""
@@ -238,15 +240,16 @@ class Runner:
             cell.fraction: cell.record for cell in group.cells if cell.record is not None
         }
         trained = [cell for cell in group.todo if cell.train.too_small is None]
-        for cell in group.todo:
-            if cell.train.too_small is not None:
-                records[cell.fraction] = self._record(group, _Work(cell), None, "skipped")
         if error is not None:
             for cell in trained:
                 records[cell.fraction] = self._record(group, _Work(cell, error=error), None, "failed")
         elif trained and model is not None:
             for record in self._computed(group, trained, model, info, outcome):
                 records[record.identity.fraction] = record
+        # Last, since a film that turns out broken makes all cells of the group void.
+        for cell in group.todo:
+            if cell.train.too_small is not None:
+                records[cell.fraction] = self._record(group, _Work(cell), None, "skipped")
         return [records[fraction] for fraction in sorted(records)]
 
     def _computed(
@@ -257,12 +260,35 @@ class Runner:
         info: WeightsInfo | None,
         outcome: RunOutcome,
     ) -> Iterator[Record]:
+        """Records of `cells`; waits for another process that computes the same, and takes what it made."""
+        name = f"{group.encoder.spec.name} {group.spec.name} (seed {group.encoder.seed})"
         workdir = self.request.cache / "work" / group.key()
+        workdir.parent.mkdir(parents=True, exist_ok=True)
+        with locked(workdir.with_suffix(".lock"), f"computing {name}", self.progress):
+            left = []
+            for cell in cells:
+                made = None if self.request.overwrite else self.store.find(cell.identity)
+                if made is None:
+                    left.append(cell)
+                else:
+                    yield made
+            if left:
+                yield from self._alone(name, workdir, group, left, model, info, outcome)
+
+    def _alone(
+        self,
+        name: str,
+        workdir: Path,
+        group: Group,
+        cells: Sequence[Cell],
+        model: VisionLanguageModel,
+        info: WeightsInfo | None,
+        outcome: RunOutcome,
+    ) -> Iterator[Record]:
         if not self.request.resume:
             shutil.rmtree(workdir, ignore_errors=True)
         workdir.mkdir(parents=True, exist_ok=True)
         env = Environment(self.device, self.precision, workdir, self.progress)
-        name = f"{group.encoder.spec.name} {group.spec.name} (seed {group.encoder.seed})"
         features: Any = None
         extract: dict[str, float] = {}
         try:

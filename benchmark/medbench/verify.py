@@ -1,7 +1,10 @@
 """Checking records again: `medbench results verify`."""
 
+import json
 from pathlib import Path
+from typing import Any
 
+from medbench.data.splits import ids_sha256, parts_sha256
 from medbench.errors import DataError
 from medbench.plugins import Catalogue
 from medbench.records import MetricValue, ResultStore, read_predictions, read_record
@@ -43,15 +46,25 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
     if path != (expected := store.path(identity, record.cell_id)):
         wrong.append(f"expected at {expected}")
     if record.status != "ok":
-        return wrong
-    for name in ("split_sha256", "train_sha256"):
-        sha256 = getattr(identity, name)
-        if not (store.root / "splits" / f"{sha256}.json").exists():
-            wrong.append(f"{name}: its id list splits/{sha256}.json is missing")
+        held = [name for name in ("metrics", "predictions", "search") if getattr(record, name)]
+        return wrong + [f"a {record.status} record holds {name}: it was edited" for name in held]
+    ids = {
+        name: _ids(store, getattr(identity, name), name, wrong) for name in ("split_sha256", "train_sha256")
+    }
+    for name, part, count in (
+        ("split_sha256", "val", record.counts.validation),
+        ("split_sha256", "test", record.counts.test),
+        ("train_sha256", "train", record.counts.train),
+    ):
+        listed = len(ids[name].get(part, ()))
+        if ids[name] and listed != count:
+            wrong.append(f"counts: {count} {part} samples recorded, its id list has {listed}")
     try:
         predictions = read_predictions(path, record)
     except DataError as error:
         return [*wrong, str(error)]
+    if record.predictions is not None and record.predictions.rows != len(predictions):
+        wrong.append(f"predictions: {record.predictions.rows} rows recorded, the file has {len(predictions)}")
     spec = catalogue.tasks.get(identity.task)
     if spec is None or spec.version != identity.task_version:
         installed = "is not installed" if spec is None else f"is installed at version {spec.version}"
@@ -59,6 +72,10 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
             *wrong,
             f"metrics can not be computed again: {identity.task} {installed}, not {identity.task_version}",
         ]
+    if record.primary_metric != spec.primary_metric:
+        wrong.append(
+            f"primary_metric is {record.primary_metric}, that of {spec.name} is {spec.primary_metric}"
+        )
     try:
         task = catalogue.load("tasks", identity.task)(identity.recipe)
         again = {metric.name: metric for metric in task.score(predictions)}
@@ -76,15 +93,36 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
     return wrong
 
 
+def _ids(store: ResultStore, sha256: str, name: str, wrong: list[str]) -> dict[str, list[str]]:
+    """The id lists behind a hash; empty, with a line more in `wrong`, where they are not what was hashed."""
+    path = store.root / "splits" / f"{sha256}.json"
+    if not path.exists():
+        wrong.append(f"{name}: its id list splits/{path.name} is missing")
+        return {}
+    try:
+        parts: dict[str, list[str]] = json.loads(path.read_bytes())
+        found = ids_sha256(parts["train"]) if set(parts) == {"train"} else parts_sha256(parts)
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        wrong.append(f"{name}: splits/{path.name} is no id list ({error})")
+        return {}
+    if found != sha256:
+        wrong.append(f"{name}: the ids in splits/{path.name} have the hash {found[:12]}: it was edited")
+    return parts
+
+
 def _differences(recorded: MetricValue, computed: MetricValue) -> list[str]:
+    one, other = recorded.model_dump(), computed.model_dump()
     return [
-        f"{recorded.name}: {part} {getattr(recorded, part)} recorded, {getattr(computed, part)} computed"
-        for part in ("value", "low", "high")
-        if not _same(getattr(recorded, part), getattr(computed, part))
+        f"{recorded.name}: {part} {one[part]} recorded, {other[part]} computed"
+        for part in one
+        if not _same(one[part], other[part])
     ]
 
 
-def _same(one: float | None, other: float | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return abs(one - other) <= SAME * max(1.0, abs(one))
+def _same(one: Any, other: Any) -> bool:
+    """Whether two values of a metric's field are equal, numbers up to rounding."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, float) and isinstance(other, float):
+        return abs(one - other) <= SAME * max(1.0, abs(one))
+    return bool(one == other)

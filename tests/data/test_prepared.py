@@ -240,7 +240,7 @@ def test_the_second_of_two_waits_and_finds_it_done(
     def waits() -> bool:
         nonlocal said
         said += capsys.readouterr().err
-        return "another run is at the same ones; waiting" in said
+        return "another process is preparing the same images; waiting" in said
 
     wait_for(waits)
     shutil.copytree(done.folder, folder)  # what the first one makes meanwhile

@@ -203,9 +203,13 @@ def test_a_box_of_nobody(table: Callable[..., Table], tmp_path: Path) -> None:
             {},
             r"none of the 2 images .* was found; the first one was looked for at .*u\.png",
         ),
-        ("image\na.png\n", {"report": "words"}, r"no column 'words' \(option report\) in .*; it has image"),
-        ("image\na.png\n", {"labels": "edema"}, r"no column edema \(option labels\)"),
-        ("image\na.png\n", {"boxes": "x,y"}, "the option boxes names 2 columns"),
+        (
+            "image\na.png\n",
+            {"report": "words"},
+            r"no column 'words' \(--column report=words\) in .*; it has image",
+        ),
+        ("image\na.png\n", {"labels": "edema"}, r"no column edema \(--column labels=...\)"),
+        ("image\na.png\n", {"boxes": "x,y"}, "--column boxes names 2 columns"),
         ("image\na.png\n", {"boxes_file": "boxes.csv"}, r"looked for .*boxes\.csv and found no file there"),
         ("image\n", {}, "has no rows"),
         ("", {}, "can not be read as a table"),
@@ -227,7 +231,7 @@ def test_files_that_are_refused(table: Callable[..., Table], tmp_path: Path) -> 
     (tmp_path / "t.parquet").write_text("no")
     with pytest.raises(DataError, match=r"t\.parquet can not be read as a table"):
         Table(SPEC, tmp_path / "t.parquet").index()
-    with pytest.raises(DataError, match="no such option: colour"):
+    with pytest.raises(DataError, match="no kind of column colour for --column"):
         Table(SPEC, tmp_path / "t.csv", {"colour": "x"})
 
 

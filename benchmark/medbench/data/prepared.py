@@ -14,7 +14,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from medbench.data.decoding import Chunk, Outcome, decode, decode_one
 from medbench.data.images import READER, Fit
 from medbench.data.index import Index, Problem
 from medbench.data.verify import BrokenSamples, boxes_outside, list_problems
 from medbench.errors import DataError
+from medbench.files import locked
 from medbench.progress import Progress
 
 CHUNK = 64
@@ -98,7 +97,7 @@ def prepare(
     entry = _load(folder)
     if entry is None or entry.broken:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_suffix(".lock"), progress):
+        with locked(folder.with_suffix(".lock"), "preparing the same images", progress):
             entry = _load(folder)
             if entry is not None and _mended(index.root, entry):
                 shutil.rmtree(folder)
@@ -197,21 +196,6 @@ def _key(dataset: str, films: pd.DataFrame, side: int, fit: Fit) -> str:
     for row in films[IDENTITY].itertuples(index=False):
         digest.update(json.dumps(list(row)).encode())
     return digest.hexdigest()[:32]
-
-
-@contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
-    """Hold the lock of a key. It goes with the process, so a killed one leaves nothing behind that blocks."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        progress.say("preparing images: another run is at the same ones; waiting for it to finish")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _build(

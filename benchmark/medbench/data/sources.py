@@ -70,6 +70,14 @@ class Sources:
             )
         return self._open(spec, self._real_root(spec))
 
+    def check_corpus(self) -> None:
+        """See that `--corpus` and `--column` make sense, also where nothing is pretrained.
+
+        Raises:
+            UsageError: they do not.
+        """
+        self._corpus_spec()
+
     def _corpus_spec(self) -> DatasetSpec:
         """The dataset that the corpus is one of, before anything is looked for on a disk.
 
@@ -77,6 +85,8 @@ class Sources:
             UsageError: it has no reports, or columns are named of what is no table.
         """
         wanted = self.request.corpus
+        if wanted in ("table", "table:"):
+            raise UsageError(f"--corpus {wanted}: which one? Give it as --corpus table:FILE.")
         if wanted is not None and wanted.startswith("table:"):
             return self._spec("table")
         if self.request.columns:

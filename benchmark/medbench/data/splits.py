@@ -1,7 +1,7 @@
 """Who trains, who validates, who tests, and with how few labels. By patient; the same every time."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ from medbench.errors import DataError
 MIN_PATIENTS = 8
 """A label fraction with fewer patients is not trained: its score would say which patients were drawn, and no
 more."""
+
+PARTS = ("train", "val", "test")
 
 Rows = npt.NDArray[np.int64]
 
@@ -34,10 +36,8 @@ class Split:
 
     def sha256(self, index: Index) -> str:
         """SHA-256 over the sample ids of the three parts; the same for any order of the index."""
-        digest = hashlib.sha256()
-        for part in ("train", "val", "test"):
-            digest.update(f"{part}:{_ids_sha256(index, getattr(self, part))}\n".encode())
-        return digest.hexdigest()
+        samples = index.table["sample"].to_numpy()
+        return parts_sha256({part: samples[getattr(self, part)] for part in PARTS})
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def fraction_rows(
         )
     elif not positives[rows].any():
         too_small = f"none of the {len(rows):,} samples at {fraction:.0%} is positive"
-    return FractionList(rows, _ids_sha256(index, rows), len(drawn), too_small)
+    return FractionList(rows, ids_sha256(index.table["sample"].to_numpy()[rows]), len(drawn), too_small)
 
 
 def rows_of(index: Index, patients: Iterable[str]) -> Rows:
@@ -146,6 +146,12 @@ def rows_of(index: Index, patients: Iterable[str]) -> Rows:
     )
 
 
-def _ids_sha256(index: Index, rows: Rows) -> str:
-    ids = sorted(index.table["sample"].to_numpy()[rows])
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+def ids_sha256(ids: Iterable[str]) -> str:
+    """SHA-256 over sample ids; the same for any order of them."""
+    return hashlib.sha256("\n".join(sorted(ids)).encode()).hexdigest()
+
+
+def parts_sha256(parts: Mapping[str, Iterable[str]]) -> str:
+    """SHA-256 over the sample ids of the three parts of a split."""
+    lines = "".join(f"{part}:{ids_sha256(parts[part])}\n" for part in PARTS)
+    return hashlib.sha256(lines.encode()).hexdigest()

@@ -236,7 +236,9 @@ def _pneumonia(scene: Scene, finding: Finding) -> Mask:
     # nothing beyond the ellipse that could have been drawn: keeps the noise from leaving islands
     cloud *= np.clip((2.2 - r2) * 2.0, 0.0, 1.0)
     grainy = 1.0 + 0.15 * crop_noise("fine", scene.size, finding.texture + 2, r2.shape)
-    density = (0.20 + 0.42 * finding.strength) * cloud
+    # a fifth of them fade, down to what nobody can see, as on real films: nothing trained on them is right about all
+    visible = min(1.0, finding.strength / 0.2)
+    density = visible * (0.20 + 0.42 * finding.strength) * cloud
     scene.attenuation[rows, cols] += density * grainy
     # vessels drown in the opacity; in a consolidation the air in the bronchi beside them shows dark
     drown = 0.32 if finding.variety == "consolidation" else 0.14

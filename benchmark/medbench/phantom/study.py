@@ -15,7 +15,7 @@ import numpy as np
 from medbench.phantom.anatomy import Acquisition, Anatomy, View, sample_acquisition, sample_anatomy
 from medbench.phantom.findings import KINDS, Finding, Kind, evolve, sample_finding
 
-PHANTOM_VERSION = 1
+PHANTOM_VERSION = 2
 """Raised whenever the same seed would give other films, reports or files."""
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medbench.errors import UsageError
 from medbench.method import Setup
 from medbench.model import ImageFeatures, Preprocessing, TextBatch, TextFeatures
 from medbench_methods.modules.image_encoder import EncodedImage, ImageConfig, ImageEncoder
@@ -25,6 +26,14 @@ class DualEncoderConfig(ImageConfig, TextConfig):
 
     hidden: int = 2048
     """Width of the hidden layer of the projection heads (MGCA's code)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can not be built: see both halves."""
+        ImageConfig.__post_init__(self)
+        TextConfig.__post_init__(self)
+        for field in ("embed", "hidden"):
+            if getattr(self, field) < 1:
+                raise UsageError(f"method.{field} is {getattr(self, field)}; expected at least 1.")
 
 
 class DualEncoder(nn.Module):

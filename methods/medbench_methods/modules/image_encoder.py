@@ -79,6 +79,10 @@ class ImageConfig:
     Pyramids are made without it, as in MGCA's detection and segmentation, since their strides are counted on
     the image itself."""
 
+    def __post_init__(self) -> None:
+        """Refuse what no film can be prepared for; see `Preprocessing`."""
+        _ = self.preprocessing
+
     @property
     def preprocessing(self) -> Preprocessing:
         """The input contract of this model."""

@@ -82,6 +82,26 @@ class TextConfig:
     """Only with `text_mlm_epochs`: reports a step. BERT's is 256; a corpus of some thousand gives more steps with
     this."""
 
+    def __post_init__(self) -> None:
+        """Refuse sizes that no transformer has.
+
+        Raises:
+            UsageError: it names the field.
+        """
+        for field, least in (
+            ("text_layers", 1),
+            ("text_max_tokens", 3),  # [CLS], a word-piece, [SEP]
+            ("text_width", 1),
+            ("text_heads", 1),
+            ("text_vocabulary", len(SPECIAL) + 1),
+        ):
+            if getattr(self, field) < least:
+                raise UsageError(f"method.{field} is {getattr(self, field)}; expected at least {least}.")
+        if self.text_width % self.text_heads:
+            raise UsageError(
+                f"method.text_width is {self.text_width}; expected a multiple of method.text_heads ({self.text_heads})."
+            )
+
 
 class TextEncoder(nn.Module):
     """BERT, with word-pieces summed to words.

@@ -93,7 +93,7 @@ class Table(Dataset):
         unknown = sorted(set(self.options) - set(_OPTIONS))
         if unknown:
             raise DataError(
-                f"{spec.name}: no such option: {', '.join(unknown)}. Known: {', '.join(_OPTIONS)}."
+                f"{spec.name}: no kind of column {', '.join(unknown)} for --column. Known: {', '.join(_OPTIONS)}."
             )
 
     def index(self, *, exclude_broken: bool = False) -> Index:
@@ -193,7 +193,7 @@ class Table(Dataset):
             known = ", ".join(value for values in PARTS.values() for value in values)
             raise DataError(
                 f"table: the split column of {self.root} says {', '.join(map(repr, unknown[:10]))}; known "
-                f"are {known}. Correct it, or name another column with the option split."
+                f"are {known}. Correct it, or name another column with --column split=NAME."
             )
         train, val, test = (np.flatnonzero(np.isin(given, PARTS[part])) for part in ("train", "val", "test"))
         patients = index.table["patient"].to_numpy()
@@ -248,7 +248,7 @@ class Table(Dataset):
             if chosen:
                 if chosen not in rows.columns:
                     raise DataError(
-                        f"table: no column {chosen!r} (option {kind}) in {self.root}; it has "
+                        f"table: no column {chosen!r} (--column {kind}={chosen}) in {self.root}; it has "
                         f"{', '.join(rows.columns)}."
                     )
                 mapping[kind] = chosen
@@ -273,7 +273,7 @@ class Table(Dataset):
         return mapping
 
     def _hint(self) -> str:
-        return "Name the column with the option image."
+        return "Name the column with --column image=NAME."
 
     def _label_columns(self, rows: pd.DataFrame) -> list[str]:
         wanted = self.options.get("labels")
@@ -302,7 +302,7 @@ class Table(Dataset):
                 return None
             if len(columns) != 4:
                 raise DataError(
-                    f"table: the option boxes names {len(columns)} columns; x, y, width, height are four."
+                    f"table: --column boxes names {len(columns)} columns; x, y, width, height are four."
                 )
             if "boxes_file" not in self.options:
                 self._need(rows, columns, "boxes", self.root)
@@ -314,7 +314,7 @@ class Table(Dataset):
         missing = [c for c in columns if c not in rows.columns]
         if missing:
             raise DataError(
-                f"table: no column {', '.join(missing)} (option {option}) in {path}; it has "
+                f"table: no column {', '.join(missing)} (--column {option}=...) in {path}; it has "
                 f"{', '.join(rows.columns)}."
             )
 
