@@ -20,6 +20,7 @@ from torch import Tensor
 from medbench_methods.losses.gather import gather, pad_words, processes, rank_offset, sum_over_processes
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.losses.pathology_alignment import pathology_alignment
+from medbench_methods.losses.prototype_alignment import prototype_alignment
 
 W = 2
 """Processes."""
@@ -71,6 +72,11 @@ CASES: dict[str, Case] = {
     ),
     "pathology_alignment, negatives of the report": Case(
         lambda rows, _: pathology_alignment(**rows, negatives="report", gather=True), pathologies(), {}
+    ),
+    "prototype_alignment, whose Sinkhorn is over all": Case(
+        lambda rows, learnt: prototype_alignment(**rows, **learnt),
+        {"image": units(6, 5, seed=0), "text": units(6, 5, seed=1)},
+        {"prototypes": units(7, 5, seed=4)},
     ),
 }
 
