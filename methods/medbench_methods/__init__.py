@@ -43,6 +43,14 @@ def medbench_methods() -> Iterable[MethodSpec]:
             fidelity="paper",
         ),
         MethodSpec(
+            name="mgca",
+            target="medbench_methods.mgca:Mgca",
+            summary="alignment of instances, of words with patches, and on prototypes",
+            reference="Wang et al., MGCA, NeurIPS 2022, arXiv 2210.06044",
+            provides=DUAL,
+            fidelity="official-code",
+        ),
+        MethodSpec(
             name="place",
             target="medbench_methods.place:Place",
             summary="pathology-level alignment and correlation exploration over MGCA's alignments",

@@ -79,4 +79,5 @@ class Clip(Method):
         """One term, `ita`."""
         image = self.model.embed_image(self.model.encode_image(batch.images))  # (B, E)
         text = self.model.embed_text(self.model.encode_text(batch.text))  # (B, E)
-        return {"ita": info_nce(image, text, self.log_temperature.exp().clamp_min(COLDEST))}
+        temperature = self.log_temperature.exp().clamp_min(COLDEST)
+        return {"ita": info_nce(image, text, temperature, gather=self.config.gather)}

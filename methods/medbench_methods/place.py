@@ -299,7 +299,7 @@ class Place(Method):
 
         if config.ita_weight:
             terms["ita"] = config.ita_weight * info_nce(
-                model.embed_image(image), model.embed_text(text), config.ita_temperature
+                model.embed_image(image), model.embed_text(text), config.ita_temperature, gather=config.gather
             )
 
         if config.cta_weight:
@@ -324,6 +324,7 @@ class Place(Method):
                 temperature=config.pcma_temperature,
                 pairing_temperature=config.pairing_temperature,
                 false_negative_cosine=config.false_negative_cosine,
+                gather=config.gather,
             )
 
         if self.cce is not None:

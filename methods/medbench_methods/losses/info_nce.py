@@ -2,8 +2,10 @@
 
     L = 1/B sum_i [ -log softmax_j(v_i . t_j / tau)_i ] + 1/B sum_j [ -log softmax_i(v_i . t_j / tau)_j ]
 
+With `gather`, i runs over the pairs of this process and j over those of all; B is the number of i.
+
 Sources: CLIP (arXiv 2103.00020, figure 3); the *sum* of the two directions, where CLIP and ConVIRT take a
-mean, is what MGCA's released code does.
+mean, is what MGCA's released code does (whose negatives are those of the same device).
 """
 
 import torch
@@ -11,20 +13,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medbench_methods.losses._precision import full_precision
+from medbench_methods.losses.gather import gather as gather_rows
+from medbench_methods.losses.gather import rank_offset
 
 
 @full_precision
-def info_nce(image: Tensor, text: Tensor, temperature: float | Tensor) -> Tensor:
+def info_nce(image: Tensor, text: Tensor, temperature: float | Tensor, *, gather: bool = False) -> Tensor:
     """Symmetric InfoNCE; negatives are the other pairs of the batch.
 
     Args:
         image: (B, E) float, unit vectors.
         text: (B, E) float, unit vectors; row i belongs to row i of `image`.
         temperature: tau > 0; a 0-d tensor where it is learnt.
+        gather: take the negatives of all processes, not only of this one.
 
     Returns:
         0-d tensor: the two cross entropies, summed.
     """
-    logits = image @ text.T / temperature  # (B, E) x (E, B) -> (B, B), rows are images
-    target = torch.arange(len(logits), device=logits.device)
-    return F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+    every_image, every_text = (gather_rows(image), gather_rows(text)) if gather else (image, text)  # (W B, E)
+    target = torch.arange(len(image), device=image.device) + (rank_offset(image) if gather else 0)
+    by_image = image @ every_text.T / temperature  # (B, E) x (E, W B) -> (B, W B)
+    by_text = text @ every_image.T / temperature
+    return F.cross_entropy(by_image, target) + F.cross_entropy(by_text, target)

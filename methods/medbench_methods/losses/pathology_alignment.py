@@ -10,6 +10,8 @@ Every sentence is paired with an observation of its own image:
 
 over all N paired sentences. A negative b's' is dropped when its sentence says the same, t_bs . t_b's' >=
 cosine (normal statements repeat across patients), and with `negatives="report"` when it is of another report.
+With `gather`, bs runs over the sentences of this process and b's' over those of all, and N is the mean over
+processes.
 
 RECONSTRUCTION: that observations and sentences are paired and aligned is confirmed by the
 paper's abstract; the pairing rule, the contrast and every number are ours. The assignment follows PRIOR (ICCV
@@ -23,6 +25,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medbench_methods.losses._precision import full_precision
+from medbench_methods.losses.gather import gather as gather_rows
+from medbench_methods.losses.gather import processes, rank_offset
 
 Pairing = Literal["soft", "hungarian"]
 Negatives = Literal["batch", "report"]
@@ -39,10 +43,11 @@ def pathology_alignment(
     temperature: float = 0.07,
     pairing_temperature: float = 0.1,
     false_negative_cosine: float = 0.95,
+    gather: bool = False,
 ) -> Tensor:
     """Contrast of paired observations and sentences, both directions.
 
-    Memory is O((B S)^2): 12 MB in float32 for each matrix at B 144, S 12.
+    Memory is O((B S)^2): 12 MB in float32 for each matrix at B 144, S 12; times the processes with `gather`.
 
     Args:
         observations: (B, K, E) float, unit vectors.
@@ -54,6 +59,7 @@ def pathology_alignment(
         temperature: tau > 0 of the contrast.
         pairing_temperature: tau_p > 0 of the soft pairing.
         false_negative_cosine: sentences at least this similar are no negatives of each other.
+        gather: take the sentences of all processes as negatives, not only of this one; all have the same S.
 
     Returns:
         0-d tensor; 0 for a batch without a sentence.
@@ -66,24 +72,34 @@ def pathology_alignment(
         choice, mask = _assign(observations, sentences, mask)
         paired = observations.gather(1, choice[:, :, None].expand(-1, -1, observations.shape[2]))  # (B, S, E)
 
-    batch, width = mask.shape
+    width = mask.shape[1]
     visual, textual, valid = (
         paired.flatten(0, 1),
         sentences.flatten(0, 1),
         mask.flatten(),
     )  # (N, E), (N, E), (N,)
+    every = (visual, textual, valid)
+    if gather:
+        every = (gather_rows(visual), gather_rows(textual), gather_rows(valid))
+    every_visual, every_textual, every_valid = every  # (M, E), (M, E), (M,); M = N times the processes
+    own = torch.arange(len(valid), device=mask.device) + (rank_offset(valid) if gather else 0)  # (N,)
     with torch.no_grad():
-        keep = textual @ textual.T < false_negative_cosine  # (N, N)
+        keep = textual @ every_textual.T < false_negative_cosine  # (N, M)
+        column = torch.arange(len(every_valid), device=mask.device)  # (M,)
         if negatives == "report":
-            report = torch.arange(batch, device=mask.device).repeat_interleave(width)  # (N,)
-            keep &= report[:, None] == report[None, :]
-        keep |= torch.eye(len(valid), dtype=torch.bool, device=mask.device)
-        keep &= valid[:, None] & valid[None, :]
-    logits = visual @ textual.T / temperature  # (N, N), rows are observations
+            keep &= own[:, None] // width == column[None, :] // width
+        keep |= own[:, None] == column[None, :]
+        keep &= valid[:, None] & every_valid[None, :]
     # Not -inf, so that rows without a sentence stay finite; halved so that two can be added.
-    logits = logits.masked_fill(~keep, torch.finfo(logits.dtype).min / 2)
-    entropy = (logits.logsumexp(1) + logits.logsumexp(0)) / 2 - logits.diagonal()  # (N,)
-    return (entropy * valid).sum() / valid.sum().clamp_min(1)
+    floor = torch.finfo(visual.dtype).min / 2
+    there = (visual @ every_textual.T / temperature).masked_fill(
+        ~keep, floor
+    )  # (N, M), rows are observations
+    back = (textual @ every_visual.T / temperature).masked_fill(~keep, floor)  # (N, M), rows are sentences
+    right = (visual * textual).sum(1) / temperature  # (N,)
+    entropy = (there.logsumexp(1) + back.logsumexp(1)) / 2 - right
+    count = every_valid.sum().clamp_min(1) / (processes() if gather else 1)
+    return (entropy * valid).sum() / count
 
 
 @torch.no_grad()

@@ -61,16 +61,16 @@ def token_alignment(
     seen = F.normalize(similar.softmax(-1) @ patches, dim=-1)  # c: (B, W, P) x (B, P, E) -> (B, W, E)
     logits = words @ seen.transpose(1, 2) / temperature  # (B, W, W)
     both = mask[:, :, None] & mask[:, None, :]
-    word_loss = _two_way(logits.masked_fill(~both, floor), word_weights)
+    word_loss = two_way(logits.masked_fill(~both, floor), word_weights)
 
     similar = similar.masked_fill(~mask[:, :, None], floor).transpose(1, 2)  # (B, P, W)
     told = F.normalize(similar.softmax(-1) @ words, dim=-1)  # d: (B, P, W) x (B, W, E) -> (B, P, E)
-    patch_loss = _two_way(patches @ told.transpose(1, 2) / temperature, patch_weights)  # (B, P, P)
+    patch_loss = two_way(patches @ told.transpose(1, 2) / temperature, patch_weights)  # (B, P, P)
 
     return ((word_loss + patch_loss) * has_words).sum() / has_words.sum().clamp_min(1)
 
 
-def _two_way(logits: Tensor, weights: Tensor) -> Tensor:
+def two_way(logits: Tensor, weights: Tensor) -> Tensor:
     """(B, N, N) logits, (B, N) weights -> (B,) weighted cross entropy to the diagonal, mean of both ways."""
     diagonal = logits.diagonal(dim1=1, dim2=2)  # (B, N)
     entropy = (logits.logsumexp(2) + logits.logsumexp(1)) / 2 - diagonal

@@ -27,6 +27,10 @@ class DualEncoderConfig(ImageConfig, TextConfig):
     hidden: int = 2048
     """Width of the hidden layer of the projection heads (MGCA's code)."""
 
+    gather: bool = False
+    """Training in several processes: contrast with the pairs of all of them, with gradients through all. MGCA's
+    code takes the pairs of the same device only."""
+
     def __post_init__(self) -> None:
         """Refuse what can not be built: see both halves."""
         ImageConfig.__post_init__(self)

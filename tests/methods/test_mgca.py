@@ -1,0 +1,149 @@
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from medbench.errors import UsageError
+from medbench.method import Setup
+from medbench.model import ImageTextBatch, TextBatch
+from medbench_methods.mgca import Mgca, MgcaConfig
+from medbench_methods.modules.mgca_text import MgcaDualEncoder
+
+REPORTS = [
+    ["heart size is normal", "no pleural effusion"],
+    ["small left pleural effusion", "left basal atelectasis", "no pneumothorax"],
+    ["right upper lobe opacity"],
+]
+MICRO: MgcaConfig = Mgca.recipes["micro"].config
+COMPAT = {"compat": True, "text_pooling": "cls"}
+VIT = {"backbone": "vit_tiny_patch16_224"}
+
+
+def build(**changes: Any) -> Mgca:
+    torch.manual_seed(0)
+    return Mgca.from_corpus(dataclasses.replace(MICRO, **changes), REPORTS * 2, Setup(offline=True))
+
+
+def batch_for(method: Mgca, reports: list[list[str]] = REPORTS) -> ImageTextBatch:
+    images = torch.randn(len(reports), 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    return ImageTextBatch(images, method.model.tokenize(reports))
+
+
+@pytest.mark.parametrize("term", ["ita", "cta", "cpa"])
+def test_a_weight_scales_its_term_and_zero_leaves_it_out(term: str) -> None:
+    values = []
+    for weight in (1.0, 2.5):
+        method = build(**{f"{term}_weight": weight}).eval()
+        losses = method.losses(batch_for(method), 0)
+        assert list(losses) == ["ita", "cta", "cpa"]
+        values.append(losses[term].item())
+    assert values[1] == pytest.approx(2.5 * values[0], rel=1e-4)
+    without = build(**{f"{term}_weight": 0.0})
+    losses = without.losses(batch_for(without), 1)
+    assert len(losses) == 2
+    assert term not in losses
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    assert [name for name, p in without.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+@pytest.mark.parametrize("changes", [COMPAT, VIT, {**COMPAT, **VIT}], ids=str)
+def test_every_choice_gives_finite_losses_and_gradients(changes: dict[str, Any]) -> None:
+    method = build(**changes)
+    assert isinstance(method.model, MgcaDualEncoder) is ("compat" in changes)
+    # The released code fails on the empty report, whose [SEP] has no attention.
+    losses = method.losses(batch_for(method, [*REPORTS, [], ["opacity"]]), 1)
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    for name, parameter in method.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+
+
+def test_prototypes_are_unit_vectors_and_frozen_in_the_first_epoch() -> None:
+    method = build()
+    assert method.prototypes is not None
+    weight = method.prototypes.weight
+    torch.testing.assert_close(weight.norm(dim=1), torch.ones(16))
+    with torch.no_grad():
+        weight.mul_(3)
+    values = []
+    for epoch, moves in ((0, False), (1, True)):
+        weight.grad = None
+        loss = method.eval().losses(batch_for(method), epoch)["cpa"]
+        loss.backward()  # type: ignore[no-untyped-call]
+        values.append(loss.item())
+        assert weight.grad is not None
+        assert (weight.grad.abs().max() > 0).item() is moves
+        torch.testing.assert_close(weight.norm(dim=1), torch.ones(16))
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    never = build(prototypes_frozen_epochs=0)
+    never.losses(batch_for(never), 0)["cpa"].backward()  # type: ignore[no-untyped-call]
+    assert never.prototypes is not None
+    assert never.prototypes.weight.grad is not None
+    assert never.prototypes.weight.grad.abs().max() > 0
+
+
+def test_two_calls_before_one_backward() -> None:
+    method = build()
+    one, two = (method.losses(batch_for(method), 1)["cpa"] for _ in range(2))
+    (one + two).backward()  # type: ignore[no-untyped-call]
+
+
+def test_compat_and_the_clean_reading_differ() -> None:
+    clean, compat = (
+        build(text_pooling="cls"),
+        build(**COMPAT),
+    )  # in train mode: untrained, reports differ little
+    state = clean.state_dict()
+    state["model.text_encoder.bert.embeddings.token_type_embeddings.weight"].zero_()
+    compat.load_state_dict(state)
+    with torch.no_grad():
+        one, two = (m.losses(batch_for(m), 0) for m in (clean, compat))
+    for term in one:
+        assert abs(one[term].item() - two[term].item()) > 1e-3
+
+
+@pytest.mark.parametrize("changes", [{}, COMPAT], ids=["clean", "compat"])
+def test_from_token_ids_to_losses_it_is_one_graph(changes: dict[str, Any]) -> None:
+    method = build(**changes).eval()
+
+    def losses(
+        images: Tensor, ids: Tensor, mask: Tensor, word: Tensor, sentence: Tensor
+    ) -> dict[str, Tensor]:
+        return method.losses(ImageTextBatch(images, TextBatch(ids, mask, word, sentence)), 0)
+
+    batch = batch_for(method)
+    text = batch.text
+    inputs = (batch.images, text.ids, text.mask, text.word, text.sentence)
+    compiled = torch.compile(losses, fullgraph=True, backend="eager")(*inputs)
+    for name, value in losses(*inputs).items():
+        torch.testing.assert_close(compiled[name], value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prototypes": 0}, r"method.prototypes is 0; expected at least 1"),
+        ({"sinkhorn_iterations": 0}, r"method.sinkhorn_iterations is 0"),
+        ({"sinkhorn_epsilon": 0.01}, r"method.sinkhorn_epsilon is 0.01; expected at least 0.025"),
+        ({"compat": True}, r"method.text_pooling is mean; with method.compat=true expected cls"),
+    ],
+)
+def test_what_can_not_be_computed_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        build(**changes)
+
+
+def test_the_defaults_are_the_released_ones() -> None:
+    paper = Mgca.recipes["paper"]
+    config = paper.config
+    assert config == MgcaConfig()
+    assert (config.ita_weight, config.cta_weight, config.cpa_weight) == (1, 1, 1)
+    assert (config.ita_temperature, config.cta_temperature, config.cpa_temperature) == (0.07, 0.1, 0.2)
+    assert (config.prototypes, config.sinkhorn_epsilon, config.sinkhorn_iterations) == (500, 0.05, 3)
+    assert (config.gather, config.compat, config.upsample, config.text_max_tokens) == (False, False, 299, 112)
+    assert paper.pretrain is not None
+    assert (paper.pretrain.lr, paper.pretrain.weight_decay, paper.pretrain.warmup) == (2e-5, 0.05, 0.4)
+    assert Mgca.recipes["tiny"].config.prototypes == 500
