@@ -20,7 +20,7 @@ from medbench_methods.modules.tokenizer import SPECIAL, ReportTokenizer
 
 SCRATCH = "scratch"
 
-TextPooling = Literal["cls", "mean"]
+TextPooling = Literal["cls", "mean", "max"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,10 @@ class TextConfig:
     freezes 6 of 12."""
 
     text_pooling: TextPooling = "cls"
-    """What stands for the whole report: the output of [CLS], as in MGCA, or the mean over all tokens. A [CLS]
-    that was never pretrained looks everywhere alike and hardly tells reports apart: cosines of 1.0000 on average,
-    against 0.97 for the mean. From scratch, take the mean."""
+    """What stands for the whole report: the output of [CLS], as in MGCA, or the mean over all tokens, or, as in
+    ConVIRT, the largest value of each number over them. A [CLS] that was never pretrained looks everywhere alike
+    and hardly tells reports apart: cosines of 1.0000 on average, against 0.97 for the mean. From scratch, take the
+    mean."""
 
     text_max_tokens: int = 112
     """Longest report in word-pieces, [CLS] and [SEP] included; the rest is cut off (MGCA's code)."""
@@ -61,6 +62,17 @@ class TextConfig:
 
     text_vocabulary: int = 28_996
     """Only from scratch: most word-pieces in the vocabulary. Default: size of Bio_ClinicalBERT's."""
+
+
+@dataclass(frozen=True)
+class EncodedText(TextFeatures):
+    """Text features, with the one token before the words that a method may want among them.
+
+    Attributes:
+        first: (B, D), [CLS], of the same layers as the words.
+    """
+
+    first: Tensor | None = None
 
 
 class TextEncoder(nn.Module):
@@ -96,7 +108,7 @@ class TextEncoder(nn.Module):
             bert.embeddings.requires_grad_(False)
             bert.encoder.layer[: config.text_frozen_layers].requires_grad_(False)
 
-    def forward(self, text: TextBatch) -> TextFeatures:
+    def forward(self, text: TextBatch) -> EncodedText:
         """Tokenised reports (B, T) -> features, with W = max(T - 2, 1) word slots: a word takes a token."""
         # Layer by layer and not through BertModel: it looks into the mask (a host sync) and, asked for more than
         # its last output, can not be compiled as one graph.
@@ -115,14 +127,18 @@ class TextEncoder(nn.Module):
             pooled = hidden[:, 0]
         else:
             present = text.mask[:, :, None]  # [CLS] and [SEP] too: a report without words has a mean
-            pooled = (hidden * present).sum(1) / present.sum(1)  # (B, D)
+            if self.pooling == "mean":
+                pooled = (hidden * present).sum(1) / present.sum(1)  # (B, D)
+            else:
+                pooled = hidden.masked_fill(~present, float("-inf")).amax(1)  # (B, D)
         attention = self._cls_attention(outputs[-2], text.mask)  # (B, T)
-        return TextFeatures(
+        return EncodedText(
             pooled=pooled,
             local=words,
             mask=pieces.any(2),
             sentence=(pieces * (text.sentence[:, None, :] + 1)).amax(2) - 1,
             attention=(pieces * attention[:, None, :]).sum(2),
+            first=hidden[:, 0],
         )
 
     @torch.no_grad()
