@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medbench_methods.losses.gather import gather, pad_words, processes, rank_offset, sum_over_processes
+from medbench_methods.losses.gloria_local import gloria_local
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.losses.pathology_alignment import pathology_alignment
 from medbench_methods.losses.prototype_alignment import prototype_alignment
@@ -61,7 +62,16 @@ def pathologies() -> Tensors:
     return {"observations": units(6, 3, 5, seed=2), "sentences": sentences, "mask": mask}
 
 
+def regions_and_words() -> Tensors:
+    """Of six pairs, with unequal numbers of words in the two processes, and a report without any."""
+    counts = torch.tensor([4, 2, 0, 3, 1, 4])
+    return {"regions": 2 * units(6, 3, 5, seed=4), "words": 2 * units(6, 4, 5, seed=5)} | {
+        "mask": torch.arange(4)[None] < counts[:, None]
+    }
+
+
 CASES: dict[str, Case] = {
+    "gloria_local": Case(lambda rows, _: gloria_local(**rows, gather=True), regions_and_words(), {}),
     "info_nce": Case(
         lambda rows, learnt: info_nce(rows["image"], rows["text"], learnt["temperature"], gather=True),
         {"image": units(6, 5, seed=0), "text": units(6, 5, seed=1)},

@@ -24,7 +24,7 @@ from medbench_methods.modules.word_aggregation import aggregate_words
 
 SCRATCH = "scratch"
 
-TextPooling = Literal["cls", "mean"]
+TextPooling = Literal["cls", "mean", "max"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,10 @@ class TextConfig:
     freezes 6 of 12."""
 
     text_pooling: TextPooling = "cls"
-    """What stands for the whole report: the output of [CLS], as in MGCA, or the mean over all tokens. A [CLS]
-    that was never pretrained looks everywhere alike and hardly tells reports apart: cosines of 1.0000 on average,
-    against 0.97 for the mean. From scratch, take the mean."""
+    """What stands for the whole report: the output of [CLS], as in MGCA, or the mean over all tokens, or, as in
+    ConVIRT, the largest value of each number over them. A [CLS] that was never pretrained looks everywhere alike
+    and hardly tells reports apart: cosines of 1.0000 on average, against 0.97 for the mean. From scratch, take the
+    mean."""
 
     text_max_tokens: int = 112
     """Longest report in word-pieces, [CLS] and [SEP] included; the rest is cut off (MGCA's code)."""
@@ -103,6 +104,17 @@ class TextConfig:
             )
 
 
+@dataclass(frozen=True)
+class EncodedText(TextFeatures):
+    """Text features, with the one token before the words that a method may want among them.
+
+    Attributes:
+        first: (B, D), [CLS], of the same layers as the words.
+    """
+
+    first: Tensor | None = None
+
+
 class TextEncoder(nn.Module):
     """BERT, with word-pieces summed to words.
 
@@ -136,7 +148,7 @@ class TextEncoder(nn.Module):
             bert.embeddings.requires_grad_(False)
             bert.encoder.layer[: config.text_frozen_layers].requires_grad_(False)
 
-    def forward(self, text: TextBatch) -> TextFeatures:
+    def forward(self, text: TextBatch) -> EncodedText:
         """Tokenised reports (B, T) -> features, with W = max(T - 2, 1) word slots: a word takes a token."""
         hidden, attention = self._transform(text.ids, text.mask)  # (B, T, D), (B, T)
         slots = max(text.ids.shape[1] - 2, 1)
@@ -145,8 +157,13 @@ class TextEncoder(nn.Module):
             pooled = hidden[:, 0]
         else:
             present = text.mask[:, :, None]  # [CLS] and [SEP] too: a report without words has a mean
-            pooled = (hidden * present).sum(1) / present.sum(1)  # (B, D)
-        return TextFeatures(pooled, words.local, words.mask, words.sentence, words.attention)
+            if self.pooling == "mean":
+                pooled = (hidden * present).sum(1) / present.sum(1)  # (B, D)
+            else:
+                pooled = hidden.masked_fill(~present, float("-inf")).amax(1)  # (B, D)
+        return EncodedText(
+            pooled, words.local, words.mask, words.sentence, words.attention, first=hidden[:, 0]
+        )
 
     def _transform(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) ids and mask -> (B, T, D) hidden states, (B, T) attention of [CLS] in the last layer.

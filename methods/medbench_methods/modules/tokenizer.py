@@ -20,6 +20,7 @@ class ReportTokenizer:
 
     Attributes:
         max_tokens: longest sequence, [CLS] and [SEP] included.
+        unknown: id of [UNK], a word that the vocabulary does not have; None if it knows no such token.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
@@ -38,6 +39,7 @@ class ReportTokenizer:
         self._tokenizer.no_truncation()
         self._pad, self._cls, self._sep = known["[PAD]"], known["[CLS]"], known["[SEP]"]
         self.max_tokens = max_tokens
+        self.unknown: int | None = tokenizer.token_to_id("[UNK]")
 
     def __len__(self) -> int:
         """Number of tokens in the vocabulary."""

@@ -106,6 +106,33 @@ def test_the_mean_is_over_all_tokens_that_are_there() -> None:
         torch.testing.assert_close(pooled[b], hidden[b, text.mask[b]].mean(0), rtol=1e-4, atol=1e-5)
 
 
+def test_the_largest_is_over_all_tokens_that_are_there() -> None:
+    encoder, text = built()
+    with torch.no_grad():
+        hidden = encoder.bert(text.ids, attention_mask=text.mask.long()).last_hidden_state
+        encoder.pooling = "max"
+        pooled = encoder(text).pooled
+    for b in range(len(REPORTS)):
+        torch.testing.assert_close(pooled[b], hidden[b, text.mask[b]].amax(0), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_are_summed_for_words_and_for_the_first_token() -> None:
+    encoder, text = built()
+    with torch.no_grad():
+        encoder.summed = 2
+        states = encoder.bert(
+            text.ids, attention_mask=text.mask.long(), output_hidden_states=True
+        ).hidden_states
+        features = encoder(text)
+    hidden = states[-1] + states[-2]
+    torch.testing.assert_close(features.first, hidden[:, 0], rtol=1e-4, atol=1e-5)
+    for b in range(len(REPORTS)):
+        for w in range(int(features.mask[b].sum())):
+            torch.testing.assert_close(
+                features.local[b, w], hidden[b, text.word[b] == w].sum(0), rtol=1e-4, atol=1e-5
+            )
+
+
 def test_order_of_the_words_matters() -> None:
     encoder, text = built()
     swapped = text.ids.clone()
