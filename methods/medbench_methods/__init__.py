@@ -41,4 +41,12 @@ def medbench_methods() -> Iterable[MethodSpec]:
             provides=DUAL,
             fidelity="reconstruction",
         ),
+        MethodSpec(
+            name="sista",
+            target="medbench_methods.sista:Sista",
+            summary="image-report contrast without false negatives, sparse word-patch alignment",
+            reference="Bui et al., SISTA, arXiv 2601.08165",
+            provides=DUAL,
+            fidelity="reconstruction",
+        ),
     ]
