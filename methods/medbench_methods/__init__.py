@@ -49,4 +49,12 @@ def medbench_methods() -> Iterable[MethodSpec]:
             provides=DUAL,
             fidelity="reconstruction",
         ),
+        MethodSpec(
+            name="reclf",
+            target="medbench_methods.reclf:Reclf",
+            summary="contrast by related and by weighted matchings of words and regions",
+            reference="Li et al., RECLF, arXiv 2401.10501; IEEE TMI 2025",
+            provides=DUAL,
+            fidelity="reconstruction",
+        ),
     ]
