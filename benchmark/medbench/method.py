@@ -131,6 +131,17 @@ class Method(nn.Module, ABC):
         """Files that belong to the weights, by name (a tokenizer). Default: none."""
         return {}
 
+    def report_vectors(self, reports: Sequence[Sequence[str]]) -> Tensor | None:
+        """One vector a report that training does not change, for losses that compare reports. Default: none.
+
+        The engine asks before the first step, once for the training and once for the validation reports, while the
+        method is on the CPU. The rows of a batch's pairs come back as `ImageTextBatch.report_vectors`.
+
+        Returns:
+            (N, R) float32 on the CPU, or None where no loss needs it.
+        """
+        return None
+
     @abstractmethod
     def losses(self, batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
         """The terms of the loss by name, already weighted: their sum is minimised.

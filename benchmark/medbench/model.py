@@ -85,10 +85,18 @@ class TextBatch(_Batch):
 
 @dataclass(frozen=True)
 class ImageTextBatch(_Batch):
-    """Pairs for pretraining. `images` is (B, 3, H, W) float32, normalised by the model's `preprocessing`."""
+    """Pairs for pretraining.
+
+    Attributes:
+        images: (B, 3, H, W) float32, normalised by the model's `preprocessing`.
+        text: their reports.
+        report_vectors: (B, R) float32, what `Method.report_vectors` gave for them before training; None where it gave
+            nothing, and in batches that do not come from the engine.
+    """
 
     images: Tensor
     text: TextBatch
+    report_vectors: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -153,13 +153,13 @@ def pretrain(
                 method,
                 recipe.pretrain,
                 TrainingBatches(
-                    Pairs(training, films, method.model),
+                    _pairs(method, training, films),
                     seed,
                     recipe.pretrain.batch_size,
                     recipe.pretrain.accumulate,
                     pin,
                 ),
-                ValidationBatches(Pairs(validation, films, method.model), recipe.pretrain.batch_size, pin)
+                ValidationBatches(_pairs(method, validation, films), recipe.pretrain.batch_size, pin)
                 if len(validation) >= 2
                 else None,
                 seed=seed,
@@ -188,6 +188,10 @@ def pretrain(
             progress.say(f"pretraining {method_name}: {run.summary()}")
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _pairs(method: Method, reports: Reports, films: PreparedImages) -> Pairs:
+    return Pairs(reports, films, method.model, method.report_vectors(reports.sentences))
 
 
 def _describe_corpus(
@@ -323,7 +327,8 @@ class _Run(pl.LightningModule):
     def _pairs(self, batch: Batch) -> ImageTextBatch:
         images = batch.films(self._size)[:, None].float() / 255  # (B, S, S) uint8 -> (B, 1, S, S)
         images = (images - self._mean) / self._std  # -> (B, 3, S, S)
-        return ImageTextBatch(images.contiguous(memory_format=torch.channels_last), batch.text)
+        images = images.contiguous(memory_format=torch.channels_last)
+        return ImageTextBatch(images, batch.text, batch.report_vectors)
 
     # Training.
 

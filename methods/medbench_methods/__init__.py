@@ -58,4 +58,20 @@ def medbench_methods() -> Iterable[MethodSpec]:
             provides=DUAL,
             fidelity="reconstruction",
         ),
+        MethodSpec(
+            name="sista",
+            target="medbench_methods.sista:Sista",
+            summary="image-report contrast without false negatives, sparse word-patch alignment",
+            reference="Bui et al., SISTA, arXiv 2601.08165",
+            provides=DUAL,
+            fidelity="reconstruction",
+        ),
+        MethodSpec(
+            name="reclf",
+            target="medbench_methods.reclf:Reclf",
+            summary="contrast by related and by weighted matchings of words and regions",
+            reference="Li et al., RECLF, arXiv 2401.10501; IEEE TMI 2025",
+            provides=DUAL,
+            fidelity="reconstruction",
+        ),
     ]

@@ -39,7 +39,9 @@ class Model:
         return TextBatch(ids, sentence >= 0, word, sentence)
 
 
-def make(reports: Sequence[str], rows: Sequence[int] | None = None) -> tuple[Pairs, np.ndarray[Any, Any]]:
+def make(
+    reports: Sequence[str], rows: Sequence[int] | None = None, vectors: torch.Tensor | None = None
+) -> tuple[Pairs, np.ndarray[Any, Any]]:
     table = pd.DataFrame({"report": list(reports), "sample": [str(i) for i in range(len(reports))]})
     index = Index("toy", Path("/nowhere"), "phantom", table)
     films = np.arange(len(reports) * SIDE * SIDE).reshape(-1, SIDE, SIDE).astype(np.uint8)
@@ -47,7 +49,7 @@ def make(reports: Sequence[str], rows: Sequence[int] | None = None) -> tuple[Pai
     every = np.arange(len(reports)) if rows is None else np.array(rows)
     prepared = PreparedImages(films, np.full((len(reports), 2), SIDE), "")
     model: Any = Model()
-    return Pairs(read_reports(index, every), prepared, model), films
+    return Pairs(read_reports(index, every), prepared, model, vectors), films
 
 
 def texts(n: int) -> list[str]:
@@ -196,6 +198,20 @@ def test_chunks_of_reports_are_padded_alike(monkeypatch: pytest.MonkeyPatch) -> 
     assert torch.equal(a.word, b.word)
     assert torch.equal(a.sentence, b.sentence)
     assert torch.equal(a.ids[a.mask], b.ids[a.mask])
+
+
+def test_vectors_of_reports_come_with_their_pairs() -> None:
+    rows = [9, 2, 4, 7, 0, 5]
+    vectors = torch.tensor(sorted(rows))[:, None].float()
+    pairs, _ = make(texts(11), rows=rows, vectors=vectors)
+    for batch in (*TrainingBatches(pairs, seed=1, batch_size=2), *ValidationBatches(pairs, batch_size=4)):
+        assert batch.report_vectors is not None
+        assert batch.report_vectors[:, 0].tolist() == rows_of(batch)
+        moved = batch.to(torch.device("cpu")).report_vectors
+        assert moved is not None
+        assert torch.equal(moved, batch.report_vectors)
+    without, _ = make(texts(11))
+    assert next(iter(TrainingBatches(without, seed=1, batch_size=2))).report_vectors is None
 
 
 def test_films_are_read_from_a_memory_map(tmp_path: Path) -> None:

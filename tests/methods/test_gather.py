@@ -6,7 +6,7 @@ itself in two processes, since a test module can not be imported by its name.
 
 import runpy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from medbench_methods.losses.gloria_local import gloria_local
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.losses.pathology_alignment import pathology_alignment
 from medbench_methods.losses.prototype_alignment import prototype_alignment
+from medbench_methods.losses.score_contrast import score_contrast
+from medbench_methods.losses.semantic_alignment import FalseNegatives, semantic_alignment
+from medbench_methods.reclf import PairScores, Reclf
 
 W = 2
 """Processes."""
@@ -70,6 +73,63 @@ def regions_and_words() -> Tensors:
     }
 
 
+def alike() -> Tensors:
+    """Embeddings, and vectors of reports, of which some of the two processes say the same.
+
+    The vectors, which get no gradient, are whole numbers: only what is float is asked for one.
+    """
+    reports = (100 * units(6, 4, seed=8)).long()
+    reports[4], reports[3] = reports[0], 10 * reports[1] + 3 * reports[2]
+    return {"image": units(6, 5, seed=6), "text": units(6, 5, seed=7), "reports": reports}
+
+
+def contrast_of_alike(rows: Tensors, false_negatives: FalseNegatives) -> Tensor:
+    reports = F.normalize(rows["reports"].double(), dim=1)
+    return semantic_alignment(
+        rows["image"],
+        rows["text"],
+        reports,
+        threshold=0.8,
+        false_negatives=false_negatives,
+        temperature=0.3,
+        gather=True,
+    )
+
+
+def matchings() -> Tensors:
+    """Regions and words of six pairs, with unequal numbers of words in the two processes, and their wholes."""
+    counts = torch.tensor([4, 2, 1, 3, 1, 0])
+    return {
+        "regions": units(6, 3, 5, seed=9),
+        "image": units(6, 5, seed=10),
+        "words": units(6, 4, 5, seed=11),
+        "mask": torch.arange(4)[None] < counts[:, None],
+        "report": units(6, 5, seed=12),
+    }
+
+
+def pair_scores() -> PairScores:
+    """RECLF's modules in float64, with batch statistics over all processes."""
+    # Not recomputed: backward, functional_call is over and the parameters are the module's own again.
+    changes = {"embed": 5, "matching_width": 4, "gather": True, "chunk": 2, "recompute": False}
+    module = PairScores(replace(Reclf.recipes["micro"].config, **changes)).double()
+    for seed, parameter in enumerate(module.parameters()):
+        with torch.no_grad():
+            parameter.copy_(0.3 + 2 * units(*parameter.shape, seed=20 + seed))
+    return module
+
+
+SCORES = pair_scores()
+
+
+def matching_contrast(rows: Tensors, learnt: Tensors) -> Tensor:
+    """What RECLF does: own images with all reports, then everybody's scores of one's own reports."""
+    every = (gather(pad_words(rows["words"], 5)), gather(pad_words(rows["mask"], 5)), gather(rows["report"]))
+    scores = torch.func.functional_call(SCORES, learnt, (rows["regions"], rows["image"], *every))
+    each = [score_contrast(s, temperature=0.1, gather=True) for s in scores.values()]
+    return torch.stack(each).sum()
+
+
 CASES: dict[str, Case] = {
     "gloria_local": Case(lambda rows, _: gloria_local(**rows, gather=True), regions_and_words(), {}),
     "info_nce": Case(
@@ -88,6 +148,11 @@ CASES: dict[str, Case] = {
         {"image": units(6, 5, seed=0), "text": units(6, 5, seed=1)},
         {"prototypes": units(7, 5, seed=4)},
     ),
+    "score_contrast of matchings": Case(
+        matching_contrast, matchings(), {name: p.detach().clone() for name, p in SCORES.named_parameters()}
+    ),
+    "semantic_alignment, soft": Case(lambda rows, _: contrast_of_alike(rows, "soft"), alike(), {}),
+    "semantic_alignment, mask": Case(lambda rows, _: contrast_of_alike(rows, "mask"), alike(), {}),
 }
 
 

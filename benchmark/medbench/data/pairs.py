@@ -62,6 +62,7 @@ class Batch:
         text: their reports.
         epoch: from 0; -1 in validation.
         number: of the batch in its epoch, from 0.
+        report_vectors: (B, R) float32, what the method gave for their reports before training; None if nothing.
     """
 
     images: Tensor
@@ -69,6 +70,7 @@ class Batch:
     text: TextBatch
     epoch: int
     number: int
+    report_vectors: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -81,6 +83,7 @@ class Batch:
             self.text.to(device, non_blocking=True),
             self.epoch,
             self.number,
+            None if self.report_vectors is None else self.report_vectors.to(device, non_blocking=True),
         )
 
     def films(self, size: int) -> Tensor:
@@ -99,8 +102,16 @@ class Pairs:
         rows: (N,) int64, row of the index and of the prepared films of each pair, sorted.
     """
 
-    def __init__(self, reports: Reports, images: PreparedImages, model: VisionLanguageModel) -> None:
+    def __init__(
+        self,
+        reports: Reports,
+        images: PreparedImages,
+        model: VisionLanguageModel,
+        report_vectors: Tensor | None = None,
+    ) -> None:
+        """Tokenise; `report_vectors` (N, R) are what the method gave for these reports, None if nothing."""
         self.rows = reports.rows
+        self._vectors = report_vectors
         self._films = images.images
         self._preprocessing: Preprocessing = model.preprocessing
         self._text = _tokenize(reports.sentences, model)
@@ -124,10 +135,12 @@ class Pairs:
         ids, mask, word, sentence = (torch.from_numpy(part[positions]) for part in self._text)
         text = TextBatch(ids.long(), mask, word.long(), sentence.long())
         where = torch.from_numpy(corners)
+        vectors = None if self._vectors is None else self._vectors[torch.from_numpy(positions)]
         if pin:
             where = where.pin_memory()
+            vectors = None if vectors is None else vectors.pin_memory()
             text = TextBatch(*(part.pin_memory() for part in (text.ids, text.mask, text.word, text.sentence)))
-        return Batch(films, where, text, epoch, number)
+        return Batch(films, where, text, epoch, number, vectors)
 
     def text_ids(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """A number for each of these pairs, equal where their reports are token for token the same."""
