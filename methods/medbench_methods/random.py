@@ -21,11 +21,11 @@ class ImageOnly(nn.Module):
 
     preprocessing: Preprocessing
 
-    def __init__(self, config: ImageConfig) -> None:
-        """Build the encoder from scratch."""
+    def __init__(self, config: ImageConfig, image_encoder: ImageEncoder | None = None) -> None:
+        """Take an encoder, or build one from scratch."""
         super().__init__()
         self.preprocessing = config.preprocessing
-        self.image_encoder = ImageEncoder(config, weights=False)
+        self.image_encoder = ImageEncoder(config, weights=False) if image_encoder is None else image_encoder
 
     def encode_image(self, images: Tensor, pyramid: bool = False) -> EncodedImage:
         """(B, 3, H, W) normalised images -> features."""

@@ -45,12 +45,12 @@ class ImageConfig:
     resize: int = 256
     """Side of the padded square that the crop is taken from, pixels (MGCA's code)."""
 
-    mean: float = 0.5
-    """Grey value, of [0, 1], that is subtracted (MGCA's code: 0.5 for all channels, also with ImageNet
-    weights)."""
+    mean: float | tuple[float, float, float] = 0.5
+    """Grey value, of [0, 1], that is subtracted: one for all channels, or one for each (MGCA's code: 0.5, also
+    with ImageNet weights)."""
 
-    std: float = 0.5
-    """What the difference is divided by (MGCA's code)."""
+    std: float | tuple[float, float, float] = 0.5
+    """What the difference is divided by, likewise (MGCA's code)."""
 
     upsample: int = 299
     """CNNs only: side that images are enlarged to inside the encoder, pixels; 0 for none. MGCA feeds its
@@ -61,7 +61,11 @@ class ImageConfig:
     @property
     def preprocessing(self) -> Preprocessing:
         """The input contract of this model."""
-        return Preprocessing(self.size, self.resize, (self.mean,) * 3, (self.std,) * 3)
+        return Preprocessing(self.size, self.resize, _by_channel(self.mean), _by_channel(self.std))
+
+
+def _by_channel(value: float | tuple[float, float, float]) -> tuple[float, float, float]:
+    return value if isinstance(value, tuple) else (value, value, value)
 
 
 @dataclass(frozen=True)
