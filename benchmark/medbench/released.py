@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -89,17 +90,16 @@ class Release:
     Attributes:
         encoder: a method of the image encoder alone.
         layouts: most specific first; the first one that a file covers wholly is taken.
-        convert: from the authors' names of the whole model to `state_dict()` names of the method itself; None where
-            only the image encoder can be imported.
-        convert_groups: where the whole model's tensors are in the file.
-        changes: fields of the method's own config that the whole released model needs.
+        whole: a module that turns the whole released model into the method's own: `convert(state)` gives tensors by the
+            names of the method's `state_dict()`, and `settings(state)`, where there is one, fields of its config that
+            the file asks for. "" where only the image encoder can be imported.
+        refused: names in files of this method that can not be imported (regular expression), with the reason.
     """
 
     encoder: type[Method]
     layouts: tuple[Layout, ...]
-    convert: Callable[[Mapping[str, Tensor]], State] | None = None
-    convert_groups: tuple[str, ...] = ("state_dict", "model", "")
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    whole: str = ""
+    refused: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -393,7 +393,7 @@ def import_released(
         path: the file.
         spec: the method that it is a checkpoint of.
         catalogue: which holds it.
-        part: what to import; None for all where the method can take all, else the image encoder.
+        part: what to import; None for all where the method can take all and no prefix is given, else the encoder.
         prefix: what stands before the encoder's names, where the layouts do not know it.
         overrides: "method.FIELD" -> value, as `--set`.
         recipe: that the records of these weights belong to.
@@ -405,13 +405,17 @@ def import_released(
         WeightsError: the file can not be read, does not cover what the encoder needs, or changes nothing in it.
     """
     release = catalogue.load_released(spec.name)
-    part = part or ("all" if release.convert is not None else "image")
-    if part == "all" and (release.convert is None or prefix is not None):
-        why = "no whole model can be imported" if release.convert is None else "--prefix is of image encoders"
+    part = part or ("all" if release.whole and prefix is None else "image")
+    if part == "all" and (not release.whole or prefix is not None):
+        why = "--prefix is of image encoders" if release.whole else "no whole model can be imported"
         raise UsageError(f"--part all: for {spec.name} {why}. Use --part image.")
     checkpoint = checkpoint or read_checkpoint(path)
     found = _best(checkpoint, release, recipe, prefix, overrides if part == "image" else None, spec.name)
     if not found.coverage.complete:
+        names = [name for tensors in checkpoint.groups.values() for name in tensors]
+        for rule, why in release.refused.items():
+            if any(re.search(rule, name) for name in names):
+                raise WeightsError(f"{path}: {why}")
         raise _not_covered(path, spec, found, checkpoint)
     if found.others:
         raise WeightsError(
@@ -424,15 +428,22 @@ def import_released(
     else:
         method_class: type[Method] = catalogue.load("methods", spec.name)
         plain = method_class.recipes[recipe]
-        changes = {"pretrained": False, "backbone": found.layout.config.backbone, **release.changes}
-        if recipe != "paper":
-            del changes["backbone"]
-        config = replace(plain.config, **changes)
+        group, converted, settings = _converted(path, checkpoint, release)
+        config = replace(plain.config, pretrained=False, **settings)
         config = apply_overrides(replace(plain, config=config), overrides or {}, spec.name).config
         start = method_class.from_corpus(config, [], Setup(offline=offline))
         assets = start.assets()
         build = lambda: method_class.from_assets(config, assets)  # noqa: E731
-        state, coverage = _whole(checkpoint, release, start, found)
+        expected = {name: tensor.shape for name, tensor in start.state_dict().items()}
+        compared = _compare(expected, converted, _no_reshape)
+        state = compared.state
+        coverage = Coverage(
+            layout=f"{found.coverage.layout}, the whole model",
+            where=group,
+            unused={},
+            unexpected=dict(Counter(name.split(".")[0] for name in converted if name not in expected)),
+            **compared.report,
+        )
         if not coverage.complete:
             raise _not_covered(path, spec, Match(found.layout, coverage, {}), checkpoint)
     _check_finite(path, state)
@@ -490,19 +501,20 @@ def _best(
     return best
 
 
-def _whole(checkpoint: Checkpoint, release: Release, start: Method, image: Match) -> tuple[State, Coverage]:
-    """The whole model by the method's own converter, and how far it is covered."""
-    assert release.convert is not None
-    group = next((name for name in release.convert_groups if name in checkpoint.groups), None)
-    converted = release.convert(checkpoint.groups[group]) if group is not None else {}
-    expected = {name: tensor.shape for name, tensor in start.state_dict().items()}
-    compared = _compare(expected, converted, _no_reshape)
-    surplus = Counter(name.split(".")[0] for name in converted if name not in expected)
-    layout = f"{image.coverage.layout}, the whole model"
-    coverage = Coverage(
-        layout=layout, where=group or "", unused={}, unexpected=dict(surplus), **compared.report
-    )
-    return compared.state, coverage
+def _converted(path: Path, checkpoint: Checkpoint, release: Release) -> tuple[str, State, Mapping[str, Any]]:
+    """The whole model by the method's own converter: from which group, its tensors, and fields of the config."""
+    module = import_module(release.whole)
+    group = next(name for name in (*_WHOLE, *checkpoint.groups) if name in checkpoint.groups)
+    held = checkpoint.groups[group]
+    try:
+        settings = module.settings(held) if hasattr(module, "settings") else {}
+        return group, module.convert(held), settings
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error} `--part image` asks for the image encoder alone.") from None
+
+
+_WHOLE: Final = ("state_dict", "model", "")
+"""Where the tensors of a whole model are looked for first."""
 
 
 def _not_covered(path: Path, spec: "MethodSpec", found: Match, checkpoint: Checkpoint) -> WeightsError:

@@ -47,9 +47,9 @@ def small(layout: Layout) -> Layout:
         changes |= {"backbone": "resnet18", "layers": (1, 1, 1, 1), "size": 64, "resize": 64}
         changes |= {"upsample": 96 if config.upsample else 0}
     elif "clip" in config.backbone:
-        changes |= {"blocks": 2 if config.blocks in (11, None) else 3}
+        changes |= {"depth": 2 if config.depth in (11, None) else 3}
     else:
-        changes |= {"backbone": "vit_tiny_patch16_224", "blocks": 2}
+        changes |= {"backbone": "vit_tiny_patch16_224", "depth": 2}
     return dataclasses.replace(layout, config=dataclasses.replace(config, **changes))
 
 
@@ -77,7 +77,7 @@ def bring_in(name: str, content: Any, tmp_path: Path, **options: Any) -> Importe
         torch.save(content, path)
     release = release_of(name)
     shelf: Any = Shelf(dataclasses.replace(release, layouts=tuple(map(small, release.layouts))))
-    return import_released(path, spec_of(name), shelf, **options)
+    return import_released(path, spec_of(name), shelf, **{"part": "image", **options})
 
 
 # Source nets.
@@ -499,6 +499,12 @@ def test_layouts_and_the_catalogue_agree() -> None:
         assert spec.released == expected, spec.name
 
 
+@pytest.mark.parametrize("spec", [s for s in medbench_methods() if s.released], ids=lambda s: s.name)
+def test_what_takes_whole_models_can_be_imported(spec: MethodSpec) -> None:
+    whole = release_of(spec.name).whole
+    assert not whole or (not spec.released_only and callable(import_module(whole).convert))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_file_names_its_source(name: str) -> None:
     module = import_module(f"medbench_methods.released.layouts.{name}")
@@ -550,6 +556,19 @@ def test_each_encoder_has_its_own_preprocessing(name: str) -> None:
     assert found == pytest.approx(PREPROCESSING[name], abs=1e-4)
 
 
+@pytest.mark.slow
+def test_a_real_resnet50_sees_what_torchvisions_sees(tmp_path: Path) -> None:
+    net = trained(torchvision.models.resnet50())
+    torch.save({f"vision_model.model.{k}": v for k, v in net.state_dict().items()}, tmp_path / "a.bin")
+    shelf: Any = Shelf(release_of("medclip"))
+    imported = import_released(tmp_path / "a.bin", spec_of("medclip"), shelf)
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        found = imported.method.model.encode_image(images).pooled
+        assert isinstance(net, ResNet)
+        torch.testing.assert_close(found, stem(net, images, 4), rtol=1e-4, atol=1e-4)
+
+
 # What is refused.
 
 
@@ -579,6 +598,15 @@ def test_a_wrong_prefix_is_an_error_and_the_right_one_can_be_given(tmp_path: Pat
         bring_in("medclip", state, tmp_path, prefix="odd")
     for prefix in ("odd.place", "odd.place."):
         assert bring_in("medclip", state, tmp_path, prefix=prefix).coverage.complete
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"), [("medclip", "vision_model.model"), ("cxr_clip", "image_encoder.image_encoder")]
+)
+def test_swin_transformers_are_refused_by_name(name: str, prefix: str, tmp_path: Path) -> None:
+    state = {f"{prefix}.embeddings.patch_embeddings.projection.weight": torch.zeros(96, 3, 4, 4)}
+    with pytest.raises(WeightsError, match=r"Swin transformer.*stride 2.*ResNet-50"):
+        bring_in(name, {"model": state}, tmp_path)
 
 
 def test_counters_of_batch_norm_are_not_needed(tmp_path: Path) -> None:
@@ -648,9 +676,9 @@ def test_fields_of_the_encoder_can_be_set(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"stages": 2}, "method.stages is 2"),
-        ({"blocks": 3}, "expected 2 to 0, and a ViT"),
-        ({"pooling": "patches"}, "expected a ViT"),
-        ({"backbone": "vit_tiny_patch16_224", "blocks": 40}, "expected 2 to 12"),
+        ({"depth": 3}, "expected 2 to 0, and a ViT"),
+        ({"token_pooling": "mean"}, "expected a ViT"),
+        ({"backbone": "vit_tiny_patch16_224", "depth": 40}, "expected 2 to 12"),
     ],
 )
 def test_nets_that_can_not_be_cut_are_refused(changes: dict[str, Any], message: str) -> None:

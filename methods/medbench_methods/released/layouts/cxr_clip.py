@@ -21,6 +21,10 @@ RELEASE = Release(
             unused={r"fc\.": "ImageNet classifier"},
         ),
     ),
+    refused={
+        r"\.embeddings\.patch_embeddings\.": "a Swin transformer, which has no map at stride 2, as pyramids need."
+        " Give the authors' file with a ResNet-50."
+    },
 )
 """Its code normalises as ImageNet for the ResNet, and by 0.5 for the Swin transformer. The files with a Swin are not
 read: it has no map at stride 2, which pyramids need."""

@@ -5,6 +5,7 @@ from medbench_methods.released.encoder import ReleasedConfig, ReleasedEncoder
 
 RELEASE = Release(
     encoder=ReleasedEncoder,
+    whole="medbench_methods.released.gloria",
     layouts=(
         Layout(
             name="GLoRIA, ResNet-50",
@@ -16,4 +17,4 @@ RELEASE = Release(
         ),
     ),
 )
-"""Its two embedders and the text encoder are left out."""
+"""With `--part image` its two embedders and the text encoder are left out."""

@@ -16,5 +16,9 @@ RELEASE = Release(
             unused={r"fc\.": "projection to the joint space (2048 -> 512)"},
         ),
     ),
+    refused={
+        r"\.embeddings\.patch_embeddings\.": "MedCLIP-ViT, a Swin transformer: no map at stride 2, as pyramids need."
+        " Give the authors' file with a ResNet-50."
+    },
 )
 """The file with a Swin transformer (`MedCLIP-ViT`) is not read: it has no map at stride 2, which pyramids need."""

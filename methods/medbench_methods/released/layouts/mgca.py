@@ -9,6 +9,7 @@ _CORPUS = "MIMIC-CXR 2.0.0, frontal"
 
 RELEASE = Release(
     encoder=ReleasedEncoder,
+    whole="medbench_methods.released.mgca",
     layouts=(
         Layout(
             name="MGCA, ResNet-50",
@@ -28,4 +29,4 @@ RELEASE = Release(
         ),
     ),
 )
-"""The projection heads, the text encoder and the prototypes are left out."""
+"""With `--part image` the projection heads, the text encoder and the prototypes are left out."""

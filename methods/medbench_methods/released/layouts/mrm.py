@@ -12,7 +12,7 @@ RELEASE = Release(
             source="github.com/RL4M/MRM-pytorch (NIH_ChestX-ray/train.py, models_vit.py, utils/data_utils.py)",
             corpus="MIMIC-CXR",
             config=ReleasedConfig(
-                backbone="vit_base_patch16_224", resize=224, mean=0.4978, std=0.2449, pooling="patches"
+                backbone="vit_base_patch16_224", resize=224, mean=0.4978, std=0.2449, token_pooling="mean"
             ),
             groups=("model", "state_dict", ""),
             prefixes=("", "vision_encoder.visual"),
