@@ -82,6 +82,7 @@ def test_help_names_every_verb_and_every_flag_says_what_it_does() -> None:
         "doctor",
         "data",
         "results",
+        "weights",
         "plugins",
     ):
         assert f"\n  {verb} " in text

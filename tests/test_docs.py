@@ -146,7 +146,8 @@ def test_commands_in_the_pages_are_ones_that_the_program_knows(page: str, line: 
         return
     values = command.make_context("medbench", words).params
     for kind, key in (("methods", "method"), ("tasks", "task")):
-        names = [name for text in values.get(key) or [] for name in text.split(",")]
+        given = values.get(key) or []
+        names = [n for text in ([given] if isinstance(given, str) else given) for n in text.split(",")]
         for name in names:
             known = CATALOGUE.specs("methods" if kind == "methods" else "tasks")
             assert name in known or "*" in name or name.startswith(("my_", "example_")), f"{page}: {line}"
@@ -193,6 +194,21 @@ def test_the_complete_plugin_of_the_docs_loads(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "pretrain.lr" in done.stdout
+
+
+def test_the_code_of_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.arange(80 * 100, dtype=np.uint32).reshape(80, 100).astype(np.uint8)).save("film.png")
+    space: dict[str, object] = {}
+    for block in fences((DOCS / "python.md").read_text(), "python"):
+        for line in block.splitlines():
+            exec(line, space)
+            shape = re.search(r"^(\S+\.shape)  # (\(.*?\))", line)
+            if shape:  # what the page says of shapes is true
+                assert tuple(eval(shape[1], space)) == eval(shape[2]), line
 
 
 def test_the_readmes_leaderboard_is_what_the_program_makes_of_the_records() -> None:

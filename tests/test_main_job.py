@@ -26,7 +26,7 @@ from medbench.request import RunRequest
 from medbench.runner import RunOutcome, pretrain, run
 
 CATALOGUE = load_catalogue(third_party=False)
-METHODS = sorted(CATALOGUE.methods)
+METHODS = sorted(name for name, spec in CATALOGUE.methods.items() if not spec.released_only)
 TASKS = sorted(CATALOGUE.tasks)
 
 
@@ -206,6 +206,40 @@ def test_a_plan_that_turns_out_void_leaves_no_record(test_data: Path, cache: Pat
     assert ResultStore(wanted.results).records() == []
     outcome = run(replace(wanted, exclude_broken=True), CATALOGUE)
     assert len(ResultStore(wanted.results).records()) == len(outcome.records) == 3
+
+
+def test_a_released_encoder_is_evaluated_and_its_file_is_in_the_record(cache: Path, tmp_path: Path) -> None:
+    import torch
+
+    from medbench.files import sha256_file
+    from medbench.released import import_released
+    from medbench_methods.released.encoder import ReleasedEncoder
+
+    wanted = request(cache, tmp_path / "results", "released", "rsna_lp", fractions=(1.0,))
+    with pytest.raises(WeightsError, match=r"not trained here.*weights import FILE --method released"):
+        run(wanted, CATALOGUE)
+    source = ReleasedEncoder(ReleasedEncoder.recipes["micro"].config).model.image_encoder.body
+    torch.save({"state_dict": {f"net.{k}": v for k, v in source.state_dict().items()}}, tmp_path / "a.ckpt")
+    small = {
+        "method.backbone": "resnet18",
+        "method.layers": "(1, 1, 1, 1)",
+        "method.channels": "(32, 64, 128, 256)",
+        "method.size": "64",
+        "method.resize": "72",
+    }
+    imported = import_released(
+        tmp_path / "a.ckpt", CATALOGUE.methods["released"], CATALOGUE, overrides=small, recipe="micro"
+    )
+    imported.save(tmp_path / "weights")
+    (record,) = run(replace(wanted, checkpoint=str(tmp_path / "weights")), CATALOGUE).records
+    assert record.status == "ok"
+    assert record.identity.source == "mixed"  # real pretraining, phantom films: it enters no table
+    assert record.identity.weights.corpus is not None
+    assert record.identity.weights.corpus.dataset == "not stated"
+    assert record.weights is not None
+    assert record.weights.info["released"]["sha256"] == sha256_file(tmp_path / "a.ckpt")
+    assert record.weights.info["released"]["coverage"]["missing"] == []
+    assert record.identity.weights.key == record.weights.sha256
 
 
 def test_overwrite_computes_again_and_keeps_the_old_record(cache: Path, tmp_path: Path) -> None:

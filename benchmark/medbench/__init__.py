@@ -1,3 +1,53 @@
 """medbench: a benchmark of medical vision-language pretraining on chest radiographs."""
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medbench.loading import LoadedMethod
+
 __version__ = "0.1.0"
+
+
+def load(
+    method: str,
+    checkpoint: str | Path | None = None,
+    *,
+    recipe: str = "tiny",
+    reports: Sequence[str] | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    offline: bool = False,
+    **config: Any,
+) -> "LoadedMethod":
+    """A method for a notebook or a script: encoders, preprocessing and losses.
+
+    Args:
+        method: a name of `medbench list methods`.
+        checkpoint: a folder of finished weights, or a file that the method's authors released; None for fresh weights.
+        recipe: only for fresh weights: `tiny`, `paper` or `micro`.
+        reports: only for fresh weights: texts that a vocabulary is learnt from, where the text encoder starts from
+            scratch; None for phantom reports.
+        seed: only for fresh weights.
+        device: `cpu`, `cuda` or `cuda:n`.
+        offline: ask no hub for anything.
+        **config: fields of the method's config (`medbench info NAME --recipe tiny` lists them). Finished weights bring
+            their own, so none may be given with them.
+
+    Raises:
+        UsageError: an unknown name, recipe or field.
+        WeightsError: the weights can not be read, or lack something.
+    """
+    from medbench.loading import load as load_method  # torch is imported here, and not by `import medbench`
+
+    return load_method(
+        method,
+        checkpoint,
+        recipe=recipe,
+        reports=reports,
+        seed=seed,
+        device=device,
+        offline=offline,
+        config=config,
+    )

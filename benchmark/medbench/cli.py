@@ -93,6 +93,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Data: status, verify, phantom.", no_args_is_help=True)
 results_app = typer.Typer(help="Records: list, verify.", no_args_is_help=True)
+weights_app = typer.Typer(help="Weights: import, inspect.", no_args_is_help=True)
 plugins_app = typer.Typer(help="Plugins: list.", no_args_is_help=True)
 
 
@@ -526,6 +527,82 @@ def doctor(options: o.StatusOptions) -> int:
     return report.exit_code
 
 
+# Weights.
+
+
+@_verb(weights_app, "import")
+def import_weights(options: o.ImportOptions) -> int:
+    """Import a checkpoint that a method's authors released.
+
+    Prints what was found on standard error, and the folder that --checkpoint takes. Nothing in the file is run. Exit
+    code 4 if it can not be read, or lacks anything that the encoder needs.
+    """
+    catalogue = _catalogue(options)
+    environment = _Environment.read()
+    if options.part not in (None, "image", "all"):
+        raise UsageError(f"--part {options.part}: expected image or all.")
+    overrides = o.pairs("--set", options.overrides)
+    if options.backbone is not None:
+        overrides["method.backbone"] = options.backbone
+    offline = options.offline or environment.offline
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from medbench.progress import Progress
+    from medbench.released import import_released, nearest_released
+
+    progress = Progress("", options.quiet)
+    spec = nearest_released(options.method, catalogue)
+    imported = import_released(
+        options.file,
+        spec,
+        catalogue,
+        part=cast(Any, options.part),
+        prefix=options.prefix,
+        overrides=overrides,
+        offline=offline,
+    )
+    folder = options.out or environment.cache_folder() / "released" / imported.name()
+    progress.say(imported.coverage.text())
+    sha256 = imported.save(folder)
+    progress.say(
+        f"file:        SHA-256 {imported.info['released']['sha256']}\nweights:     SHA-256 {sha256}\n"
+        f"next:        medbench run -m {spec.name} --recipe {imported.info['recipe']} --checkpoint {folder} -t TASK"
+    )
+    typer.echo(str(folder))
+    return 0
+
+
+@_verb(weights_app, "inspect")
+def inspect_weights(options: o.InspectOptions) -> int:
+    """Print what a checkpoint holds.
+
+    Its tensors by prefix, with types and shapes, and the layouts that it matches. Nothing in the file is run.
+    """
+    catalogue = _catalogue(options)
+    from medbench.describe import table
+    from medbench.weights import read_info
+
+    if options.file.is_dir():
+        _print_json(read_info(options.file)[1])
+        return 0
+    from medbench.checkpoints import read_checkpoint
+    from medbench.released import matching, prefixes
+
+    checkpoint = read_checkpoint(options.file)
+    held, layouts = prefixes(checkpoint), matching(checkpoint, catalogue, options.prefix)
+    if options.as_json:
+        about = {"kind": checkpoint.kind, "sha256": checkpoint.sha256, "others": dict(checkpoint.others)}
+        _print_json({**about, "tensors": held, "layouts": layouts})
+        return 0
+    parts = [f"{options.file}: {checkpoint.kind}, SHA-256 {checkpoint.sha256}", table(held)]
+    if checkpoint.others:
+        rest = ", ".join(f"{key} ({kind})" for key, kind in checkpoint.others.items())
+        parts.append(f"beside the tensors: {rest}")
+    parts.append(table(layouts) if layouts else "no layout matches; see --prefix")
+    typer.echo("\n\n".join(parts))
+    return 0
+
+
 # Data.
 
 
@@ -618,6 +695,7 @@ def _progress(request: RunRequest) -> "Progress":
 
 app.add_typer(data_app, name="data")
 app.add_typer(results_app, name="results")
+app.add_typer(weights_app, name="weights")
 app.add_typer(plugins_app, name="plugins")
 
 if __name__ == "__main__":

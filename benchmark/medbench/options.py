@@ -228,6 +228,54 @@ class ListResultsOptions(ResultsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InspectOptions(Options):
+    """Of `weights inspect`."""
+
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Released checkpoint, or a folder of weights.")]
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", metavar="P", help="What stands before the encoder's names.")
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions(Options):
+    """Of `weights import`."""
+
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Released checkpoint; nothing in it is run.")]
+    method: Annotated[
+        str, typer.Option("--method", "-m", metavar="NAME", help="Method that it is a checkpoint of.")
+    ]
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Folder to write. Default: in the cache, by the file's hash."
+        ),
+    ] = None
+    part: Annotated[
+        str | None,
+        typer.Option("--part", help="image (the encoder alone) or all. Default: all where that is possible."),
+    ] = None
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", metavar="P", help="What stands before the encoder's names.")
+    ] = None
+    backbone: Annotated[
+        str | None,
+        typer.Option("--backbone", metavar="B", help="timm's name of the encoder, where it is another one."),
+    ] = None
+    overrides: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="A field of the encoder, as method.size=512. Repeatable."
+        ),
+    ] = field(default_factory=list)
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Ask no hub for anything. [MEDBENCH_OFFLINE]")
+    ] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No report, only the folder.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class LeaderboardOptions(ResultsOptions):
     """Of `leaderboard`."""
 

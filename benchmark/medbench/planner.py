@@ -5,7 +5,7 @@ A group holds one cell a label fraction, each with its record if it is done. The
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from medbench.records import (
     WeightsIdentity,
     sha256_json,
 )
+from medbench.released import method_of
 from medbench.request import RunRequest
 from medbench.specs import MethodSpec, TaskSpec
 from medbench.task import Fit, Precision, Task, TaskData
@@ -216,9 +217,15 @@ class Planner:
             self.catalogue.load("methods", spec.name),
             str(self.catalogue.owner("methods", spec.name)),
         )
-        recipe = self._recipe(spec, method)
         if self.request.checkpoint is not None:
-            return self._from_checkpoint(spec, owner, method, recipe, seed)
+            return self._from_checkpoint(spec, owner, seed)
+        if spec.released_only:
+            raise WeightsError(
+                f"{spec.name} is not trained here, its encoder comes from a released checkpoint: expected --checkpoint."
+                f" Import the authors' file with `medbench weights import FILE --method {spec.name}`, and give the"
+                f" folder that it prints."
+            )
+        recipe = self._recipe(spec, method)
         if not spec.pretrains:
             identity = WeightsIdentity(
                 kind="untrained", key=sha256_json([spec.name, _json(recipe.config), seed])
@@ -239,11 +246,10 @@ class Planner:
         path = finished(self.request.cache / "weights", key)
         return Encoder(spec, owner, method, recipe, seed, identity, path, ready=path is not None)
 
-    def _from_checkpoint(
-        self, spec: MethodSpec, owner: str, method: type[Method], recipe: Recipe, seed: int
-    ) -> Encoder:
+    def _from_checkpoint(self, spec: MethodSpec, owner: str, seed: int) -> Encoder:
         folder, info = read_info(self._checkpoint(spec))
         check_method(folder, info, spec.name)
+        method = method_of(self.catalogue, spec.name, info)
         if self.request.overrides:
             raise UsageError(
                 "--set changes what is pretrained; with --checkpoint it has no effect. Leave it out."
@@ -267,7 +273,14 @@ class Planner:
                 "or pretrain again."
             ) from None
         identity = WeightsIdentity(kind="checkpoint", key=info["sha256"], corpus=corpus)
-        recipe = replace(recipe, config=read_config(method, info["config"], folder))
+        for task in map(self.catalogue.lookup_task, self.request.tasks):
+            if missing := task.needs - set(info.get("provides", spec.provides)):
+                raise WeightsError(
+                    f"{folder}: weights of the image encoder of {spec.name} alone; {task.name} needs"
+                    f" {', '.join(sorted(missing))}. Import the whole model (--part all) where that is possible, or"
+                    f" leave out the task."
+                )
+        recipe = Recipe(read_config(method, info["config"], folder))
         return Encoder(spec, owner, method, recipe, seed, identity, folder, ready=True)
 
     def _recipe(self, spec: MethodSpec, method: type[Method]) -> Recipe:

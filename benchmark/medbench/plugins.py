@@ -22,6 +22,7 @@ from medbench.specs import DatasetSpec, LeaderboardSpec, MethodSpec, Spec, TaskS
 
 if TYPE_CHECKING:
     from medbench.records import Record
+    from medbench.released import Release
     from medbench.request import RunRequest
 
 GROUP = "medbench"
@@ -161,7 +162,7 @@ class Catalogue:
         Args:
             kind: what the patterns name.
             patterns: names, or globs with `*`, `?` or `[]`, which stand for their matches in alphabetical
-                order.
+                order; a method that is nothing without a released checkpoint must be named.
 
         Raises:
             UsageError: an unknown name, or a glob that matches nothing.
@@ -172,7 +173,9 @@ class Catalogue:
         names: dict[str, None] = {}
         for pattern in patterns:
             if any(c in pattern for c in "*?["):
-                found = matching(sorted(self.specs(kind)), pattern)
+                specs = self.specs(kind).items()
+                runnable = (n for n, s in specs if not (isinstance(s, MethodSpec) and s.released_only))
+                found = matching(sorted(runnable), pattern)
                 if not found:
                     raise UsageError(f"No {kind} match {pattern!r}. {self._known(kind)}")
                 names.update(dict.fromkeys(found))
@@ -191,13 +194,29 @@ class Catalogue:
             PluginError: the target, or something that it imports, does not exist.
         """
         spec = self.lookup(kind, name)
+        return self._import(kind, spec, spec.target, spec.load)
+
+    def load_released(self, name: str) -> "Release":
+        """Import how released checkpoints of a method are read.
+
+        Raises:
+            UsageError: none of it are known.
+            PluginError: what the spec names, or something that it imports, does not exist.
+        """
+        spec = self.lookup_method(name)
+        if not spec.released:
+            raise UsageError(f"{name} has no released checkpoints that are known here.")
+        release: Release = self._import("methods", spec, spec.released, spec.load_released)
+        return release
+
+    def _import(self, kind: Kind, spec: Spec, target: str, load: Callable[[], Any]) -> Any:
         try:
-            return spec.load()
+            return load()
         except MedbenchError:
             raise
         except (ImportError, AttributeError) as error:
             raise PluginError(
-                f"{kind[:-1]} {name} of {self.owner(kind, name)}: its target {spec.target} can not be "
+                f"{kind[:-1]} {spec.name} of {self.owner(kind, spec.name)}: its target {target} can not be "
                 f"imported ({type(error).__name__}: {error})."
             ) from error
 

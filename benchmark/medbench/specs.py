@@ -44,12 +44,24 @@ class MethodSpec(Spec):
     Attributes:
         provides: what its model can give a task.
         fidelity: printed wherever the method is.
-        pretrains: False for encoders that are used as they are initialised.
+        pretrains: False for encoders that are not trained here.
+        released: "package.module:attribute" of its `medbench.released.Release`, "" where no checkpoint of it is known.
     """
 
     provides: frozenset[Provision] = frozenset()
     fidelity: Fidelity = "reconstruction"
     pretrains: bool = True
+    released: str = ""
+
+    @property
+    def released_only(self) -> bool:
+        """Whether it exists as a released checkpoint and in no other way."""
+        return bool(self.released) and not self.pretrains
+
+    def load_released(self) -> Any:
+        """Import the release and return it."""
+        module, _, attribute = self.released.partition(":")
+        return getattr(import_module(module), attribute)
 
 
 @dataclass(frozen=True)

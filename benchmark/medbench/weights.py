@@ -171,7 +171,8 @@ def read_info(path: Path) -> tuple[Path, dict[str, Any]]:
     if path.is_file() and path.name != TENSORS:
         raise WeightsError(
             f"{path}: expected {TENSORS}, or the folder that holds it and {INFO}. Files that may hold code"
-            f" (.pt, .pth, .ckpt, .bin) are not opened."
+            f" (.pt, .pth, .ckpt, .bin) are not opened here. A checkpoint that the authors released becomes such a"
+            f" folder with `medbench weights import {path.name} --method NAME`."
         )
     missing = [name for name in (INFO, TENSORS) if not (folder / name).is_file()]
     if missing:

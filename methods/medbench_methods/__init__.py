@@ -6,10 +6,24 @@ To add one, write its file and add it to the list below.
 from collections.abc import Iterable
 
 from medbench.hookspecs import hookimpl
-from medbench.specs import MethodSpec, Provision
+from medbench.specs import Fidelity, MethodSpec, Provision
 
 IMAGE: frozenset[Provision] = frozenset({"image.pooled", "image.local", "image.pyramid"})
 DUAL: frozenset[Provision] = IMAGE | {"text.pooled", "text.local", "embedding"}
+
+
+def _released(name: str, summary: str, reference: str, fidelity: Fidelity = "official-code") -> MethodSpec:
+    """A method that is not trained here: its image encoder is imported, as `released/layouts/NAME.py` says."""
+    return MethodSpec(
+        name=name,
+        target="medbench_methods.released.encoder:ReleasedEncoder",
+        summary=summary,
+        reference=reference,
+        provides=IMAGE,
+        fidelity=fidelity,
+        pretrains=False,
+        released=f"medbench_methods.released.layouts.{name}:RELEASE",
+    )
 
 
 @hookimpl
@@ -73,5 +87,61 @@ def medbench_methods() -> Iterable[MethodSpec]:
             reference="Li et al., RECLF, arXiv 2401.10501; IEEE TMI 2025",
             provides=DUAL,
             fidelity="reconstruction",
+        ),
+        _released(
+            "medclip",
+            "released encoder: image-report contrast with soft targets from labels, ResNet-50",
+            "Wang et al., MedCLIP, EMNLP 2022, arXiv 2210.10163",
+        ),
+        _released(
+            "medklip",
+            "released encoder: queries for findings over a ResNet-50 up to layer3",
+            "Wu et al., MedKLIP, ICCV 2023, arXiv 2301.02228",
+        ),
+        _released(
+            "refers",
+            "released encoder: report generation and study-report contrast, ViT-B/16",
+            "Zhou et al., REFERS, Nature Machine Intelligence 2022, arXiv 2111.03452",
+        ),
+        _released(
+            "ptunifier",
+            "released encoder: soft prompts over CLIP's ViT-B/16",
+            "Chen et al., PTUnifier, ICCV 2023, arXiv 2302.08958",
+        ),
+        _released(
+            "kad",
+            "released encoder: contrast with a text encoder that knows UMLS, ResNet-50",
+            "Zhang et al., KAD, Nature Communications 2023, arXiv 2302.14042",
+        ),
+        _released(
+            "cxr_clip",
+            "released encoder: several views and texts of a study contrasted, ResNet-50",
+            "You et al., CXR-CLIP, MICCAI 2023, arXiv 2310.13292",
+        ),
+        _released(
+            "sat",
+            "released encoder: contrast with triage of negatives by report similarity, ResNet-50",
+            "Liu et al., SAT, IEEE TMI 2023",
+        ),
+        _released(
+            "biovil",
+            "released encoder: contrast with CXR-BERT at 480 px, ResNet-50",
+            "Boecking et al., BioViL, ECCV 2022, arXiv 2204.09817",
+        ),
+        _released(
+            "lovt",
+            "released encoder: regions and sentences of a pair contrasted, ResNet-50",
+            "Müller et al., LoVT, ECCV 2022, arXiv 2112.02889",
+        ),
+        _released(
+            "prior",
+            "released encoder: sentence prototypes and reconstruction, ResNet-50",
+            "Cheng et al., PRIOR, ICCV 2023, arXiv 2307.12577",
+        ),
+        _released(
+            "released",
+            "any released ResNet or ViT under the names of timm, torchvision or transformers",
+            "the file that is imported",
+            fidelity="baseline",
         ),
     ]

@@ -101,6 +101,10 @@ class DualEncoder(nn.Module):
         """Reports, each a list of sentences -> a padded batch on the CPU."""
         return self.tokenizer(reports)
 
+    def text_from_ids(self, ids: Tensor, mask: Tensor) -> TextBatch:
+        """Token ids of the tokenizer's vocabulary and their mask, both (B, T), as a batch on the CPU."""
+        return self.tokenizer.from_ids(ids, mask)
+
     def encode_text(self, text: TextBatch) -> TextFeatures:
         """Tokenised reports -> features."""
         features: TextFeatures = self.text_encoder(text)

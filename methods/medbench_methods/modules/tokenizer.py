@@ -5,6 +5,7 @@ from typing import Self
 
 import torch
 from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor
 
 from medbench.model import TextBatch
 
@@ -113,6 +114,23 @@ class ReportTokenizer:
             sentence[i, 1 : n - 1] = torch.tensor(row_sentences, dtype=torch.int64)
             mask[i, :n] = True
         return TextBatch(ids, mask, word, sentence)
+
+    def from_ids(self, ids: Tensor, mask: Tensor) -> TextBatch:
+        """Token ids of this vocabulary, made elsewhere, as one sentence a text.
+
+        Args:
+            ids: (B, T) whole numbers, [CLS] and [SEP] included.
+            mask: (B, T), 1 or True where there is a token.
+        """
+        ids, mask = ids.cpu().long(), mask.cpu().bool()
+        special = (ids == self._cls) | (ids == self._sep) | (ids == self._pad) | ~mask
+        pieces = [
+            bool(token and token.startswith("##"))
+            for token in map(self._tokenizer.id_to_token, range(len(self)))
+        ]
+        starts = ~special & ~torch.tensor(pieces)[ids]  # a word-piece that continues no word
+        word = torch.where(special, -1, starts.cumsum(1) - 1)
+        return TextBatch(ids, mask, word, torch.where(word >= 0, 0, -1))
 
     def _row(self, encodings: Sequence[Encoding]) -> tuple[list[int], list[int], list[int]]:
         """Ids with [CLS] and [SEP], and for what is between them the words and the sentences."""
