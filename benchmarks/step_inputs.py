@@ -45,7 +45,10 @@ def write_bert(folder: Path) -> None:
     """The files of a pretrained BERT, with the size of Bio_ClinicalBERT and random weights; 6 of its 12 layers."""
     from transformers.models.bert.configuration_bert import BertConfig
     from transformers.models.bert.modeling_bert import BertModel
+    from transformers.utils import logging
 
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     config = BertConfig(vocab_size=VOCABULARY, num_hidden_layers=6)
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(vocabulary()) + "\n")

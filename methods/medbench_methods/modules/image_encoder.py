@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medbench.errors import UsageError, WeightsError
 from medbench.model import ImageFeatures, Preprocessing
+from medbench_methods.modules.attention import choose_attention
 
 STRIDES = (2, 4, 8, 16, 32)
 """Of the maps of a pyramid."""
@@ -168,6 +169,7 @@ class ImageEncoder(nn.Module):
     def _vit(self, images: Tensor, pyramid: bool) -> EncodedImage:
         body = self.body
         depth = len(body.blocks)
+        choose_attention(body.blocks, images.device)
         tokens, (before_last, _) = body.forward_intermediates(  # tokens: (B, 1 + P, D), after the final norm
             images, indices=[depth - 2, depth - 1], output_fmt="NLC", return_prefix_tokens=True
         )
