@@ -238,7 +238,7 @@ def test_the_table_of_methods_is_what_the_program_makes_of_the_records(script: A
     made = methods.table(tables.read(MEASURED / "methods", "tiny"), list(CATALOGUE.methods))
     shown = tables.block(DOCS / "methods.md", methods.BLOCK)
     if not made and shown is None:
-        pytest.skip(f"no records in {MEASURED / 'methods'}, and no table in docs/methods.md")
+        pytest.skip("no records in benchmarks/results/methods, and no table in docs/methods.md")
     assert shown == made
 
 
@@ -249,7 +249,9 @@ def test_a_methods_ablations_are_what_the_program_makes_of_the_records(script: A
     made = ablations.table(MEASURED / "ablations" / name, declared, "tiny")
     shown = tables.block(DOCS / "methods" / f"{name}.md", ablations.BLOCK)
     if not made and shown is None:
-        pytest.skip(f"no records in {MEASURED / 'ablations' / name}, and no table in docs/methods/{name}.md")
+        pytest.skip(
+            f"no records in benchmarks/results/ablations/{name}, and no table in docs/methods/{name}.md"
+        )
     assert shown == made
 
 

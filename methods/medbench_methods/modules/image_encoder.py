@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medbench.errors import UsageError, WeightsError
 from medbench.model import ImageFeatures, Preprocessing
-from medbench_methods.modules.attention import attention_kernel
+from medbench_methods.modules.attention import choose_attention
 from medbench_methods.modules.imagenet_weights import check_covers
 
 STRIDES = (2, 4, 8, 16, 32)
@@ -208,6 +208,7 @@ class ImageEncoder(nn.Module):
     def _vit(self, images: Tensor, pyramid: bool) -> EncodedImage:
         body = self.body
         depth = len(body.blocks)
+        choose_attention(body.blocks, images.device)
         tokens, (before_last, _) = body.forward_intermediates(  # tokens: (B, 1 + P, D), after the final norm
             images, indices=[depth - 2, depth - 1], output_fmt="NLC", return_prefix_tokens=True
         )
@@ -236,9 +237,9 @@ class ImageEncoder(nn.Module):
         patches = tokens[:, body.num_prefix_tokens :]
         which = visible[:, :, None].expand(-1, -1, patches.shape[2])  # (B, K) -> (B, K, D)
         tokens = body.norm_pre(torch.cat([prefix, patches.gather(1, which)], 1))
-        with attention_kernel(images.device):
-            for block in body.blocks:
-                tokens = block(tokens)
+        choose_attention(body.blocks, images.device)
+        for block in body.blocks:
+            tokens = block(tokens)
         out: Tensor = body.norm(tokens)
         return out
 

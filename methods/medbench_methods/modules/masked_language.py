@@ -38,7 +38,6 @@ from medbench.method import Setup
 from medbench.model import TextBatch
 from medbench.seeding import derive_seed
 from medbench_methods.losses.masked_words import masked_words
-from medbench_methods.modules.attention import attention_kernel
 from medbench_methods.modules.tokenizer import SPECIAL, ReportTokenizer
 
 FORMAT: Final = 1
@@ -112,12 +111,11 @@ def encode(bert: BertModel, ids: Tensor, mask: Tensor, added: Tensor | None = No
     Returns:
         (B, T, D).
     """
-    with attention_kernel(ids.device):
-        hidden: Tensor = bert.embeddings(ids)
-        if added is not None:
-            hidden = hidden + added[:, None]
-        for layer in bert.encoder.layer:
-            hidden = layer(hidden, mask[:, None, None, :])
+    hidden: Tensor = bert.embeddings(ids)
+    if added is not None:
+        hidden = hidden + added[:, None]
+    for layer in bert.encoder.layer:
+        hidden = layer(hidden, mask[:, None, None, :])
     return hidden
 
 

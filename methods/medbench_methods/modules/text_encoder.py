@@ -16,7 +16,7 @@ from transformers.models.bert.modeling_bert import BertModel
 from medbench.errors import UsageError, WeightsError
 from medbench.method import Setup
 from medbench.model import TextBatch, TextFeatures
-from medbench_methods.modules.attention import attention_kernel
+from medbench_methods.modules.attention import ATTENTION
 from medbench_methods.modules.length_groups import length_groups
 from medbench_methods.modules.masked_language import MaskedWordTraining, pretrained_on_words
 from medbench_methods.modules.tokenizer import SPECIAL, ReportTokenizer
@@ -127,7 +127,7 @@ class TextEncoder(nn.Module):
     """
 
     def __init__(self, bert: BertModel, config: TextConfig) -> None:
-        """Wrap a BERT without pooling layer that computes attention with torch's fused kernel.
+        """Wrap a BERT without pooling layer, whose attention is `attend` of attention.py.
 
         Raises:
             UsageError: more layers are to be summed or frozen than there are.
@@ -189,10 +189,9 @@ class TextEncoder(nn.Module):
         """The same, in one pass."""
         # Layer by layer and not through BertModel: it looks into the mask (a host sync) and, asked for more than
         # its last output, can not be compiled as one graph.
-        with attention_kernel(ids.device):
-            outputs = [self.bert.embeddings(ids)]
-            for layer in self.bert.encoder.layer:
-                outputs.append(layer(outputs[-1], mask[:, None, None, :]))
+        outputs = [self.bert.embeddings(ids)]
+        for layer in self.bert.encoder.layer:
+            outputs.append(layer(outputs[-1], mask[:, None, None, :]))
         # One layer is the usual case; GLoRIA sums the last four.
         hidden = outputs[-1] if self.summed == 1 else torch.stack(outputs[-self.summed :]).sum(0)  # (B, T, D)
         return hidden, self._cls_attention(outputs[-2], mask)
@@ -201,7 +200,7 @@ class TextEncoder(nn.Module):
     def _cls_attention(self, hidden: Tensor, mask: Tensor) -> Tensor:
         """(B, T, D) input of the last layer -> (B, T) float32 attention of [CLS] there, mean over heads.
 
-        Computed again for this one row, because the fused kernel keeps no attention matrix.
+        Computed again for this one row, because no attention matrix is kept.
         """
         layer: Any = self.bert.encoder.layer[-1]
         inner = layer.attention.self
@@ -307,9 +306,7 @@ def rebuild_text(
 
 
 def _bert(architecture: BertConfig) -> BertModel:
-    architecture._attn_implementation = (
-        "sdpa"  # our mask is a boolean one, which only this implementation takes
-    )
+    architecture._attn_implementation = ATTENTION
     return BertModel(architecture, add_pooling_layer=False)
 
 
@@ -328,7 +325,7 @@ def _pretrained(config: TextConfig, offline: bool) -> tuple[TextEncoder, ReportT
                 name,
                 config=bert,
                 add_pooling_layer=False,
-                attn_implementation="sdpa",
+                attn_implementation=ATTENTION,
                 local_files_only=offline,
                 output_loading_info=True,
             )
