@@ -63,6 +63,7 @@ def medbench_methods() -> Iterable[MethodSpec]:
             reference="Wang et al., MGCA, NeurIPS 2022, arXiv 2210.06044",
             provides=DUAL,
             fidelity="official-code",
+            released="medbench_methods.released.layouts.mgca:RELEASE",
         ),
         MethodSpec(
             name="place",

@@ -272,7 +272,18 @@ def _simple_pyramid(grid: Tensor) -> tuple[Tensor, ...]:
 
 
 def _shape(config: ImageConfig, vit: bool) -> dict[str, Any]:
-    """What the named net is built with where the config has values of its own, under timm's names."""
+    """What the named net is built with where the config has values of its own, under timm's names.
+
+    Raises:
+        UsageError: the net is a CNN and a field of ViTs is set, or there are too few blocks.
+    """
+    for field, own in (("width", None), ("depth", None), ("heads", None), ("token_pooling", "cls")):
+        if not vit and getattr(config, field) != own:
+            raise UsageError(
+                f"method.{field} is {getattr(config, field)} for backbone {config.backbone!r}; expected a ViT."
+            )
+    if config.depth is not None and config.depth < 2:
+        raise UsageError(f"method.depth is {config.depth}; expected at least 2 blocks.")
     of_vits = {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
     of_resnets = {"layers": config.layers, "channels": config.channels}
     return {name: value for name, value in (of_vits if vit else of_resnets).items() if value is not None}

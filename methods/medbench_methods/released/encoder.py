@@ -5,7 +5,7 @@ Where each came from, and its paper (arXiv numbers among them), is in `layouts/`
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -37,14 +37,6 @@ class ReleasedConfig(ImageConfig):
     """CNNs only: residual stages. 3 where the authors train a ResNet without its last stage (MedKLIP, KAD at 224 px):
     features then come from layer3, as in their code, and the map at stride 32 is a mean over 2 x 2 cells."""
 
-    depth: int | None = None
-    """ViTs only: transformer blocks, where the released model has fewer than the named net (PTUnifier: 11 of 12);
-    None for its own."""
-
-    token_pooling: Literal["cls", "mean"] = "cls"
-    """ViTs only: what stands for the whole film: the CLS token, or the mean over the patch tokens, where that is
-    what the authors trained (MRM)."""
-
 
 class ReleasedImageEncoder(ImageEncoder):
     """`ImageEncoder`, also for nets that were cut before they were trained."""
@@ -56,38 +48,21 @@ class ReleasedImageEncoder(ImageEncoder):
             UsageError: the net can not be cut as the config says.
         """
         super().__init__(config, weights=False)
-        self.token_pooling = config.token_pooling
-        is_vit = hasattr(self.body, "blocks")
         if config.stages != 4:
-            if is_vit or config.stages != 3 or "layer4" not in self.body:
+            if hasattr(self.body, "blocks") or config.stages != 3 or "layer4" not in self.body:
                 raise UsageError(
                     f"method.stages is {config.stages} for backbone {config.backbone!r}; expected 4, or 3 for a ResNet."
                 )
             del self.body["layer4"]
             self.width = self.local_width
-        if config.depth is not None:
-            if not is_vit or not 2 <= config.depth <= len(self.body.blocks):
-                most = len(self.body.blocks) if is_vit else 0
-                raise UsageError(
-                    f"method.depth is {config.depth} for backbone {config.backbone!r}; expected 2 to {most}"
-                    f"{'' if is_vit else ', and a ViT'}."
-                )
-            self.body.blocks = self.body.blocks[: config.depth]
-        if self.token_pooling == "mean" and not is_vit:
-            raise UsageError(
-                f"method.token_pooling is mean for backbone {config.backbone!r}; expected a ViT."
-            )
 
     def forward(self, images: Tensor, pyramid: bool = False) -> EncodedImage:
         """See the base class."""
         features = super().forward(images, pyramid)
-        pooled, maps = features.pooled, features.pyramid
+        maps = features.pyramid
         if maps is not None and len(maps) == 4:  # without layer4: coarser, and nothing that was never trained
             maps = (*maps, F.avg_pool2d(maps[-1], 2))
-        if self.token_pooling == "mean":
-            assert features.local is not None
-            pooled = features.local.mean(1)  # (B, P, D) -> (B, D)
-        return EncodedImage(pooled, features.local, maps, features.attention)
+        return EncodedImage(features.pooled, features.local, maps, features.attention)
 
 
 class ReleasedEncoder(Method):

@@ -664,7 +664,10 @@ def test_the_kad_file_at_224_px_gives_no_layer4_of_imagenet(tmp_path: Path) -> N
 def test_fields_of_the_encoder_can_be_set(tmp_path: Path) -> None:
     state = behind("vision_model.model", conv(resnet()))
     imported = bring_in(
-        "medclip", state, tmp_path, overrides={"method.size": "96", "method.mean": "(0.1, 0.2, 0.3)"}
+        "medclip",
+        state,
+        tmp_path,
+        overrides={"method.size": "96", "method.resize": "96", "method.mean": "(0.1, 0.2, 0.3)"},
     )
     assert imported.method.model.preprocessing.size == 96
     assert imported.method.model.preprocessing.mean == (0.1, 0.2, 0.3)
@@ -676,9 +679,9 @@ def test_fields_of_the_encoder_can_be_set(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"stages": 2}, "method.stages is 2"),
-        ({"depth": 3}, "expected 2 to 0, and a ViT"),
+        ({"depth": 3}, "method.depth is 3 for backbone .* expected a ViT"),
         ({"token_pooling": "mean"}, "expected a ViT"),
-        ({"backbone": "vit_tiny_patch16_224", "depth": 40}, "expected 2 to 12"),
+        ({"backbone": "vit_tiny_patch16_224", "depth": 1}, "expected at least 2 blocks"),
     ],
 )
 def test_nets_that_can_not_be_cut_are_refused(changes: dict[str, Any], message: str) -> None:
