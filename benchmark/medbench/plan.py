@@ -142,6 +142,8 @@ def plan(request: RunRequest, catalogue: Catalogue) -> Plan:
     precision = resolve_precision(request.precision, resolve_device(request.device))
     planner = Planner(request, catalogue, precision, progress)
     methods, tasks = planner.methods(), planner.tasks()
+    for method in methods:
+        planner.recipe(method)
     missing: list[MedbenchError] = []
     data, ready = _data(planner.sources, methods, tasks, request, missing)
     known = ResultStore(request.results).records()

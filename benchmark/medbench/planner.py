@@ -207,6 +207,19 @@ class Planner:
 
     # Weights.
 
+    def recipe(self, spec: MethodSpec) -> Recipe:
+        """The recipe of a method with the user's overrides.
+
+        Raises:
+            UsageError: there is no such recipe or field, or it can not hold that value.
+        """
+        method: type[Method] = self.catalogue.load("methods", spec.name)
+        if self.request.recipe not in method.recipes:
+            raise UsageError(
+                f"{spec.name} has no recipe {self.request.recipe!r}; it has {', '.join(sorted(method.recipes))}."
+            )
+        return apply_overrides(method.recipes[self.request.recipe], self.request.overrides, spec.name)
+
     def encoder(self, spec: MethodSpec, seed: int) -> Encoder:
         """The encoder of a method at a seed: a checkpoint, the pretraining of exactly this config, or untrained.
 
@@ -225,7 +238,7 @@ class Planner:
                 f" Import the authors' file with `medbench weights import FILE --method {spec.name}`, and give the"
                 f" folder that it prints."
             )
-        recipe = self._recipe(spec, method)
+        recipe = self.recipe(spec)
         if not spec.pretrains:
             identity = WeightsIdentity(
                 kind="untrained", key=sha256_json([spec.name, _json(recipe.config), seed])
@@ -282,13 +295,6 @@ class Planner:
                 )
         recipe = Recipe(read_config(method, info["config"], folder))
         return Encoder(spec, owner, method, recipe, seed, identity, folder, ready=True)
-
-    def _recipe(self, spec: MethodSpec, method: type[Method]) -> Recipe:
-        if self.request.recipe not in method.recipes:
-            raise UsageError(
-                f"{spec.name} has no recipe {self.request.recipe!r}; it has {', '.join(sorted(method.recipes))}."
-            )
-        return apply_overrides(method.recipes[self.request.recipe], self.request.overrides, spec.name)
 
     def _checkpoint(self, spec: MethodSpec) -> Path:
         name = self.request.checkpoint or ""

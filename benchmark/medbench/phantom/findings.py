@@ -236,13 +236,13 @@ def _pneumonia(scene: Scene, finding: Finding) -> Mask:
     # nothing beyond the ellipse that could have been drawn: keeps the noise from leaving islands
     cloud *= np.clip((2.2 - r2) * 2.0, 0.0, 1.0)
     grainy = 1.0 + 0.15 * crop_noise("fine", scene.size, finding.texture + 2, r2.shape)
-    # a fifth of them fade, down to what nobody can see, as on real films: nothing trained on them is right about all
-    visible = min(1.0, finding.strength / 0.2)
+    # a tenth of them fade, down to what nobody can see, as on real films: nothing trained on them is right about all
+    visible = min(1.0, finding.strength / 0.1)
     density = visible * (0.20 + 0.42 * finding.strength) * cloud
     scene.attenuation[rows, cols] += density * grainy
     # vessels drown in the opacity; in a consolidation the air in the bronchi beside them shows dark
     drown = 0.32 if finding.variety == "consolidation" else 0.14
-    scene.attenuation[rows, cols] -= drown * cloud * scene.vessels[rows, cols]
+    scene.attenuation[rows, cols] -= visible * drown * cloud * scene.vessels[rows, cols]
     mask = _empty(scene)
     # a small one low behind the diaphragm's edge may stay thin all over: then its own denser part counts
     mask[rows, cols] = cloud > 0.42 * min(1.0, float(cloud.max()) / 0.6)
