@@ -115,6 +115,7 @@ class ImageEncoder(nn.Module):
                 dynamic_img_size=True,  # resizes its position embedding for other sizes
             )
             self._check_vit()
+            choose_attention(self.body.blocks, torch.device("cpu"))  # where it is built
             self.width = self.local_width = int(self.body.num_features)
         else:
             narrower: dict[str, Any] = {
