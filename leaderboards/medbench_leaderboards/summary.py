@@ -76,7 +76,7 @@ def summarise(records: Sequence[Record]) -> Summary:
     if not values:
         return Summary("n/a" if scored or skipped else "failed", None, notes, seeds)
     text = format_metric(defined[0][1]) if len(values) == 1 else percent(list(values.values()))
-    return Summary(text, float(pd.Series(values.values(), dtype=float).mean()), notes, seeds, values)
+    return Summary(text, float(pd.Series(list(values.values()), dtype=float).mean()), notes, seeds, values)
 
 
 def percent(values: Sequence[float], *, signed: bool = False) -> str:

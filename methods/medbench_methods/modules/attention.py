@@ -70,4 +70,5 @@ def choose_attention(blocks: nn.ModuleList, device: torch.device) -> None:
     """The same for the blocks of a ViT of timm, which have both."""
     for block in blocks:
         inner: Any = block.attn
-        inner.fused_attn = device.type != "cpu"
+        if inner.fused_attn != (device.type != "cpu"):
+            inner.fused_attn = device.type != "cpu"

@@ -158,6 +158,7 @@ class ImageEncoder(nn.Module):
                 **shape,
             )
             self._check_vit()
+            choose_attention(self.body.blocks, torch.device("cpu"))  # where it is built
             self.width = self.local_width = int(self.body.num_features)
         else:
             with _without_load_report():
