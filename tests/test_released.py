@@ -54,6 +54,7 @@ def test_import_writes_a_folder_and_finds_it_again(file: Path, tmp_path: Path) -
     assert (info["method"], info["part"], info["recipe"]) == ("released", "image", "paper")
     assert info["released"]["file"] == "released.ckpt"  # no folder of this machine
     assert str(tmp_path) not in json.dumps(info)
+    file = file.rename(tmp_path / "renamed.ckpt")
     again = medbench("weights", "import", file, "--method", "released", *SMALL, "-q")
     assert (again.stdout, again.stderr) == (first.stdout, "")
     loaded = load(folder, method_of(CATALOGUE, "released", info), "released")

@@ -371,7 +371,9 @@ class Imported:
             whole = sha256_file(folder / weights.TENSORS) == info["sha256"]
         except (WeightsError, OSError):
             return False
-        same = all(info.get(key) == value for key, value in self.info.items())
+        same = all(info.get(key) == self.info[key] for key in ("method", "recipe", "part"))
+        was, ours = info.get("released", {}), self.info["released"]  # the file may have another name by now
+        same = same and all(was.get(key) == ours[key] for key in ("sha256", "layout", "where"))
         return same and whole and info["config"] == weights.config_json(self.method.config)
 
 
@@ -410,7 +412,7 @@ def import_released(
         why = "--prefix is of image encoders" if release.whole else "no whole model can be imported"
         raise UsageError(f"--part all: for {spec.name} {why}. Use --part image.")
     checkpoint = checkpoint or read_checkpoint(path)
-    found = _best(checkpoint, release, recipe, prefix, overrides if part == "image" else None, spec.name)
+    found = _best(checkpoint, release, prefix, overrides if part == "image" else None, spec.name)
     if not found.coverage.complete:
         names = [name for tensors in checkpoint.groups.values() for name in tensors]
         for rule, why in release.refused.items():
@@ -481,7 +483,6 @@ _IMAGE: Final = frozenset({"image.pooled", "image.local", "image.pyramid"})
 def _best(
     checkpoint: Checkpoint,
     release: Release,
-    recipe: str,
     prefix: str | None,
     overrides: Mapping[str, str] | None,
     name: str,
