@@ -37,7 +37,7 @@ ASSETS: Final = "assets"
 FORMAT: Final = 1
 """Version of the folder's layout, in weights.json."""
 
-ENGINE: Final = 1
+ENGINE: Final = 2
 """Version of the training engine, part of the key: raised when the same inputs would give other weights."""
 
 _NAMED = 5  # how many of the tensors that do not fit an error names

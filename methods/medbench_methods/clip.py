@@ -20,7 +20,7 @@ from medbench.method import Method, PretrainConfig, Recipe, Setup
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
-from medbench_methods.recipes import MICRO, TINY
+from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN_GLOBAL
 
 COLDEST = 0.01
 """A learnt temperature is kept above this (CLIP, section 2.5: logits are not scaled by more than 100)."""
@@ -41,13 +41,9 @@ class Clip(Method):
     """Image-report InfoNCE."""
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
-        "tiny": Recipe(
-            ClipConfig(**TINY), PretrainConfig(epochs=7, batch_size=32, lr=2e-3, warmup=0.1, patience=None)
-        ),
+        "tiny": Recipe(ClipConfig(**TINY), TINY_PRETRAIN_GLOBAL),
         "paper": Recipe(ClipConfig(), PretrainConfig(epochs=50, batch_size=72, lr=2e-5)),
-        "micro": Recipe(
-            ClipConfig(**MICRO), PretrainConfig(epochs=1, batch_size=16, lr=1e-3, warmup=0.1, patience=None)
-        ),
+        "micro": Recipe(ClipConfig(**MICRO), MICRO_PRETRAIN),
     }
     config: ClipConfig
     model: DualEncoder

@@ -34,7 +34,7 @@ from medbench_methods.losses.token_alignment_compat import token_alignment_compa
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
 from medbench_methods.modules.image_encoder import EncodedImage
 from medbench_methods.modules.mgca_text import MgcaDualEncoder
-from medbench_methods.recipes import MICRO, TINY
+from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +109,18 @@ class Mgca(Method):
     """Alignment of instances, tokens and prototypes."""
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
-        "tiny": Recipe(
-            MgcaConfig(**TINY), PretrainConfig(epochs=7, batch_size=32, lr=2e-3, warmup=0.1, patience=None)
-        ),
+        "tiny": Recipe(MgcaConfig(**TINY), TINY_PRETRAIN),
         "paper": Recipe(MgcaConfig(), PretrainConfig(epochs=50, batch_size=72, lr=2e-5)),
         # Batches of 4 in tests can not be shared out among 500 prototypes.
         "micro": Recipe(
             MgcaConfig(**MICRO, prototypes=16),
-            PretrainConfig(epochs=1, batch_size=16, lr=1e-3, warmup=0.1, patience=None),
+            MICRO_PRETRAIN,
         ),
+    }
+    ablations: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "ita": {"method.ita_weight": "0"},
+        "cta": {"method.cta_weight": "0"},
+        "cpa": {"method.cpa_weight": "0"},
     }
     config: MgcaConfig
     model: DualEncoder

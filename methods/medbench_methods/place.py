@@ -40,7 +40,7 @@ from medbench_methods.losses.pathology_alignment import Negatives, Pairing, path
 from medbench_methods.losses.token_alignment import attention_weights, token_alignment
 from medbench_methods.modules.attention import attention_kernel
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
-from medbench_methods.recipes import MICRO, TINY
+from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,12 +233,12 @@ class Place(Method):
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(
             PlaceConfig(**TINY, decoder_width=128, decoder_heads=4, vpoe_layers=1),
-            PretrainConfig(epochs=7, batch_size=32, lr=2e-3, warmup=0.1, patience=None),
+            TINY_PRETRAIN,
         ),
         "paper": Recipe(PlaceConfig(), PretrainConfig(epochs=50, batch_size=72, lr=2e-5)),
         "micro": Recipe(
             PlaceConfig(**MICRO, decoder_width=32, decoder_heads=2, vpoe_layers=1),
-            PretrainConfig(epochs=1, batch_size=16, lr=1e-3, warmup=0.1, patience=None),
+            MICRO_PRETRAIN,
         ),
     }
     ablations: ClassVar[Mapping[str, Mapping[str, str]]] = {

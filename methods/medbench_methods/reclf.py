@@ -38,7 +38,7 @@ from medbench_methods.losses.score_contrast import score_contrast
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
 from medbench_methods.modules.projection import MaskedBatchNorm
 from medbench_methods.modules.text_encoder import TextPooling
-from medbench_methods.recipes import MICRO, TINY
+from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,7 +298,7 @@ class Reclf(Method):
                 matching_width=64,
                 recompute=False,
             ),
-            PretrainConfig(epochs=7, batch_size=32, lr=2e-3, warmup=0.1, patience=None),
+            TINY_PRETRAIN,
         ),
         # GLoRIA's code has Adam, here AdamW, which at this decay is the same, and halves the learning rate on a
         # plateau, here a cosine without warm-up.
@@ -325,8 +325,13 @@ class Reclf(Method):
                 matching_width=16,
                 recompute=False,
             ),
-            PretrainConfig(epochs=1, batch_size=16, lr=1e-3, warmup=0.1, patience=None),
+            MICRO_PRETRAIN,
         ),
+    }
+    ablations: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "global": {"method.global_weight": "0"},
+        "srm": {"method.srm_weight": "0"},
+        "irm": {"method.irm_weight": "0"},
     }
     config: ReclfConfig
     model: DualEncoder

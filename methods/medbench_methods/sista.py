@@ -39,7 +39,7 @@ from medbench_methods.modules.text_encoder import (
     build_text,
     rebuild_text,
 )
-from medbench_methods.recipes import MICRO, TINY
+from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +94,18 @@ class Sista(Method):
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(
             SistaConfig(**TINY, report_pooling="mean", report_threshold=None),
-            PretrainConfig(epochs=7, batch_size=32, lr=2e-3, warmup=0.1, patience=None),
+            TINY_PRETRAIN,
         ),
         "paper": Recipe(SistaConfig(), PretrainConfig(epochs=50, batch_size=72, lr=2e-5)),
         "micro": Recipe(
             SistaConfig(**MICRO, report_pooling="mean", report_threshold=None),
-            PretrainConfig(epochs=1, batch_size=16, lr=1e-3, warmup=0.1, patience=None),
+            MICRO_PRETRAIN,
         ),
+    }
+    ablations: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "sia": {"method.sia_weight": "0"},
+        "sta": {"method.sta_weight": "0"},
+        "false_negatives": {"method.false_negatives": "keep"},
     }
     config: SistaConfig
     model: DualEncoder
