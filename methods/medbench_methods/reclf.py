@@ -248,7 +248,7 @@ class PairScores(nn.Module):
         with torch.autocast(regions.device.type, enabled=False):
             parts = [
                 self._again(self.matchings, regions, image, *some)
-                for some in zip(*(t.split(self.chunk) for t in (words, mask, report)), strict=True)
+                for some in _cut(self.chunk, words, mask, report)
             ]
             nodes = torch.cat(parts, 1)  # (A, B, L, S), L = 1 + W
             present = F.pad(mask, (1, 0), value=True)  # (B, L)
@@ -257,11 +257,8 @@ class PairScores(nn.Module):
                 graphs = nodes.flatten(0, 1)  # (A B, L, S)
                 masks = present.expand(len(nodes), -1, -1).flatten(0, 1)  # (A B, L)
                 pairs = self.chunk * len(nodes)
-                found = [
-                    self._again(self.srm, *some)
-                    for some in zip(graphs.split(pairs), masks.split(pairs), strict=True)
-                ]
-                scores["srm"] = torch.cat(found).unflatten(0, nodes.shape[:2])
+                found = [self._again(self.srm, *some) for some in _cut(pairs, graphs, masks)]
+                scores["srm"] = torch.cat(found).view(nodes.shape[:2])
             if self.irm is not None:
                 scores["irm"] = self.irm(nodes, present)
         return scores
@@ -273,6 +270,11 @@ class PairScores(nn.Module):
         # No random numbers are drawn in there, so their state needs no keeping.
         found: Tensor = checkpoint(part, *inputs, use_reentrant=False, preserve_rng_state=False)
         return found
+
+
+def _cut(rows: int, *tensors: Tensor) -> list[list[Tensor]]:
+    """Tensors of one length, in pieces of so many rows; the last piece may have fewer."""
+    return [[t[start : start + rows] for t in tensors] for start in range(0, len(tensors[0]), rows)]
 
 
 def _linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:

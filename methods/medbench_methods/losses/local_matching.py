@@ -35,7 +35,8 @@ def attended_regions(
     """
     floor = torch.finfo(words.dtype).min / 2  # not -inf: a report without a word stays finite
     similar = regions.flatten(0, 1) @ words.flatten(0, 1).T  # (A P, E) x (E, B W) -> (A P, B W)
-    similar = similar.unflatten(0, regions.shape[:2]).unflatten(2, mask.shape)  # (A, P, B, W)
+    similar = similar.view(*regions.shape[:2], *mask.shape)  # (A, P, B, W)
     share = (word_scale * similar).masked_fill(~mask, floor).softmax(3)
     attention = (region_scale * share).softmax(1).flatten(2)  # (A, P, B W)
-    return (attention.transpose(1, 2) @ regions).unflatten(1, mask.shape)  # (A, B W, E) -> (A, B, W, E)
+    found = attention.transpose(1, 2) @ regions  # (A, B W, P) x (A, P, E) -> (A, B W, E)
+    return found.view(len(regions), *mask.shape, -1)
