@@ -34,6 +34,14 @@ def medbench_methods() -> Iterable[MethodSpec]:
             fidelity="paper",
         ),
         MethodSpec(
+            name="gloria",
+            target="medbench_methods.gloria:Gloria",
+            summary="image-sentence contrast, and words matched with the regions they speak of",
+            reference="Huang et al., GLoRIA, ICCV 2021; github.com/marshuang80/gloria",
+            provides=DUAL,
+            fidelity="official-code",
+        ),
+        MethodSpec(
             name="place",
             target="medbench_methods.place:Place",
             summary="pathology-level alignment and correlation exploration over MGCA's alignments",
