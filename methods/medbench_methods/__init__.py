@@ -34,6 +34,14 @@ def medbench_methods() -> Iterable[MethodSpec]:
             fidelity="paper",
         ),
         MethodSpec(
+            name="convirt",
+            target="medbench_methods.convirt:Convirt",
+            summary="image-sentence contrast, with the lower half of the text encoder frozen",
+            reference="Zhang et al., ConVIRT, arXiv 2010.00747",
+            provides=DUAL,
+            fidelity="paper",
+        ),
+        MethodSpec(
             name="gloria",
             target="medbench_methods.gloria:Gloria",
             summary="image-sentence contrast, and words matched with the regions they speak of",

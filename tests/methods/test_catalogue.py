@@ -27,6 +27,7 @@ SPECS: list[MethodSpec] = list(medbench_methods())
 PRETRAINED = [spec for spec in SPECS if spec.pretrains]
 SIZES = ("micro", "tiny", "paper")
 DRAWS_NOTHING: dict[str, dict[str, Any]] = {
+    "convirt": {"full_report": True},
     "gloria": {"full_report": True},
     "place": {"cce_mask": 0.0},
 }
