@@ -103,7 +103,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         whole.append(time.perf_counter() - start)
         forward.append(middle - start)
     return {
-        "loss": float(loss),
+        "loss": float(loss.detach()),
         "gradient": float(torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()),
         "forward": min(forward[1:]),
         "whole": min(whole[1:]),
