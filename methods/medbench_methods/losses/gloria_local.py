@@ -53,7 +53,7 @@ def gloria_local(
     """Contrast of images and reports by how well regions and words match, both directions.
 
     Kept for the gradient are two numbers for each word of the batch and region of the batch: 0.3 GB in float32 at
-    B 48, 45 words a report, P 361. Another 2 B D (P + W) hold the gradient in backward.
+    B 48, 45 words a report, P 361. Another B D (P + 2 W) hold the gradient in backward.
 
     Args:
         regions: (B, P, D) float, any length.
@@ -208,7 +208,7 @@ class _Matching(torch.autograd.Function):
             for (rows, longest), into in zip(ctx.tiles, sums, strict=True):
                 flat = words[rows, :longest].flatten(0, 1)  # (N, D)
                 stop = start + len(flat)
-                each = gradient[image, rows].repeat_interleave(longest)  # (N,)
+                each = gradient[image, rows][:, None].expand(-1, longest).flatten()  # (N,)
                 s = slope[image, start:stop] * each[:, None]  # (N, P)
                 a = attention[image, start:stop]
                 into.addmm_(s, v)

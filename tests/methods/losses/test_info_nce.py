@@ -8,14 +8,17 @@ from torch import Tensor
 from medbench_methods.losses.info_nce import info_nce
 
 
-def twin(image: Tensor, text: Tensor, temperature: Tensor) -> Tensor:
+def twin(
+    image: Tensor, text: Tensor, temperature: Tensor, weights: tuple[float, float] = (1.0, 1.0)
+) -> Tensor:
     """The two sums of the equation, one pair at a time."""
     total = image.new_zeros(())
     n = len(image)
     for i in range(n):
         by_text = [torch.exp((image[i] * text[j]).sum() / temperature) for j in range(n)]
         by_image = [torch.exp((image[j] * text[i]).sum() / temperature) for j in range(n)]
-        total = total - torch.log(by_text[i] / sum(by_text)) / n - torch.log(by_image[i] / sum(by_image)) / n
+        total = total - weights[0] * torch.log(by_text[i] / sum(by_text)) / n
+        total = total - weights[1] * torch.log(by_image[i] / sum(by_image)) / n
     return total
 
 
@@ -24,12 +27,13 @@ def units(*shape: int, seed: int) -> Tensor:
     return F.normalize(torch.randn(*shape, generator=generator, dtype=torch.float64), dim=-1).requires_grad_()
 
 
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (0.75, 0.25)])
 @pytest.mark.parametrize("batch", [1, 2, 7])
-def test_equals_the_loop_in_value_and_gradient(batch: int) -> None:
+def test_equals_the_loop_in_value_and_gradient(batch: int, weights: tuple[float, float]) -> None:
     image, text = units(batch, 5, seed=0), units(batch, 5, seed=1)
     temperature = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     inputs = (image, text, temperature)
-    fast, slow = info_nce(*inputs), twin(*inputs)
+    fast, slow = info_nce(*inputs, weights=weights), twin(*inputs, weights)
     torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
     for a, b in zip(torch.autograd.grad(fast, inputs), torch.autograd.grad(slow, inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)

@@ -1,0 +1,167 @@
+"""ConVIRT: radiographs and sentences of their reports are told apart in a joint space.
+
+Zhang, Jiang, Miura, Manning, Langlotz: "Contrastive Learning of Medical Visual Representations from Paired Images and
+Text", arXiv 2010.00747. Fidelity `paper`: we know of no training code by its authors. Objective, encoders, freezing and
+sizes are as later papers and the common re-implementation (github.com/edreisMD/ConVIRT-pytorch) give them; what they
+leave open is a field that says so.
+
+    L = 0.75 CE(image -> text) + 0.25 CE(text -> image),   cosines / 0.1
+
+The text is one sentence of the report, drawn anew in each step. `clip` has the same contrast with MGCA's encoders and
+heads, and whole reports.
+
+Augmentation: the paper's is only known to us as like SimCLR's (crops, flips, distortions of place and of grey values).
+Applied is the random crop that every method has, 224 of 256 px; flips, affine maps, jitter and blur are not.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from medbench.method import Method, PretrainConfig, Recipe, Setup
+from medbench.model import ImageTextBatch, TextBatch, TextFeatures
+from medbench_methods.losses.info_nce import info_nce
+from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
+from medbench_methods.modules.image_encoder import ImageEncoder
+from medbench_methods.modules.sentences import SentenceConfig, cut, draw_sentences, read_whole
+from medbench_methods.modules.text_encoder import TextEncoder, TextPooling
+from medbench_methods.modules.tokenizer import ReportTokenizer
+from medbench_methods.recipes import MICRO, TINY
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvirtConfig(DualEncoderConfig, SentenceConfig):
+    """Encoders, heads and the contrast.
+
+    The image half is that of `ImageConfig`, MGCA's: size, grey values and enlarging to 299 px are not ConVIRT's own,
+    but the same for every method here.
+    """
+
+    temperature: float = 0.1
+    """Of the contrast (paper)."""
+
+    image_weight: float = 0.75
+    """Weight of the direction from an image to the texts (paper: lambda). That of the other direction is what is left
+    to 1."""
+
+    embed: int = 512
+    """Width of the joint space (paper)."""
+
+    hidden: int = 2048
+    """Width of the hidden layer of the image's head. The paper has one hidden layer; as wide as ResNet-50's features in
+    the re-implementation."""
+
+    text_hidden: int = 768
+    """Width of the hidden layer of the text's head; as wide as BERT's features in the re-implementation."""
+
+    text_layers: int = 12
+    """Transformer layers: all of Bio_ClinicalBERT's 12."""
+
+    text_frozen_layers: int = 6
+    """First layers that are not trained, and with them the embeddings (paper)."""
+
+    text_pooling: TextPooling = "max"
+    """What stands for the text: the largest value of each number over the tokens, which is how reviews tell the paper;
+    the re-implementation has their mean."""
+
+    text_max_tokens: int = 97
+    """Longest sentence or report that the encoder sees, in word-pieces, [CLS] and [SEP] included; the rest is cut off.
+    Not known; GLoRIA's, which also reads one sentence, was chosen."""
+
+
+class PlainHead(nn.Module):
+    """Linear, ReLU, Linear: one hidden layer and no normalisation (paper)."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        """Widths of the layers."""
+        super().__init__()
+        self.expand, self.reduce = nn.Linear(inputs, hidden), nn.Linear(hidden, outputs)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., inputs) -> (..., outputs) float32."""
+        out: Tensor = self.reduce(F.relu(self.expand(features)))
+        return out.float()
+
+
+class ConvirtModel(DualEncoder):
+    """Two encoders with plain heads; reports are tokenised whole and encoded up to `text_max_tokens`."""
+
+    def __init__(
+        self,
+        config: ConvirtConfig,
+        image_encoder: ImageEncoder,
+        text_encoder: TextEncoder,
+        tokenizer: ReportTokenizer,
+        *,
+        local: bool = False,
+    ) -> None:
+        """Join the encoders and add fresh heads.
+
+        Raises:
+            UsageError: reports would be cut to less than what the encoder sees.
+        """
+        super().__init__(config, image_encoder, text_encoder, read_whole(tokenizer, config), local=local)
+        self.text_max_tokens = config.text_max_tokens
+        self.image_head = PlainHead(image_encoder.width, config.hidden, config.embed)  # type: ignore[assignment]  # plain for MGCA's
+        self.text_head = PlainHead(text_encoder.width, config.text_hidden, config.embed)  # type: ignore[assignment]  # the same
+
+    def encode_text(self, text: TextBatch) -> TextFeatures:
+        """Tokenised reports -> features."""
+        return super().encode_text(cut(text, self.text_max_tokens))
+
+
+class Convirt(Method):
+    """Image-sentence InfoNCE with weighted directions."""
+
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "tiny": Recipe(
+            ConvirtConfig(**TINY, text_hidden=128, text_frozen_layers=1, report_max_tokens=256),
+            PretrainConfig(epochs=7, batch_size=32, lr=2e-3, warmup=0.1, patience=None),
+        ),
+        # Kept of the paper: lr 1e-4, weight decay 1e-6, batch 32. Not kept: Adam (AdamW decays weights apart from the
+        # gradient; at 1e-6 neither decays anything). Epochs and stopping are LoVT's (ECCV 2022), which trains the
+        # same way; the rate falls by a cosine without warm-up.
+        "paper": Recipe(
+            ConvirtConfig(),
+            PretrainConfig(epochs=100, batch_size=32, lr=1e-4, warmup=0.0, weight_decay=1e-6, patience=10),
+        ),
+        "micro": Recipe(
+            ConvirtConfig(**MICRO, text_hidden=64, text_frozen_layers=0, report_max_tokens=96),
+            PretrainConfig(epochs=1, batch_size=16, lr=1e-3, warmup=0.1, patience=None),
+        ),
+    }
+    config: ConvirtConfig
+    model: ConvirtModel
+
+    def __init__(self, config: ConvirtConfig, model: ConvirtModel) -> None:
+        """Join the model and what only training needs."""
+        super().__init__()
+        self.config, self.model = config, model
+
+    @classmethod
+    def from_corpus(cls, config: ConvirtConfig, reports: Sequence[Sequence[str]], setup: Setup) -> Self:
+        """See the base class."""
+        return cls(config, ConvirtModel.from_corpus(config, reports, setup, local=False))
+
+    @classmethod
+    def from_assets(cls, config: ConvirtConfig, assets: Mapping[str, bytes]) -> Self:
+        """See the base class."""
+        return cls(config, ConvirtModel.from_assets(config, assets, local=False))
+
+    def assets(self) -> Mapping[str, bytes]:
+        """See the base class."""
+        return self.model.assets()
+
+    def losses(self, batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
+        """One term, `contrast`."""
+        config, text = self.config, batch.text
+        if not config.full_report:
+            text = draw_sentences(text, torch.rand(len(text.ids), device=text.ids.device))
+        films = self.model.embed_image(self.model.encode_image(batch.images))  # (B, E)
+        told = self.model.embed_text(self.model.encode_text(text))  # (B, E)
+        weights = (config.image_weight, 1 - config.image_weight)
+        return {"contrast": info_nce(films, told, config.temperature, weights=weights, gather=config.gather)}
