@@ -148,19 +148,19 @@ def pretrain(
                 seed=seed, device=device, offline=offline, store=store.parent / "text", say=progress.say
             )
             method = method_class.from_corpus(recipe.config, training.sentences, setup)
-            films = images(method.model.preprocessing.resize, "pad")
+            films = images(method.model.preprocessing.resize * method.film_scale, "pad")
             pin = device.type == "cuda"
             run = _Run(
                 method,
                 recipe.pretrain,
                 TrainingBatches(
-                    Pairs(training, films, method.model),
+                    _pairs(method, training, films),
                     seed,
                     recipe.pretrain.batch_size,
                     recipe.pretrain.accumulate,
                     pin,
                 ),
-                ValidationBatches(Pairs(validation, films, method.model), recipe.pretrain.batch_size, pin)
+                ValidationBatches(_pairs(method, validation, films), recipe.pretrain.batch_size, pin)
                 if len(validation) >= 2
                 else None,
                 seed=seed,
@@ -189,6 +189,10 @@ def pretrain(
             progress.say(f"pretraining {method_name}: {run.summary()}")
         shutil.rmtree(partial, ignore_errors=True)
     return folder
+
+
+def _pairs(method: Method, reports: Reports, films: PreparedImages) -> Pairs:
+    return Pairs(reports, films, method.model, scale=method.film_scale)
 
 
 def _describe_corpus(
@@ -298,7 +302,7 @@ class _Run(pl.LightningModule):
         self.on_start: Callable[[int, int], Advance] = lambda total, done: lambda n=1, note="": None
         self.stop_asked: Callable[[], bool] = lambda: False
         preprocessing = method.model.preprocessing
-        self._size = preprocessing.size
+        self._size = preprocessing.size * method.film_scale
         # `Preprocessing.normalise` builds these two on the device for every batch, and waits for that
         mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
         self.register_buffer("_mean", mean, persistent=False)

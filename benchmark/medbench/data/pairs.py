@@ -99,10 +99,14 @@ class Pairs:
         rows: (N,) int64, row of the index and of the prepared films of each pair, sorted.
     """
 
-    def __init__(self, reports: Reports, images: PreparedImages, model: VisionLanguageModel) -> None:
+    def __init__(
+        self, reports: Reports, images: PreparedImages, model: VisionLanguageModel, *, scale: int = 1
+    ) -> None:
+        """Tokenise; films and crops are `scale` times as large as what the model sees."""
         self.rows = reports.rows
         self._films = images.images
         self._preprocessing: Preprocessing = model.preprocessing
+        self._scale = scale
         self._text = _tokenize(reports.sentences, model)
 
     def __len__(self) -> int:
@@ -143,7 +147,7 @@ class Pairs:
     @property
     def size(self) -> int:
         """Of the crops, pixels."""
-        return self._preprocessing.size
+        return self._preprocessing.size * self._scale
 
 
 def _tokenize(
