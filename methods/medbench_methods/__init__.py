@@ -50,4 +50,20 @@ def medbench_methods() -> Iterable[MethodSpec]:
             provides=DUAL,
             fidelity="reconstruction",
         ),
+        MethodSpec(
+            name="mflag",
+            target="medbench_methods.mflag:Mflag",
+            summary="alignment to a frozen language model, orthogonal image features",
+            reference="Liu et al., M-FLAG, MICCAI 2023, arXiv 2307.08347",
+            provides=DUAL,
+            fidelity="official-code",
+        ),
+        MethodSpec(
+            name="mrm",
+            target="medbench_methods.mrm:Mrm",
+            summary="masked record modelling: hidden patches and words told from the visible patches",
+            reference="Zhou et al., MRM, ICLR 2023, arXiv 2301.13155",
+            provides=IMAGE,
+            fidelity="official-code",
+        ),
     ]

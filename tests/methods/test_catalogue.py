@@ -41,13 +41,14 @@ def build(spec: MethodSpec, seed: int = 0, **changes: Any) -> Method:
     return method.from_corpus(config, REPORTS, Setup(offline=True))
 
 
-def films_for(method: Method, n: int) -> torch.Tensor:
-    size = method.model.preprocessing.size
+def films_for(method: Method, n: int, scale: int = 1) -> torch.Tensor:
+    size = method.model.preprocessing.size * scale
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
 def batch_for(method: Method, reports: Sequence[Sequence[str]] = REPORTS) -> ImageTextBatch:
-    return ImageTextBatch(films_for(method, len(reports)), method.model.tokenize(reports))
+    films = films_for(method, len(reports), method.film_scale)
+    return ImageTextBatch(films, method.model.tokenize(reports))
 
 
 def test_names_are_unique_and_are_file_names() -> None:
@@ -72,8 +73,8 @@ def test_every_method_has_the_three_recipes(spec: MethodSpec) -> None:
     assert method.recipes["paper"].config.size == 224
 
 
-OWN_ENCODER = {"imagenet": ("tiny", "micro"), "mrm": SIZES}
-"""Recipes with another encoder: no hub-free ImageNet weights of everybody's; patches of a ViT are masked."""
+OWN_ENCODER = {"imagenet": ("tiny", "micro"), "mflag": ("paper",), "mrm": SIZES}
+"""Recipes with another encoder: the one whose ImageNet weights need no hub; the published one; a ViT to mask."""
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -138,13 +139,14 @@ def test_the_model_gives_what_the_spec_provides(spec: MethodSpec) -> None:
 
 
 @pytest.mark.parametrize("spec", named(PRETRAINED))
-def test_twenty_steps_on_a_small_batch_lower_the_loss(spec: MethodSpec) -> None:
+def test_some_steps_on_a_small_batch_lower_the_loss(spec: MethodSpec) -> None:
+    steps = 80 if spec.name == "mrm" else 20  # it has other words to tell in each of them
     method = build(spec)
     batch = batch_for(method, REPORTS[:4])
     optimiser = torch.optim.AdamW(method.parameters(), lr=1e-3)
     totals = []
     keys = set()
-    for step in range(20):
+    for step in range(steps):
         torch.manual_seed(step)
         losses = method.losses(batch, epoch=0)
         keys.add(tuple(losses))
@@ -203,9 +205,10 @@ def test_padding_changes_neither_embeddings_nor_losses(spec: MethodSpec) -> None
         long.text, **{f.name: getattr(long.text, f.name)[:3] for f in dataclasses.fields(long.text)}
     )
     with torch.no_grad():
-        a = method.model.embed_text(method.model.encode_text(short.text))
-        b = method.model.embed_text(method.model.encode_text(first))
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        if "embedding" in spec.provides:
+            a = method.model.embed_text(method.model.encode_text(short.text))
+            b = method.model.embed_text(method.model.encode_text(first))
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
         for mode in (False, True):
             method.train(mode)
             torch.manual_seed(0)
@@ -250,10 +253,8 @@ def test_the_seed_decides_the_weights(spec: MethodSpec) -> None:
 
 @pytest.mark.parametrize("spec", named(PRETRAINED))
 def test_order_of_the_batch_does_not_matter(spec: MethodSpec) -> None:
-    changes = (
-        {"cce_mask": 0.0} if spec.name == "place" else {}
-    )  # which patches are hidden depends on the place
-    method = build(spec, **changes)
+    changes = {"place": {"cce_mask": 0.0}, "mrm": {"hidden_patches": 0.0, "hidden_words": 1.0}}
+    method = build(spec, **changes.get(spec.name, {}))  # what is hidden depends on the place
     batch = batch_for(method, REPORTS[:4])
     order = torch.tensor([2, 0, 3, 1])
     text = type(batch.text)(*(getattr(batch.text, f.name)[order] for f in dataclasses.fields(batch.text)))
@@ -268,6 +269,8 @@ def test_order_of_the_batch_does_not_matter(spec: MethodSpec) -> None:
 @pytest.mark.parametrize("spec", named(PRETRAINED))
 def test_the_paper_recipe_takes_a_step(spec: MethodSpec, backbone: str, clinical_bert: Path) -> None:
     method_class: type[Method] = spec.load()
+    if spec.name == "mrm" and not backbone.startswith("vit"):
+        pytest.skip("mrm hides the patches of a ViT")
     config = dataclasses.replace(
         method_class.recipes["paper"].config,
         backbone=backbone,
@@ -287,7 +290,8 @@ def test_the_paper_recipe_takes_a_step(spec: MethodSpec, backbone: str, clinical
         name for name, value in method.model.state_dict().items() if not torch.equal(value, before[name])
     ]
     assert any(name.startswith("image_encoder") for name in changed)
-    assert any(name.startswith("text_encoder") for name in changed)
+    frozen = config.text_frozen_layers == config.text_layers
+    assert any(name.startswith("text_encoder") for name in changed) is not frozen
 
 
 @pytest.fixture(scope="session")
