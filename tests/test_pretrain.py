@@ -268,6 +268,40 @@ def test_weights_are_written_and_load_again(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name, f"{folder.name}.lock"]
 
 
+def test_a_method_may_ask_for_larger_films(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index, split, films = corpus()
+    large = PreparedImages(films.images.repeat(2, axis=1).repeat(2, axis=2), 2 * films.sizes, "1" * 64)
+    asked: list[int] = []
+    seen: set[tuple[int, ...]] = set()
+    losses = Toy.losses
+
+    def look(method: Toy, batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
+        seen.add(tuple(batch.images.shape[1:]))
+        return losses(method, batch, epoch)
+
+    def images(side: int, fit: str) -> PreparedImages:
+        asked.append(side)
+        return large
+
+    monkeypatch.setattr(Toy, "film_scale", 2)
+    monkeypatch.setattr(Toy, "losses", look)
+    arguments: dict[str, Any] = {"method_name": "toy", "owner": "tests", "recipe_name": "micro", "seed": 3}
+    pretrain(
+        Toy,
+        micro(epochs=1),
+        index,
+        split,
+        images,
+        device=torch.device("cpu"),
+        precision="32",
+        store=tmp_path,
+        progress=Progress(quiet=True),
+        **arguments,
+    )
+    assert asked == [2 * SIDE]
+    assert seen == {(3, 2 * SIZE, 2 * SIZE)}
+
+
 def test_best_epoch_is_kept_by_validation_loss(tmp_path: Path) -> None:
     folder = train(tmp_path, micro(epochs=12, lr=1.0, patience=None))
     info = outcome(folder)

@@ -142,6 +142,14 @@ class Method(nn.Module, ABC):
         """
         return None
 
+    @property
+    def film_scale(self) -> int:
+        """How many times as large as what the model sees the films of training batches are. Default: 1.
+
+        For losses that ask for more detail than the encoder gets. Tasks give films of the model's own size.
+        """
+        return 1
+
     @abstractmethod
     def losses(self, batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
         """The terms of the loss by name, already weighted: their sum is minimised.

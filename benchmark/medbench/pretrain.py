@@ -147,7 +147,7 @@ def pretrain(
                 seed=seed, device=device, offline=offline, store=store.parent / "text", say=progress.say
             )
             method = method_class.from_corpus(recipe.config, training.sentences, setup)
-            films = images(method.model.preprocessing.resize, "pad")
+            films = images(method.model.preprocessing.resize * method.film_scale, "pad")
             pin = device.type == "cuda"
             run = _Run(
                 method,
@@ -191,7 +191,8 @@ def pretrain(
 
 
 def _pairs(method: Method, reports: Reports, films: PreparedImages) -> Pairs:
-    return Pairs(reports, films, method.model, method.report_vectors(reports.sentences))
+    vectors = method.report_vectors(reports.sentences)
+    return Pairs(reports, films, method.model, vectors, scale=method.film_scale)
 
 
 def _describe_corpus(
@@ -286,7 +287,7 @@ class _Run(pl.LightningModule):
         self.on_start: Callable[[int, int], Advance] = lambda total, done: lambda n=1, note="": None
         self.stop_asked: Callable[[], bool] = lambda: False
         preprocessing = method.model.preprocessing
-        self._size = preprocessing.size
+        self._size = preprocessing.size * method.film_scale
         # `Preprocessing.normalise` builds these two on the device for every batch, and waits for that
         mean, std = (torch.tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std))
         self.register_buffer("_mean", mean, persistent=False)

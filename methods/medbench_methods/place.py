@@ -40,6 +40,7 @@ from medbench_methods.losses.pathology_alignment import Negatives, Pairing, path
 from medbench_methods.losses.token_alignment import attention_weights, token_alignment
 from medbench_methods.modules.attention import attention_kernel
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
+from medbench_methods.modules.positions import grid_positions
 from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
 
 
@@ -136,7 +137,7 @@ class ObservationExtractor(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """(B, P, C) patches, not projected -> (B, K, E) unit vectors, the V-PORs."""
-        memory = self.enter(patches) + _positions(patches.shape[1], self.queries.shape[1], patches.device)
+        memory = self.enter(patches) + grid_positions(patches.shape[1], self.queries.shape[1], patches.device)
         observed: Tensor = self.queries.expand(len(patches), -1, -1)  # (K, D) -> (B, K, D)
         with attention_kernel(patches.device):
             for layer in self.layers:
@@ -171,7 +172,7 @@ class CorrelationDecoder(nn.Module):
         tokens = self.enter_patches(patches)
         hide = torch.rand(tokens.shape[:2], device=tokens.device) < self.hidden_share  # (B, N)
         tokens = torch.where(hide[:, :, None], self.hidden.to(tokens.dtype), tokens)
-        tokens = tokens + _positions(tokens.shape[1], tokens.shape[2], tokens.device)
+        tokens = tokens + grid_positions(tokens.shape[1], tokens.shape[2], tokens.device)
         memory = self.enter_words(torch.cat([report[:, None], words], 1))  # (B, 1 + W, D)
         padding = ~F.pad(mask, (1, 0), value=True)
         with attention_kernel(patches.device):
@@ -201,19 +202,6 @@ def _decoder(config: PlaceConfig, layers: int) -> nn.ModuleList:
         )
         for _ in range(layers)
     )
-
-
-def _positions(patches: int, width: int, device: torch.device) -> Tensor:
-    """(P, width) fixed sines and cosines of the rows and columns of a square grid of P patches.
-
-    Patches of a CNN carry no position of their own, and a hidden one carries nothing else.
-    """
-    side = math.isqrt(patches)
-    rates = 10_000 ** -(torch.arange(width // 4, device=device) / (width // 4))  # (width / 4,)
-    angles = torch.arange(side, device=device)[:, None] * rates  # (side, width / 4)
-    axis = torch.cat([angles.sin(), angles.cos()], 1)  # (side, width / 2)
-    rows, columns = axis[:, None].expand(-1, side, -1), axis[None].expand(side, -1, -1)
-    return torch.cat([rows, columns], 2).flatten(0, 1)  # (side, side, width) -> (P, width)
 
 
 def _coarser(patches: Tensor, grid: int) -> Tensor:

@@ -40,16 +40,21 @@ class Model:
 
 
 def make(
-    reports: Sequence[str], rows: Sequence[int] | None = None, vectors: torch.Tensor | None = None
+    reports: Sequence[str],
+    rows: Sequence[int] | None = None,
+    vectors: torch.Tensor | None = None,
+    *,
+    scale: int = 1,
 ) -> tuple[Pairs, np.ndarray[Any, Any]]:
     table = pd.DataFrame({"report": list(reports), "sample": [str(i) for i in range(len(reports))]})
     index = Index("toy", Path("/nowhere"), "phantom", table)
-    films = np.arange(len(reports) * SIDE * SIDE).reshape(-1, SIDE, SIDE).astype(np.uint8)
+    side = scale * SIDE
+    films = np.arange(len(reports) * side * side).reshape(-1, side, side).astype(np.uint8)
     films[:, 0, 0] = np.arange(len(reports))  # tells which row it is
     every = np.arange(len(reports)) if rows is None else np.array(rows)
-    prepared = PreparedImages(films, np.full((len(reports), 2), SIDE), "")
+    prepared = PreparedImages(films, np.full((len(reports), 2), side), "")
     model: Any = Model()
-    return Pairs(read_reports(index, every), prepared, model, vectors), films
+    return Pairs(read_reports(index, every), prepared, model, vectors, scale=scale), films
 
 
 def texts(n: int) -> list[str]:
@@ -240,3 +245,13 @@ def test_pinned_batches_arrive_whole_on_the_gpu() -> None:
         there = batch.to(torch.device("cuda", 0))
         assert torch.equal(there.images.cpu(), torch.from_numpy(films[rows_of(batch)]))
         assert torch.equal(there.films(SIZE).cpu(), batch.films(SIZE))
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_films_and_crops_are_as_large_as_asked(scale: int) -> None:
+    pairs, films = make(texts(6), scale=scale)
+    assert (pairs.side, pairs.size) == (scale * SIDE, scale * SIZE)
+    batch = TrainingBatches(pairs, seed=0, batch_size=6).batch(0, 0)
+    for row, (top, left), crop in zip(range(6), batch.corners.tolist(), batch.films(pairs.size), strict=True):
+        wanted = films[row, top : top + scale * SIZE, left : left + scale * SIZE]
+        np.testing.assert_array_equal(crop.numpy(), wanted)

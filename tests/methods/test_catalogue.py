@@ -34,6 +34,7 @@ SIZES = ("micro", "tiny", "paper")
 DRAWS_NOTHING: dict[str, dict[str, Any]] = {
     "convirt": {"full_report": True},
     "gloria": {"full_report": True},
+    "mrm": {"hidden_patches": 0.0, "hidden_words": 1.0},
     "place": {"cce_mask": 0.0},
 }
 """Changes that leave out what a method draws for each place in the batch (a sentence, hidden patches)."""
@@ -52,13 +53,14 @@ def build(spec: MethodSpec, seed: int = 0, **changes: Any) -> Method:
     return method.from_corpus(config, REPORTS, Setup(offline=True))
 
 
-def films_for(method: Method, n: int) -> torch.Tensor:
-    size = method.model.preprocessing.size
+def films_for(method: Method, n: int, scale: int = 1) -> torch.Tensor:
+    size = method.model.preprocessing.size * scale
     return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
 def batch_for(method: Method, reports: Sequence[Sequence[str]] = REPORTS) -> ImageTextBatch:
-    return ImageTextBatch(films_for(method, len(reports)), method.model.tokenize(reports))
+    films = films_for(method, len(reports), method.film_scale)
+    return ImageTextBatch(films, method.model.tokenize(reports))
 
 
 def test_names_are_unique_and_are_file_names() -> None:
@@ -83,9 +85,9 @@ def test_every_method_has_the_three_recipes(spec: MethodSpec) -> None:
     assert method.recipes["paper"].config.size == 224
 
 
-OWN_IMAGES = {"imagenet": ("tiny", "micro"), "mrm": SIZES, "reclf": ("paper",)}
-"""Recipes with images or an encoder of their own: no hub-free ImageNet weights of everybody's; patches of a ViT are
-masked; films normalised in another way, as published."""
+OWN_IMAGES = {"imagenet": ("tiny", "micro"), "mflag": ("paper",), "mrm": SIZES, "reclf": ("paper",)}
+"""Recipes with images or an encoder of their own: the one whose ImageNet weights need no hub; the published one; a ViT
+to mask; films normalised in another way, as published."""
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -165,13 +167,14 @@ def test_every_ablation_can_be_asked_for_and_changes_what_is_trained(spec: Metho
 
 
 @pytest.mark.parametrize("spec", named(PRETRAINED))
-def test_twenty_steps_on_a_small_batch_lower_the_loss(spec: MethodSpec) -> None:
+def test_some_steps_on_a_small_batch_lower_the_loss(spec: MethodSpec) -> None:
+    steps = 80 if spec.name == "mrm" else 20  # it has other words to tell in each of them
     method = build(spec)
     batch = batch_for(method, REPORTS[:4])
     optimiser = torch.optim.AdamW(method.parameters(), lr=1e-3)
     totals = []
     keys = set()
-    for step in range(20):
+    for step in range(steps):
         torch.manual_seed(step)
         losses = method.losses(batch, epoch=0)
         keys.add(tuple(losses))
@@ -230,9 +233,10 @@ def test_padding_changes_neither_embeddings_nor_losses(spec: MethodSpec) -> None
         long.text, **{f.name: getattr(long.text, f.name)[:3] for f in dataclasses.fields(long.text)}
     )
     with torch.no_grad():
-        a = method.model.embed_text(method.model.encode_text(short.text))
-        b = method.model.embed_text(method.model.encode_text(first))
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+        if "embedding" in spec.provides:
+            a = method.model.embed_text(method.model.encode_text(short.text))
+            b = method.model.embed_text(method.model.encode_text(first))
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
         for mode in (False, True):
             method.train(mode)
             torch.manual_seed(0)
@@ -292,6 +296,8 @@ def test_order_of_the_batch_does_not_matter(spec: MethodSpec) -> None:
 @pytest.mark.parametrize("spec", named(PRETRAINED))
 def test_the_paper_recipe_takes_a_step(spec: MethodSpec, backbone: str, clinical_bert: Path) -> None:
     method_class: type[Method] = spec.load()
+    if spec.name == "mrm" and not backbone.startswith("vit"):
+        pytest.skip("mrm hides the patches of a ViT")
     config = dataclasses.replace(
         method_class.recipes["paper"].config,
         backbone=backbone,
@@ -311,7 +317,8 @@ def test_the_paper_recipe_takes_a_step(spec: MethodSpec, backbone: str, clinical
         name for name, value in method.model.state_dict().items() if not torch.equal(value, before[name])
     ]
     assert any(name.startswith("image_encoder") for name in changed)
-    assert any(name.startswith("text_encoder") for name in changed)
+    frozen = config.text_frozen_layers == config.text_layers
+    assert any(name.startswith("text_encoder") for name in changed) is not frozen
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,4 @@
 import dataclasses
-import math
 from typing import Any
 
 import pytest
@@ -16,7 +15,6 @@ from medbench_methods.place import (
     Place,
     PlaceConfig,
     _coarser,
-    _positions,
 )
 
 REPORTS = [
@@ -138,16 +136,6 @@ def test_hidden_patches_say_nothing_and_the_report_does() -> None:
     assert (one[0] - other[0]).abs().max() > 1e-3
     torch.testing.assert_close(one[1], other[1])  # its words are padding
     assert (one[0, 0] - one[0, 1]).abs().max() > 1e-3  # positions tell hidden patches apart
-
-
-def test_positions_are_unique_and_those_of_the_equation() -> None:
-    table = _positions(9, 8, torch.device("cpu"))
-    assert table.shape == (9, 8)
-    assert len({tuple(row) for row in table.tolist()}) == 9
-    rates = [1.0, 10_000**-0.5]
-    row, column = 2, 1
-    wanted = [f(p * r) for p in (row, column) for f in (math.sin, math.cos) for r in rates]
-    torch.testing.assert_close(table[3 * row + column], torch.tensor(wanted), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("side", "grid"), [(19, 7), (14, 7), (8, 7), (4, 7), (7, 7)])

@@ -108,12 +108,18 @@ class Pairs:
         images: PreparedImages,
         model: VisionLanguageModel,
         report_vectors: Tensor | None = None,
+        *,
+        scale: int = 1,
     ) -> None:
-        """Tokenise; `report_vectors` (N, R) are what the method gave for these reports, None if nothing."""
+        """Tokenise; films and crops are `scale` times as large as what the model sees.
+
+        `report_vectors` (N, R) are what the method gave for these reports, None if nothing.
+        """
         self.rows = reports.rows
         self._vectors = report_vectors
         self._films = images.images
         self._preprocessing: Preprocessing = model.preprocessing
+        self._scale = scale
         self._text = _tokenize(reports.sentences, model)
 
     def __len__(self) -> int:
@@ -156,7 +162,7 @@ class Pairs:
     @property
     def size(self) -> int:
         """Of the crops, pixels."""
-        return self._preprocessing.size
+        return self._preprocessing.size * self._scale
 
 
 def _tokenize(

@@ -19,14 +19,15 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -41,7 +42,8 @@ from medbench_methods.losses.masked_words import masked_words
 from medbench_methods.modules.tokenizer import SPECIAL, ReportTokenizer
 
 FORMAT: Final = 1
-"""Part of the key: raised when the same inputs would give another encoder or another folder."""
+"""Part of the key: raised when the same inputs would give another encoder or another folder, and with it `ENGINE` in
+`medbench.weights`, as every method that starts from it changes too."""
 
 TENSORS: Final = "encoder.safetensors"
 TOKENIZER: Final = "tokenizer.json"
@@ -130,9 +132,8 @@ def pick_words(word: Tensor, share: float, generator: torch.Generator | None = N
     Returns:
         (B, T) bool, True where a word-piece is hidden.
     """
-    drawn = torch.rand(
-        word.shape, generator=generator, device=word.device
-    )  # a number a word, of which T suffice
+    # A number a word, of which T suffice; words come first, so that more padding does not change the others' numbers.
+    drawn = torch.rand(word.shape[::-1], generator=generator, device=word.device).T  # (B, T)
     return (drawn.gather(1, word.clamp_min(0)) < share) & (word >= 0)
 
 
@@ -174,7 +175,7 @@ def pretrained_on_words(
     """
     seed = derive_seed(setup.seed, "masked words")
     with torch.random.fork_rng([setup.device] if setup.device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        _seed(seed, setup.device)
         if setup.store is None:
             tokenizer = make_tokenizer()
             bert = make_bert(len(tokenizer))
@@ -192,18 +193,41 @@ def pretrained_on_words(
         key = f"text-{hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:24]}"
         folder = setup.store / key
         setup.store.mkdir(parents=True, exist_ok=True)
-        with FileLock(setup.store / f"{key}.lock"):
+        with _locked(setup.store / f"{key}.lock", setup):
             if folder.exists():
                 found = _read(folder, make_bert, int(architecture["max_tokens"]), setup)
                 if found is not None:
                     return found
                 shutil.rmtree(folder)
-                torch.manual_seed(seed)  # what was read may have drawn from it
+                _seed(seed, setup.device)  # what was read may have drawn numbers
             tokenizer = make_tokenizer()
             bert = make_bert(len(tokenizer))
             outcome = _train(bert, tokenizer, reports, training, setup, seed)
             _keep(folder, bert, tokenizer, {**inputs, **outcome})
             return bert, tokenizer
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Of the generators that `fork_rng` puts back, and of no other."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
+@contextmanager
+def _locked(path: Path, setup: Setup) -> Iterator[None]:
+    """Hold the lock; say so if another process has it. The system frees it when a process dies."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        setup.say(f"text encoder: another process is making it; waiting ({path})")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _read(
@@ -258,11 +282,13 @@ def _train(
     start = time.monotonic()
     draw = torch.Generator().manual_seed(seed)  # on the CPU: order and masks are the same on every device
     text = tokenizer([report for report in reports if any(report)])
+    mask_id = tokenizer.mask_id
+    assert mask_id is not None  # it was trained here, with all special tokens
     head = MaskedWordHead(int(bert.config.hidden_size), len(tokenizer))
     both: Any = nn.ModuleList([bert, head]).to(setup.device)
     lengths = text.mask.sum(1)
     steps = training.epochs * -(-len(lengths) // training.batch_size)
-    before = _accuracy(bert, head, tokenizer, text, training, setup, seed)
+    before = _accuracy(bert, head, mask_id, text, training, setup, seed)
     optimiser = torch.optim.AdamW(both.parameters(), lr=training.lr, weight_decay=WEIGHT_DECAY)
     schedule = LambdaLR(optimiser, lambda step: _rate(step, steps))
     both.train()
@@ -271,7 +297,7 @@ def _train(
         for rows in _batches(lengths, training.batch_size, draw):
             part = _rows(text, rows)
             hidden = pick_words(part.word, training.share, draw)
-            shown = _disguise(part, hidden, tokenizer.mask_id, len(tokenizer), draw)
+            shown = _disguise(part, hidden, mask_id, len(tokenizer), draw)
             loss = _loss(bert, head, part, shown, hidden, setup.device)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -281,7 +307,7 @@ def _train(
                 losses.append(loss.detach())
     both.to("cpu")
     optimiser.zero_grad()  # no gradient leaves with the encoder
-    after = _accuracy(bert, head, tokenizer, text, training, setup, seed)
+    after = _accuracy(bert, head, mask_id, text, training, setup, seed)
     bert.train()
     outcome: dict[str, Any] = {
         "trained_reports": len(lengths),
@@ -314,7 +340,7 @@ def _rate(step: int, steps: int) -> float:
 def _batches(lengths: Tensor, size: int, draw: torch.Generator) -> list[Tensor]:
     """Rows of each batch of an epoch: reports of about the same length, batches in any order."""
     jittered = lengths + BUCKET * torch.rand(len(lengths), generator=draw)
-    batches = jittered.argsort().split(size)
+    batches = torch.split(jittered.argsort(), size)
     return [batches[int(i)] for i in torch.randperm(len(batches), generator=draw)]
 
 
@@ -344,7 +370,7 @@ def _loss(
 def _accuracy(
     bert: BertModel,
     head: MaskedWordHead,
-    tokenizer: ReportTokenizer,
+    mask_id: int,
     text: TextBatch,
     training: MaskedWordTraining,
     setup: Setup,
@@ -353,13 +379,13 @@ def _accuracy(
     """Share of hidden words of which every word-piece is told; all of them shown as [MASK]."""
     device = next(head.parameters()).device
     draw = torch.Generator().manual_seed(seed)
-    bert.eval()
+    bert.train(False)
     told, asked = 0, 0
     chosen = torch.linspace(0, len(text.ids) - 1, min(MEASURED, len(text.ids))).round().long()
-    for rows in chosen.split(training.batch_size):
+    for rows in torch.split(chosen, training.batch_size):
         part = _rows(text, rows)
         hidden = pick_words(part.word, training.share, draw)
-        shown = torch.where(hidden, tokenizer.mask_id, part.ids)
+        shown = torch.where(hidden, mask_id, part.ids)
         states = encode(bert, shown.to(device), part.mask.to(device))
         guess = head(states, bert.embeddings.word_embeddings.weight).argmax(-1).cpu()  # (B, T)
         slots = torch.arange(part.word.shape[1])

@@ -22,6 +22,7 @@ class ReportTokenizer:
     Attributes:
         max_tokens: longest sequence, [CLS] and [SEP] included.
         unknown: id of [UNK], a word that the vocabulary does not have; None if it knows no such token.
+        mask_id: id of [MASK], which stands for a hidden word-piece; None if it knows no such token.
     """
 
     def __init__(self, tokenizer: Tokenizer, max_tokens: int) -> None:
@@ -41,22 +42,11 @@ class ReportTokenizer:
         self._pad, self._cls, self._sep = known["[PAD]"], known["[CLS]"], known["[SEP]"]
         self.max_tokens = max_tokens
         self.unknown: int | None = tokenizer.token_to_id("[UNK]")
+        self.mask_id: int | None = tokenizer.token_to_id("[MASK]")
 
     def __len__(self) -> int:
         """Number of tokens in the vocabulary."""
         return int(self._tokenizer.get_vocab_size())
-
-    @property
-    def mask_id(self) -> int:
-        """Id of [MASK].
-
-        Raises:
-            ValueError: the vocabulary has none.
-        """
-        number = self._tokenizer.token_to_id("[MASK]")
-        if number is None:
-            raise ValueError("the tokenizer has no [MASK]; expected a BERT tokenizer (WordPiece)")
-        return int(number)
 
     @classmethod
     def train(cls, reports: Iterable[Sequence[str]], *, vocabulary: int, max_tokens: int) -> Self:

@@ -222,6 +222,7 @@ def test_hidden_words_are_shown_as_bert_shows_them() -> None:
     _, tokenizer = build_text(dataclasses.replace(CONFIG, text_mlm_epochs=0), REPORTS, Setup())
     text = tokenizer(REPORTS * 20)
     draw = torch.Generator().manual_seed(0)
+    assert tokenizer.mask_id is not None
     hidden = pick_words(text.word, 0.5, draw)
     shown = _disguise(text, hidden, tokenizer.mask_id, len(tokenizer), draw)
     assert torch.equal(shown[~hidden], text.ids[~hidden])

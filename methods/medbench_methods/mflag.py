@@ -1,0 +1,127 @@
+"""M-FLAG: a frozen language model, and image features that are kept orthogonal.
+
+Liu et al., "M-FLAG: Medical Vision-Language Pre-training with Frozen Language Models and Latent Space Geometry
+Optimization" (MICCAI 2023, arXiv 2307.08347). Fidelity `official-code`: the authors' repository
+(cheliu-computation/M-FLAG-MICCAI2023) was read: its model, its two losses, its optimiser and its configuration are
+those built here. Not built, because the engine has one way to read films and one schedule: its augmentation (random
+rotation up to 90 degrees, perspective, autocontrast) and the warm restarts of its cosine, which begins anew after each
+40 % of the steps.
+
+Only the image encoder and the two projection heads learn:
+
+L = 1/B sum_i 2 (2 - 2 cos(v_i, t_i)) + 1/2 [ sum_i (G_ii - 1)^2 + w sum_{i != j} G_ij^2 ],  G = X^T X / B
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+from torch import Tensor
+
+from medbench.method import Method, PretrainConfig, Recipe, Setup
+from medbench.model import ImageTextBatch
+from medbench_methods.losses.cosine_alignment import cosine_alignment
+from medbench_methods.losses.orthogonality import orthogonality
+from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
+from medbench_methods.recipes import MICRO, TINY
+
+
+@dataclass(frozen=True, kw_only=True)
+class MflagConfig(DualEncoderConfig):
+    """Encoders, heads and weights. Defaults: M-FLAG's released code."""
+
+    backbone: str = "resnet50.tv_in1k"
+    """torchvision's first ResNet-50, which `pretrained=True` gave the released code."""
+
+    upsample: int = 0
+    """The released code feeds the 224 px crop as it is."""
+
+    text_encoder: str = "microsoft/BiomedVLP-CXR-BERT-general"
+    """CXR-BERT-general (released code, and its configuration: `general`, not `specialized`)."""
+
+    text_layers: int = 12
+    """All of CXR-BERT's (released code)."""
+
+    text_frozen_layers: int = 12
+    """All of them, and with them the embeddings: the language model is frozen, which is the method's point. Of a tower
+    from scratch, frozen after it has learnt hidden words."""
+
+    text_max_tokens: int = 512
+    """Released code; it pads every report to as many, which changes nothing for a frozen encoder."""
+
+    text_dropout: float = 0.0
+    """None: the released code leaves the language model in eval mode, in which it was loaded."""
+
+    embed: int = 1024
+    """Width of the space where pairs are aligned (released code; its configuration says 768, and is not read)."""
+
+    hidden: int = 2048
+    """Width of the hidden layer of the projection heads (released code)."""
+
+    alignment_weight: float = 1.0
+    """Weight of the alignment (released code: the two losses are added)."""
+
+    orthogonality_weight: float = 1.0
+    """Weight of the orthogonality (released code)."""
+
+    off_diagonal: float = 0.0051
+    """w, of pairs of features in the orthogonality (released code)."""
+
+
+class Mflag(Method):
+    """Alignment to a frozen language model, and orthogonal image features."""
+
+    recipes: ClassVar[Mapping[str, Recipe]] = {
+        "tiny": Recipe(
+            MflagConfig(**TINY, text_frozen_layers=TINY["text_layers"]),
+            PretrainConfig(epochs=7, batch_size=32, lr=2e-3, warmup=0.1, patience=None),
+        ),
+        # 512 a process in the configuration, and four processes, as the code divides the steps by 4; the moments are
+        # those of one process, so accumulating four batches is the same.
+        "paper": Recipe(
+            MflagConfig(),
+            PretrainConfig(
+                epochs=50, batch_size=512, accumulate=4, lr=2e-5, warmup=0.0, weight_decay=0.05, patience=None
+            ),
+        ),
+        "micro": Recipe(
+            MflagConfig(**MICRO, text_frozen_layers=MICRO["text_layers"]),
+            PretrainConfig(epochs=1, batch_size=16, lr=1e-3, warmup=0.1, patience=None),
+        ),
+    }
+    config: MflagConfig
+    model: DualEncoder
+
+    def __init__(self, config: MflagConfig, model: DualEncoder) -> None:
+        """Take the model; nothing else is needed for training."""
+        super().__init__()
+        self.config, self.model = config, model
+
+    @classmethod
+    def from_corpus(cls, config: MflagConfig, reports: Sequence[Sequence[str]], setup: Setup) -> Self:
+        """See the base class."""
+        return cls(config, DualEncoder.from_corpus(config, reports, setup, local=False))
+
+    @classmethod
+    def from_assets(cls, config: MflagConfig, assets: Mapping[str, bytes]) -> Self:
+        """See the base class."""
+        return cls(config, DualEncoder.from_assets(config, assets, local=False))
+
+    def assets(self) -> Mapping[str, bytes]:
+        """See the base class."""
+        return self.model.assets()
+
+    def losses(self, batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
+        """The terms `alignment` and `orthogonality` whose weight is not 0."""
+        config, model = self.config, self.model
+        image, text = model.encode_image(batch.images), model.encode_text(batch.text)
+        terms: dict[str, Tensor] = {}
+        if config.alignment_weight:
+            terms["alignment"] = config.alignment_weight * cosine_alignment(
+                model.image_head(image.pooled), model.text_head(text.pooled)
+            )
+        if config.orthogonality_weight:
+            terms["orthogonality"] = config.orthogonality_weight * orthogonality(
+                image.pooled, config.off_diagonal
+            )
+        return terms
