@@ -105,6 +105,15 @@ def test_compat_and_the_clean_reading_differ() -> None:
         assert abs(one[term].item() - two[term].item()) > 1e-3
 
 
+def test_compat_under_autocast_changes_little() -> None:
+    method = build(**COMPAT).eval()
+    values = []
+    for enabled in (False, True):
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            values.append(torch.stack(list(method.losses(batch_for(method), 1).values())))
+    torch.testing.assert_close(values[0], values[1], rtol=0.1, atol=0.1)
+
+
 @pytest.mark.parametrize("changes", [{}, COMPAT], ids=["clean", "compat"])
 def test_from_token_ids_to_losses_it_is_one_graph(changes: dict[str, Any]) -> None:
     method = build(**changes).eval()
