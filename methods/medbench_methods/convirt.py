@@ -30,7 +30,7 @@ from medbench_methods.modules.image_encoder import ImageEncoder
 from medbench_methods.modules.sentences import SentenceConfig, cut, draw_sentences, read_whole
 from medbench_methods.modules.text_encoder import TextEncoder, TextPooling
 from medbench_methods.modules.tokenizer import ReportTokenizer
-from medbench_methods.recipes import MICRO, TINY
+from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN_GLOBAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class Convirt(Method):
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(
             ConvirtConfig(**TINY, text_hidden=128, text_frozen_layers=1, report_max_tokens=256),
-            PretrainConfig(epochs=7, batch_size=32, lr=2e-3, warmup=0.1, patience=None),
+            TINY_PRETRAIN_GLOBAL,
         ),
         # Kept of the paper: lr 1e-4, weight decay 1e-6, batch 32. Not kept: Adam (AdamW decays weights apart from the
         # gradient; at 1e-6 neither decays anything). Epochs and stopping are LoVT's (ECCV 2022), which trains the
@@ -131,7 +131,7 @@ class Convirt(Method):
         ),
         "micro": Recipe(
             ConvirtConfig(**MICRO, text_hidden=64, text_frozen_layers=0, report_max_tokens=96),
-            PretrainConfig(epochs=1, batch_size=16, lr=1e-3, warmup=0.1, patience=None),
+            MICRO_PRETRAIN,
         ),
     }
     config: ConvirtConfig

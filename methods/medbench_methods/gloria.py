@@ -35,7 +35,7 @@ from medbench_methods.modules.text_encoder import (
     rebuild_text,
 )
 from medbench_methods.modules.tokenizer import ReportTokenizer
-from medbench_methods.recipes import MICRO, TINY
+from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,7 @@ class Gloria(Method):
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(
             GloriaConfig(**_encoders(TINY), text_summed_layers=2, report_max_tokens=256),
-            PretrainConfig(epochs=7, batch_size=32, lr=2e-3, warmup=0.1, patience=None),
+            TINY_PRETRAIN,
         ),
         # Kept of the released code: 50 epochs, batch 48, lr 5e-5, betas, weight decay, clipping, early stopping after
         # 10. Not kept: Adam (AdamW decays weights apart from the gradient; at 1e-6 neither decays anything), and
@@ -193,7 +193,7 @@ class Gloria(Method):
         ),
         "micro": Recipe(
             GloriaConfig(**_encoders(MICRO), text_summed_layers=1, report_max_tokens=96),
-            PretrainConfig(epochs=1, batch_size=16, lr=1e-3, warmup=0.1, patience=None),
+            MICRO_PRETRAIN,
         ),
     }
     config: GloriaConfig

@@ -23,7 +23,7 @@ from medbench.model import ImageTextBatch
 from medbench_methods.losses.cosine_alignment import cosine_alignment
 from medbench_methods.losses.orthogonality import orthogonality
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
-from medbench_methods.recipes import MICRO, TINY
+from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN_GLOBAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class Mflag(Method):
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(
             MflagConfig(**TINY, text_frozen_layers=TINY["text_layers"]),
-            PretrainConfig(epochs=7, batch_size=32, lr=2e-3, warmup=0.1, patience=None),
+            TINY_PRETRAIN_GLOBAL,
         ),
         # 512 a process in the configuration, and four processes, as the code divides the steps by 4; the moments are
         # those of one process, so accumulating four batches is the same.
@@ -86,7 +86,7 @@ class Mflag(Method):
         ),
         "micro": Recipe(
             MflagConfig(**MICRO, text_frozen_layers=MICRO["text_layers"]),
-            PretrainConfig(epochs=1, batch_size=16, lr=1e-3, warmup=0.1, patience=None),
+            MICRO_PRETRAIN,
         ),
     }
     config: MflagConfig

@@ -34,7 +34,7 @@ from medbench_methods.modules.positions import grid_positions
 from medbench_methods.modules.text_encoder import TextConfig, TextEncoder, build_text, rebuild_text
 from medbench_methods.modules.tokenizer import ReportTokenizer
 from medbench_methods.random import ImageOnly
-from medbench_methods.recipes import MICRO, TINY
+from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN_GLOBAL
 
 PATCH = 16
 """Side of a patch in the film that the ViT sees, pixels."""
@@ -211,7 +211,7 @@ class Mrm(Method):
                 decoder_width=128,
                 decoder_heads=4,
             ),
-            PretrainConfig(epochs=7, batch_size=32, lr=2e-3, warmup=0.1, patience=None),
+            TINY_PRETRAIN_GLOBAL,
         ),
         # 1.5e-4 for 256 records: 4 processes x 32 x 2 accumulated. The code spares biases and norms the weight decay.
         "paper": Recipe(
@@ -239,7 +239,7 @@ class Mrm(Method):
                 decoder_width=32,
                 decoder_heads=2,
             ),
-            PretrainConfig(epochs=1, batch_size=16, lr=1e-3, warmup=0.1, patience=None),
+            MICRO_PRETRAIN,
         ),
     }
     config: MrmConfig

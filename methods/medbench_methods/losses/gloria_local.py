@@ -104,7 +104,7 @@ def matching(
         (I, R); 0 and without gradient for a report without words.
     """
     arguments = (regions, words, mask, attention_scale, matching_scale, torch.is_grad_enabled())
-    return cast(Tensor, _Matching.apply(*arguments))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Matching.apply(*arguments))
 
 
 def _tiles(mask: Tensor) -> Iterator[tuple[Tensor, int]]:
@@ -119,7 +119,7 @@ def _tiles(mask: Tensor) -> Iterator[tuple[Tensor, int]]:
         return
     lengths = (mask * torch.arange(1, width + 1)).amax(1)  # (R,), the place after the last word
     order = lengths.argsort(stable=True)
-    for rows in order.split(TILE):
+    for rows in torch.split(order, TILE):
         yield rows, max(int(lengths[rows[-1]]), 1)
 
 

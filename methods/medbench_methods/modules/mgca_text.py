@@ -23,7 +23,7 @@ from medbench.model import TextBatch, TextFeatures
 from medbench_methods.modules.attention import attention_kernel
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
 from medbench_methods.modules.image_encoder import ImageEncoder
-from medbench_methods.modules.text_encoder import TextConfig, TextEncoder
+from medbench_methods.modules.text_encoder import EncodedText, TextConfig, TextEncoder
 from medbench_methods.modules.tokenizer import ReportTokenizer
 
 MASKED = -10_000.0
@@ -54,7 +54,7 @@ class MgcaTextEncoder(TextEncoder):
         torch.nn.init.zeros_(types.weight)
         types.weight.requires_grad_(False)
 
-    def forward(self, text: TextBatch) -> TextFeatures:
+    def forward(self, text: TextBatch) -> EncodedText:
         """Tokenised reports (B, T) -> features with N = longest report - 1 word slots.
 
         Reports need not be padded to the longest there can be: padding changes no other token.
@@ -72,7 +72,8 @@ class MgcaTextEncoder(TextEncoder):
         pieces = slot[:, None, :] == slots[None, :, None]  # (B, N, T), True where a piece belongs to the word
         attention = F.pad(self._cls_attention(before, text.mask)[:, 1:], (0, 1))  # (B, T), of the next token
         mask = pieces.any(2)
-        return TextFeatures(
+        return EncodedText(
+            first=hidden[:, 0],
             pooled=hidden[:, 0],
             local=pieces.to(hidden.dtype) @ hidden,  # (B, N, T) x (B, T, D) -> (B, N, D)
             mask=mask,
