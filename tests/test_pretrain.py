@@ -314,13 +314,13 @@ def test_best_epoch_is_kept_by_validation_loss(tmp_path: Path) -> None:
     index, split, films = corpus()
     from medbench.data.pairs import Pairs, ValidationBatches, read_reports
 
-    batches = ValidationBatches(Pairs(read_reports(index, split.val), films, method.model), 4)
+    reports = read_reports(index, split.val)
+    pairs = Pairs(reports, films, method.model, method.report_vectors(reports.sentences))
+    normalise = method.model.preprocessing.normalise
     with torch.no_grad():
         found = [
-            method.losses(ImageTextBatch(method.model.preprocessing.normalise(b.films(SIZE)), b.text), 11)[
-                "instance"
-            ]
-            for b in batches
+            method.losses(ImageTextBatch(normalise(b.films(SIZE)), b.text, b.report_vectors), 11)["instance"]
+            for b in ValidationBatches(pairs, 4)
         ]
     expected = info["history"][info["best_epoch"]]["validation"]["instance"]
     assert float(torch.stack(found).double().mean()) == pytest.approx(expected, rel=1e-6)

@@ -149,7 +149,7 @@ def test_tasks_see_films_of_the_models_own_size() -> None:
 
 def test_what_can_not_be_is_refused() -> None:
     with pytest.raises(UsageError, match=r"mrm hides patches from a ViT, but .* 'resnet10t'"):
-        build(backbone="resnet10t", width=None, depth=None, heads=None)
+        build(backbone="resnet10t", width=None, depth=None, heads=None, token_pooling="cls")
     for changes, message in (
         ({"hidden_patches": 0.99}, "leaves 0 of 16 patches"),
         ({"hidden_patches": 1.0}, "hidden_patches is 1.0"),

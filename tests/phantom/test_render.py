@@ -245,7 +245,10 @@ def test_brightness_does_not_give_pneumonia_away():
 def test_a_thin_opacity_behind_the_diaphragm_has_a_box() -> None:
     from medbench.phantom.rsna import patient
 
-    who = patient(1199)  # a small, faint consolidation at the very base of the left lung
+    who = next(p for p in map(patient, range(100)) if p.studies[0].has("pneumonia"))
     study = who.studies[0]
-    film = render(who.anatomy, study.films[0], study.findings, masks=("pneumonia",))
-    assert [region.finding.side for region in film.regions] == ["right", "left"]
+    found = next(finding for finding in study.findings if finding.kind == "pneumonia")
+    for texture in range(12):  # with some of them nearly all of it is behind the diaphragm
+        low = replace(found, zone="lower", extent=0.0, down=1.05, across=0.1, texture=texture)
+        film = render(who.anatomy, study.films[0], (low,), masks=("pneumonia",))
+        assert [region.finding for region in film.regions] == [low]
