@@ -9,17 +9,17 @@ weighted 0.75 and 0.25).
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from medbench.method import Method, PretrainConfig, Recipe, Setup
+from medbench.method import PretrainConfig, Recipe
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.info_nce import info_nce
-from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
+from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
 from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN_GLOBAL
 
 COLDEST = 0.01
@@ -37,7 +37,7 @@ class ClipConfig(DualEncoderConfig):
     """Learn the temperature, as CLIP does. MGCA and ConVIRT keep it fixed, and so do we by default."""
 
 
-class Clip(Method):
+class Clip(DualEncoderMethod):
     """Image-report InfoNCE."""
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
@@ -50,26 +50,11 @@ class Clip(Method):
 
     def __init__(self, config: ClipConfig, model: DualEncoder) -> None:
         """Join the model and what only training needs."""
-        super().__init__()
-        self.config, self.model = config, model
+        super().__init__(config, model)
         # exp() keeps it positive and makes its steps relative.
         self.log_temperature = nn.Parameter(
             torch.tensor(math.log(config.temperature)), requires_grad=config.learn_temperature
         )
-
-    @classmethod
-    def from_corpus(cls, config: ClipConfig, reports: Sequence[Sequence[str]], setup: Setup) -> Self:
-        """See the base class."""
-        return cls(config, DualEncoder.from_corpus(config, reports, setup, local=False))
-
-    @classmethod
-    def from_assets(cls, config: ClipConfig, assets: Mapping[str, bytes]) -> Self:
-        """See the base class."""
-        return cls(config, DualEncoder.from_assets(config, assets, local=False))
-
-    def assets(self) -> Mapping[str, bytes]:
-        """See the base class."""
-        return self.model.assets()
 
     def losses(self, batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
         """One term, `ita`."""

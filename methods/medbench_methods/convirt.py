@@ -14,18 +14,18 @@ Augmentation: the paper's is only known to us as like SimCLR's (crops, flips, di
 Applied is the random crop that every method has, 224 of 256 px; flips, affine maps, jitter and blur are not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medbench.method import Method, PretrainConfig, Recipe, Setup
+from medbench.method import PretrainConfig, Recipe
 from medbench.model import ImageTextBatch, TextBatch, TextFeatures
 from medbench_methods.losses.info_nce import info_nce
-from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
+from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
 from medbench_methods.modules.image_encoder import ImageEncoder
 from medbench_methods.modules.sentences import SentenceConfig, cut, draw_sentences, read_whole
 from medbench_methods.modules.text_encoder import TextEncoder, TextPooling
@@ -114,7 +114,7 @@ class ConvirtModel(DualEncoder):
         return super().encode_text(cut(text, self.text_max_tokens))
 
 
-class Convirt(Method):
+class Convirt(DualEncoderMethod):
     """Image-sentence InfoNCE with weighted directions."""
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
@@ -137,24 +137,10 @@ class Convirt(Method):
     config: ConvirtConfig
     model: ConvirtModel
 
-    def __init__(self, config: ConvirtConfig, model: ConvirtModel) -> None:
-        """Join the model and what only training needs."""
-        super().__init__()
-        self.config, self.model = config, model
-
     @classmethod
-    def from_corpus(cls, config: ConvirtConfig, reports: Sequence[Sequence[str]], setup: Setup) -> Self:
-        """See the base class."""
-        return cls(config, ConvirtModel.from_corpus(config, reports, setup, local=False))
-
-    @classmethod
-    def from_assets(cls, config: ConvirtConfig, assets: Mapping[str, bytes]) -> Self:
-        """See the base class."""
-        return cls(config, ConvirtModel.from_assets(config, assets, local=False))
-
-    def assets(self) -> Mapping[str, bytes]:
-        """See the base class."""
-        return self.model.assets()
+    def model_class(cls, config: ConvirtConfig) -> type[DualEncoder]:
+        """With plain heads."""
+        return ConvirtModel
 
     def losses(self, batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
         """One term, `contrast`."""

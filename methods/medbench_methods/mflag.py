@@ -12,17 +12,17 @@ Only the image encoder and the two projection heads learn:
 L = 1/B sum_i 2 (2 - 2 cos(v_i, t_i)) + 1/2 [ sum_i (G_ii - 1)^2 + w sum_{i != j} G_ij^2 ],  G = X^T X / B
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from torch import Tensor
 
-from medbench.method import Method, PretrainConfig, Recipe, Setup
+from medbench.method import PretrainConfig, Recipe
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.cosine_alignment import cosine_alignment
 from medbench_methods.losses.orthogonality import orthogonality
-from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
+from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
 from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN_GLOBAL
 
 
@@ -68,7 +68,7 @@ class MflagConfig(DualEncoderConfig):
     """w, of pairs of features in the orthogonality (released code)."""
 
 
-class Mflag(Method):
+class Mflag(DualEncoderMethod):
     """Alignment to a frozen language model, and orthogonal image features."""
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
@@ -91,25 +91,6 @@ class Mflag(Method):
     }
     config: MflagConfig
     model: DualEncoder
-
-    def __init__(self, config: MflagConfig, model: DualEncoder) -> None:
-        """Take the model; nothing else is needed for training."""
-        super().__init__()
-        self.config, self.model = config, model
-
-    @classmethod
-    def from_corpus(cls, config: MflagConfig, reports: Sequence[Sequence[str]], setup: Setup) -> Self:
-        """See the base class."""
-        return cls(config, DualEncoder.from_corpus(config, reports, setup, local=False))
-
-    @classmethod
-    def from_assets(cls, config: MflagConfig, assets: Mapping[str, bytes]) -> Self:
-        """See the base class."""
-        return cls(config, DualEncoder.from_assets(config, assets, local=False))
-
-    def assets(self) -> Mapping[str, bytes]:
-        """See the base class."""
-        return self.model.assets()
 
     def losses(self, batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
         """The terms `alignment` and `orthogonality` whose weight is not 0."""

@@ -16,22 +16,22 @@ The released code does some things that no reader would expect (docs/methods/mgc
 clean reading; `compat` computes what the code computes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medbench.errors import UsageError
-from medbench.method import Method, PretrainConfig, Recipe, Setup
+from medbench.method import PretrainConfig, Recipe
 from medbench.model import ImageTextBatch, TextFeatures
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.losses.prototype_alignment import prototype_alignment
 from medbench_methods.losses.token_alignment import attention_weights, token_alignment
 from medbench_methods.losses.token_alignment_compat import token_alignment_compat
-from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
+from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
 from medbench_methods.modules.image_encoder import EncodedImage
 from medbench_methods.modules.mgca_text import MgcaDualEncoder
 from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
@@ -105,7 +105,7 @@ class Prototypes(nn.Module):
         return self.weight.detach() + 0 * self.weight if frozen else self.weight.clone()
 
 
-class Mgca(Method):
+class Mgca(DualEncoderMethod):
     """Alignment of instances, tokens and prototypes."""
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
@@ -131,7 +131,6 @@ class Mgca(Method):
         Raises:
             UsageError: a number is below what can be computed.
         """
-        super().__init__()
         for field in ("prototypes", "sinkhorn_iterations"):
             if getattr(config, field) < 1:
                 raise UsageError(f"method.{field} is {getattr(config, field)}; expected at least 1.")
@@ -140,22 +139,18 @@ class Mgca(Method):
                 f"method.sinkhorn_epsilon is {config.sinkhorn_epsilon}; expected at least 0.025, or exp(-2 / epsilon)"
                 " is 0 in float32."
             )
-        self.config, self.model = config, model
+        super().__init__(config, model)
         self.prototypes = Prototypes(config.prototypes, config.embed) if config.cpa_weight else None
 
     @classmethod
-    def from_corpus(cls, config: MgcaConfig, reports: Sequence[Sequence[str]], setup: Setup) -> Self:
-        """See the base class."""
-        return cls(config, _kind(config).from_corpus(config, reports, setup, local=bool(config.cta_weight)))
+    def model_class(cls, config: MgcaConfig) -> type[DualEncoder]:
+        """With the released code's text side where that is asked for."""
+        return MgcaDualEncoder if config.compat else DualEncoder
 
     @classmethod
-    def from_assets(cls, config: MgcaConfig, assets: Mapping[str, bytes]) -> Self:
-        """See the base class."""
-        return cls(config, _kind(config).from_assets(config, assets, local=bool(config.cta_weight)))
-
-    def assets(self) -> Mapping[str, bytes]:
-        """See the base class."""
-        return self.model.assets()
+    def local(cls, config: MgcaConfig) -> bool:
+        """For token alignment."""
+        return bool(config.cta_weight)
 
     def losses(self, batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
         """The terms `ita`, `cta`, `cpa` whose weight is not 0."""
@@ -208,7 +203,3 @@ class Mgca(Method):
             normalise_told=image.attention is None,
             temperature=config.cta_temperature,
         )
-
-
-def _kind(config: MgcaConfig) -> type[DualEncoder]:
-    return MgcaDualEncoder if config.compat else DualEncoder

@@ -23,23 +23,23 @@ term and modules.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medbench.errors import UsageError
-from medbench.method import Method, PretrainConfig, Recipe, Setup
+from medbench.method import PretrainConfig, Recipe
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.correlation_exploration import Distance, Relation, correlation_exploration
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.losses.pathology_alignment import Negatives, Pairing, pathology_alignment
 from medbench_methods.losses.token_alignment import attention_weights, token_alignment
 from medbench_methods.modules.attention import attention_kernel
-from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
+from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
 from medbench_methods.modules.positions import grid_positions
 from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
 
@@ -215,7 +215,7 @@ def _coarser(patches: Tensor, grid: int) -> Tensor:
     return cells.T @ patches  # (N, P) x (B, P, C) -> (B, N, C)
 
 
-class Place(Method):
+class Place(DualEncoderMethod):
     """MGCA's instance and token alignment, pathology-level alignment, correlation exploration."""
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
@@ -247,7 +247,6 @@ class Place(Method):
             UsageError: a number is below 1, or the width of the decoders can not be cut into heads and into sines
                 and cosines.
         """
-        super().__init__()
         for field in ("queries", "decoder_heads", "sentences", "cce_grid"):
             if getattr(config, field) < 1:
                 raise UsageError(f"method.{field} is {getattr(config, field)}; expected at least 1.")
@@ -256,24 +255,15 @@ class Place(Method):
                 f"method.decoder_width is {config.decoder_width}; expected a multiple of 4 and of "
                 f"method.decoder_heads ({config.decoder_heads})."
             )
-        self.config, self.model = config, model
+        super().__init__(config, model)
         patch_width, text_width = model.image_encoder.local_width, model.text_encoder.width
         self.vpoe = ObservationExtractor(config, patch_width) if config.pcma_weight else None
         self.cce = CorrelationDecoder(config, patch_width, text_width) if config.cce_weight else None
 
     @classmethod
-    def from_corpus(cls, config: PlaceConfig, reports: Sequence[Sequence[str]], setup: Setup) -> Self:
-        """See the base class."""
-        return cls(config, DualEncoder.from_corpus(config, reports, setup, local=True))
-
-    @classmethod
-    def from_assets(cls, config: PlaceConfig, assets: Mapping[str, bytes]) -> Self:
-        """See the base class."""
-        return cls(config, DualEncoder.from_assets(config, assets, local=True))
-
-    def assets(self) -> Mapping[str, bytes]:
-        """See the base class."""
-        return self.model.assets()
+    def local(cls, config: PlaceConfig) -> bool:
+        """Always: its terms are local ones."""
+        return True
 
     def losses(self, batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
         """The terms `ita`, `cta`, `pcma`, `cce` whose weight is not 0."""

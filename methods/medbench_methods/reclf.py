@@ -18,9 +18,9 @@ Reconstructed, each choice a field of `ReclfConfig`:
 Total: L = w_global L_global + w_srm L_srm + w_irm L_irm. A weight of 0 leaves out its term and modules.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self, cast
+from typing import ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -28,14 +28,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from medbench.errors import UsageError
-from medbench.method import Method, PretrainConfig, Recipe, Setup
+from medbench.method import PretrainConfig, Recipe
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.gather import gather as gather_rows
 from medbench_methods.losses.gather import pad_words
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.losses.local_matching import attended_regions
 from medbench_methods.losses.score_contrast import score_contrast
-from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
+from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
 from medbench_methods.modules.projection import MaskedBatchNorm
 from medbench_methods.modules.text_encoder import TextPooling
 from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
@@ -286,7 +286,7 @@ def _linear(inputs: int, outputs: int, *, bias: bool = True) -> nn.Linear:
     return layer
 
 
-class Reclf(Method):
+class Reclf(DualEncoderMethod):
     """Contrast of images and reports as wholes, by related matchings, and by weighted matchings."""
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
@@ -344,26 +344,16 @@ class Reclf(Method):
         Raises:
             UsageError: a number is below 1.
         """
-        super().__init__()
         for field in ("words", "matching_width", "srm_steps", "chunk"):
             if getattr(config, field) < 1:
                 raise UsageError(f"method.{field} is {getattr(config, field)}; expected at least 1.")
-        self.config, self.model = config, model
+        super().__init__(config, model)
         self.scores = PairScores(config) if _matches(config) else None
 
     @classmethod
-    def from_corpus(cls, config: ReclfConfig, reports: Sequence[Sequence[str]], setup: Setup) -> Self:
-        """See the base class."""
-        return cls(config, DualEncoder.from_corpus(config, reports, setup, local=_matches(config)))
-
-    @classmethod
-    def from_assets(cls, config: ReclfConfig, assets: Mapping[str, bytes]) -> Self:
-        """See the base class."""
-        return cls(config, DualEncoder.from_assets(config, assets, local=_matches(config)))
-
-    def assets(self) -> Mapping[str, bytes]:
-        """See the base class."""
-        return self.model.assets()
+    def local(cls, config: ReclfConfig) -> bool:
+        """For the matchings."""
+        return _matches(config)
 
     def losses(self, batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
         """The terms `global`, `srm`, `irm` whose weight is not 0."""

@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medbench.errors import UsageError
-from medbench.method import Setup
+from medbench.method import Method, Setup
 from medbench.model import ImageFeatures, Preprocessing, TextBatch, TextFeatures
 from medbench_methods.modules.image_encoder import EncodedImage, ImageConfig, ImageEncoder
 from medbench_methods.modules.projection import ProjectionHead
@@ -146,3 +146,40 @@ class DualEncoder(nn.Module):
         # The length of the mean does not matter, so the sum will do.
         total = members.to(words.dtype) @ words  # (B, S, W) x (B, W, E) -> (B, S, E)
         return F.normalize(total, dim=-1), members.any(2)
+
+
+class DualEncoderMethod(Method):
+    """A method over a `DualEncoder`, built from the corpus and kept in the same way whatever its losses are."""
+
+    config: Any
+    model: DualEncoder
+
+    def __init__(self, config: Any, model: DualEncoder) -> None:
+        """Take the model. What only training needs is added by the method."""
+        super().__init__()
+        self.config, self.model = config, model
+
+    @classmethod
+    def model_class(cls, config: Any) -> type[DualEncoder]:
+        """The model that `config` asks for. Default: a `DualEncoder`."""
+        return DualEncoder
+
+    @classmethod
+    def local(cls, config: Any) -> bool:
+        """Whether patches and words are projected too. Default: no."""
+        return False
+
+    @classmethod
+    def from_corpus(cls, config: Any, reports: Sequence[Sequence[str]], setup: Setup) -> Self:
+        """See the base class."""
+        kind = cls.model_class(config)
+        return cls(config, kind.from_corpus(config, reports, setup, local=cls.local(config)))
+
+    @classmethod
+    def from_assets(cls, config: Any, assets: Mapping[str, bytes]) -> Self:
+        """See the base class."""
+        return cls(config, cls.model_class(config).from_assets(config, assets, local=cls.local(config)))
+
+    def assets(self) -> Mapping[str, bytes]:
+        """See the base class."""
+        return self.model.assets()
