@@ -78,7 +78,7 @@ RECIPES: Mapping[str, DetectionConfig] = {
         schedules=(
             Schedule(up_to=0.05, lr=5e-4, batch_size=8, epochs=48, validate_every=12, patience=2),
             Schedule(up_to=0.5, lr=1e-3, batch_size=16, epochs=16, validate_every=4, patience=2),
-            Schedule(up_to=1.0, lr=1e-3, batch_size=16, epochs=5, validate_every=2, patience=2),
+            Schedule(up_to=1.0, lr=1e-3, batch_size=16, epochs=4, validate_every=2, patience=2),
         ),
         head=YoloV3Config(neck_shares=(8, 16, 32)),
     ),

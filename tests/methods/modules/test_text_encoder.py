@@ -257,6 +257,7 @@ def test_groups_of_one_length_change_nothing(
         gradients = torch.autograd.grad(total, list(encoder.parameters()))
         return [*(getattr(features, f.name) for f in dataclasses.fields(features)), *gradients]
 
+    monkeypatch.setattr("medbench_methods.modules.text_encoder.GROUPED_WIDTH", 0)
     grouped = features_and_gradients()
     monkeypatch.setattr(
         "medbench_methods.modules.text_encoder.length_groups", lambda n: [(list(range(len(n))), max(n))]
