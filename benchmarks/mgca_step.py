@@ -116,7 +116,7 @@ def step(losses: Callable[[], dict[str, Tensor]], cuts: Sequence[tuple[Any, str]
     start = time.perf_counter()
     with _cut(cuts) as made:
         terms = losses()
-    torch.stack([term.float() for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack([term.float() for term in terms.values()]).sum().backward()  # type: ignore[no-untyped-call]  # torch's own
     outside = time.perf_counter() - start - sum(seconds for _, seconds in made)
     if len(made) != len(cuts):
         raise SystemExit(f"{len(made)} of {len(cuts)} encoders were called: the graph can not be cut there")

@@ -86,7 +86,7 @@ class ReferenceMGCA(nn.Module):
         """(B, 3, 224, 224) -> (B, C) pooled, (B, P, C) local."""
         body = self.img_encoder_q.model
         if self.vit:
-            tokens = body.forward_features(images)  # type: ignore[operator]
+            tokens = body.forward_features(images)  # type: ignore[operator]  # timm's, not typed
             return tokens[:, 0], tokens[:, 1:]
         images = F.interpolate(images, size=299, mode="bilinear", align_corners=True)
         maps = body(images)

@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -425,7 +425,7 @@ def import_released(
             f" expected to know which is meant. Name what stands before its names with --prefix."
         )
     if part == "image":
-        build: Callable[[], Method] = lambda: release.encoder.from_assets(found.layout.config, {})  # noqa: E731
+        build: Callable[[], Method] = partial(release.encoder.from_assets, found.layout.config, {})
         state, coverage = found.state, found.coverage
     else:
         method_class: type[Method] = catalogue.load("methods", spec.name)
@@ -435,7 +435,7 @@ def import_released(
         config = apply_overrides(replace(plain, config=config), overrides or {}, spec.name).config
         start = method_class.from_corpus(config, [], Setup(offline=offline))
         assets = start.assets()
-        build = lambda: method_class.from_assets(config, assets)  # noqa: E731
+        build = partial(method_class.from_assets, config, assets)
         expected = {name: tensor.shape for name, tensor in start.state_dict().items()}
         compared = _compare(expected, converted, _no_reshape)
         state = compared.state

@@ -89,6 +89,10 @@ def test_two_calls_before_one_backward() -> None:
     method = build()
     one, two = (method.losses(batch_for(method), 1)["cpa"] for _ in range(2))
     (one + two).backward()  # type: ignore[no-untyped-call]
+    assert one.item() == pytest.approx(two.item(), rel=1e-5)
+    assert method.prototypes is not None
+    assert method.prototypes.weight.grad is not None
+    assert method.prototypes.weight.grad.abs().max() > 0
 
 
 def test_compat_and_the_clean_reading_differ() -> None:
