@@ -14,6 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
+from medbench_methods.modules.packing import Packing
+
 ATTENTION = "medbench"
 """Name of `attend` in transformers, for `_attn_implementation`."""
 
@@ -32,9 +34,13 @@ def attend(
     *,
     scaling: float,
     dropout: float = 0.0,
+    packing: Packing | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention for the layers of transformers.
+
+    With a `packing`, which the layers hand on from their call, B is 1 and T all tokens of a batch: each report attends
+    to itself, and no mask is needed.
 
     Args:
         module: the layer.
@@ -44,10 +50,19 @@ def attend(
         attention_mask: (B, 1, 1 or T, T), bool with True where there is a token, or float, which is added; or None.
         scaling: of the scores.
         dropout: probability.
+        packing: of the reports in the one row of tokens.
 
     Returns:
         (B, T, heads, d), and None for the weights, which nobody keeps.
     """
+    if packing is not None:
+        # (1, heads, N, d) -> (N, heads, d) -> (B, T, heads, d) -> (B, heads, T, d)
+        query, key, value = (
+            packing.unpack(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value)
+        )
+        present = packing.mask[:, None, None]  # (B, 1, 1, T)
+        padded = attend(module, query, key, value, present, scaling=scaling, dropout=dropout)[0]
+        return packing.pack(padded)[None], None  # (B, T, heads, d) -> (1, N, heads, d)
     if query.device.type != "cpu":
         mixed = F.scaled_dot_product_attention(
             query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.models.bert.configuration_bert import BertConfig
 from transformers.models.bert.modeling_bert import BertModel
@@ -17,16 +16,16 @@ from medbench.errors import UsageError, WeightsError
 from medbench.method import Setup
 from medbench.model import TextBatch, TextFeatures
 from medbench_methods.modules.attention import ATTENTION
-from medbench_methods.modules.length_groups import length_groups
 from medbench_methods.modules.masked_language import MaskedWordTraining, pretrained_on_words
+from medbench_methods.modules.packing import Packing
 from medbench_methods.modules.tokenizer import SPECIAL, ReportTokenizer
 from medbench_methods.modules.word_aggregation import aggregate_words
 
 SCRATCH = "scratch"
 
-GROUPED_WIDTH = 512
-"""Narrower encoders take all reports in one pass: shapes that change with every batch cost them more, in kernels that
-are made for each, than the padding does (a step of `place` at tiny: 640 ms in groups, 390 ms in one pass)."""
+PACKED_WIDTH = 512
+"""Narrower encoders take reports with their padding: shapes that change with every batch cost them more, in kernels
+that are made for each, than the padding does."""
 
 TextPooling = Literal["cls", "mean", "max"]
 
@@ -172,30 +171,25 @@ class TextEncoder(nn.Module):
     def _transform(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T) ids and mask -> (B, T, D) hidden states, (B, T) attention of [CLS] in the last layer.
 
-        On the CPU a wide one goes in groups of about one length; hidden states of padding are then zero. Elsewhere
-        padding costs little, and a look at the lengths would wait for the device; what is compiled is that path.
+        On the CPU a wide one takes tokens without their padding, whose hidden states are then zero. Elsewhere padding
+        costs little, and a look at the lengths would wait for the device; what is compiled is that path.
         """
-        if ids.device.type != "cpu" or torch.compiler.is_compiling() or self.width < GROUPED_WIDTH:
-            return self._layers(ids, mask)
-        groups = length_groups(mask.sum(1).tolist())
-        if len(groups) == 1:
-            return self._layers(ids, mask)
-        hidden, attention = [], []
-        for rows, longest in groups:
-            some, seen = self._layers(ids[rows, :longest], mask[rows, :longest])
-            missing = ids.shape[1] - longest
-            hidden.append(F.pad(some, (0, 0, 0, missing)))
-            attention.append(F.pad(seen, (0, missing)))
-        back = torch.tensor([row for rows, _ in groups for row in rows]).argsort()
-        return torch.cat(hidden)[back], torch.cat(attention)[back]
-
-    def _layers(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, in one pass."""
+        on_cpu = ids.device.type == "cpu" and not torch.compiler.is_compiling()
+        packing = Packing(mask) if on_cpu and self.width >= PACKED_WIDTH and not mask.all() else None
         # Layer by layer and not through BertModel: it looks into the mask (a host sync) and, asked for more than
         # its last output, can not be compiled as one graph.
-        outputs = [self.bert.embeddings(ids)]
-        for layer in self.bert.encoder.layer:
-            outputs.append(layer(outputs[-1], mask[:, None, None, :]))
+        if packing is None:
+            outputs = [self.bert.embeddings(ids)]
+            for layer in self.bert.encoder.layer:
+                outputs.append(layer(outputs[-1], mask[:, None, None, :]))
+        else:
+            positions = torch.arange(ids.shape[1]).expand_as(ids)
+            outputs = [
+                self.bert.embeddings(packing.pack(ids)[None], position_ids=packing.pack(positions)[None])
+            ]
+            for layer in self.bert.encoder.layer:
+                outputs.append(layer(outputs[-1], packing=packing))  # (1, N, D)
+            outputs = [packing.unpack(output[0]) for output in outputs[-max(self.summed, 2) :]]
         # One layer is the usual case; GLoRIA sums the last four.
         hidden = outputs[-1] if self.summed == 1 else torch.stack(outputs[-self.summed :]).sum(0)  # (B, T, D)
         return hidden, self._cls_attention(outputs[-2], mask)

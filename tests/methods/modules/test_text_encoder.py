@@ -9,7 +9,6 @@ from transformers.models.bert.modeling_bert import BertModel
 from medbench.errors import UsageError, WeightsError
 from medbench.method import Setup
 from medbench.model import TextBatch
-from medbench_methods.modules.length_groups import length_groups
 from medbench_methods.modules.text_encoder import (
     TextConfig,
     TextEncoder,
@@ -236,7 +235,7 @@ def test_asking_for_more_than_there_is_is_an_error(folder: Path) -> None:
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("summed", [1, 2])
-def test_groups_of_one_length_change_nothing(
+def test_taking_tokens_without_their_padding_changes_nothing(
     pooling: TextPooling, summed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = [
@@ -248,7 +247,7 @@ def test_groups_of_one_length_change_nothing(
     torch.manual_seed(0)
     encoder, tokenizer = build_text(config, long * 3, Setup(offline=True))
     encoder, text = encoder.double().train(), tokenizer(long * 4)
-    assert len(length_groups(text.mask.sum(1).tolist())) > 1
+    assert not text.mask.all()
 
     def features_and_gradients() -> list[torch.Tensor]:
         features = encoder(text)
@@ -257,10 +256,16 @@ def test_groups_of_one_length_change_nothing(
         gradients = torch.autograd.grad(total, list(encoder.parameters()))
         return [*(getattr(features, f.name) for f in dataclasses.fields(features)), *gradients]
 
-    monkeypatch.setattr("medbench_methods.modules.text_encoder.GROUPED_WIDTH", 0)
-    grouped = features_and_gradients()
-    monkeypatch.setattr(
-        "medbench_methods.modules.text_encoder.length_groups", lambda n: [(list(range(len(n))), max(n))]
-    )
-    for one, other in zip(grouped, features_and_gradients(), strict=True):
+    padded = features_and_gradients()
+    monkeypatch.setattr("medbench_methods.modules.text_encoder.PACKED_WIDTH", 0)
+    widest = 0
+
+    def look(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal widest
+        widest = max(widest, inputs[0].shape[:2].numel())
+
+    with encoder.bert.encoder.layer[0].register_forward_pre_hook(look):
+        packed = features_and_gradients()
+    assert widest == text.mask.sum() < text.mask.numel()
+    for one, other in zip(padded, packed, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-11)
