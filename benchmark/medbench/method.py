@@ -80,6 +80,8 @@ class Setup:
         offline: do not ask a hub for anything.
         store: folder for what is learnt from the reports alone, shared by the methods; None to keep nothing.
         say: takes a line for the user.
+        times: seconds that were spent on what is learnt from the reports alone, by name; what is found in
+            `store` counts as when it was made.
     """
 
     seed: int = 0
@@ -87,6 +89,7 @@ class Setup:
     offline: bool = False
     store: Path | None = None
     say: Callable[[str], None] = _quietly
+    times: dict[str, float] = field(default_factory=dict)
 
 
 class Method(nn.Module, ABC):

@@ -182,7 +182,7 @@ def pretrain(
                 "corpus": _describe_corpus(corpus, split, films, training, validation),
                 **run.outcome(),
                 **(extra_info or {}),
-                "times": {"training_seconds": round(run.seconds(), 3)},
+                "times": {**setup.times, "training_seconds": round(run.seconds(), 3)},
             }
             save(method, folder, info, run.best_tensors())
             progress.say(f"pretraining {method_name}: {run.summary()}")
@@ -656,6 +656,8 @@ def _quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
             # a corpus without validation pairs, which the summary and weights.json say
             warnings.filterwarnings("ignore", message=".*have no `val_dataloader`")
+            # a frozen encoder stays in eval mode
+            warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training")
             # Lightning 2.6 asks torch 2.14 in an old way
             warnings.filterwarnings(
                 "ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning

@@ -27,6 +27,7 @@ from medbench.model import ImageTextBatch, TextBatch, TextFeatures
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
 from medbench_methods.modules.image_encoder import ImageEncoder
+from medbench_methods.modules.ranges import expect
 from medbench_methods.modules.sentences import SentenceConfig, cut, draw_sentences, read_whole
 from medbench_methods.modules.text_encoder import TextEncoder, TextPooling
 from medbench_methods.modules.tokenizer import ReportTokenizer
@@ -72,6 +73,17 @@ class ConvirtConfig(DualEncoderConfig, SentenceConfig):
     """Longest sentence or report that the encoder sees, in word-pieces, [CLS] and [SEP] included; the rest is cut off.
     Not known; GLoRIA's, which also reads one sentence, was chosen."""
 
+    def __post_init__(self) -> None:
+        """Refuse what can not be computed.
+
+        Raises:
+            UsageError: it names the field.
+        """
+        super().__post_init__()
+        SentenceConfig.__post_init__(self)
+        expect(self, "image_weight", least=0, most=1)
+        expect(self, "text_hidden", least=1)
+
 
 class PlainHead(nn.Module):
     """Linear, ReLU, Linear: one hidden layer and no normalisation (paper)."""
@@ -99,11 +111,7 @@ class ConvirtModel(DualEncoder):
         *,
         local: bool = False,
     ) -> None:
-        """Join the encoders and add fresh heads.
-
-        Raises:
-            UsageError: reports would be cut to less than what the encoder sees.
-        """
+        """Join the encoders and add fresh heads."""
         super().__init__(config, image_encoder, text_encoder, read_whole(tokenizer, config), local=local)
         self.text_max_tokens = config.text_max_tokens
         self.image_head = PlainHead(image_encoder.width, config.hidden, config.embed)  # type: ignore[assignment]  # plain for MGCA's

@@ -26,6 +26,7 @@ from medbench_methods.losses.gather import pad_words
 from medbench_methods.losses.gloria_local import gloria_local
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.modules.image_encoder import EncodedImage, ImageConfig, ImageEncoder
+from medbench_methods.modules.ranges import expect, expect_terms
 from medbench_methods.modules.sentences import SentenceConfig, cut, draw_sentences, read_whole
 from medbench_methods.modules.text_encoder import (
     EncodedText,
@@ -90,6 +91,17 @@ class GloriaConfig(ImageConfig, SentenceConfig):
     loss. With Bio_ClinicalBERT's vocabulary that is rare. All else is the same in both readings; [CLS] is one of the
     local words and [SEP] is not, as released."""
 
+    def __post_init__(self) -> None:
+        """Refuse what can not be computed.
+
+        Raises:
+            UsageError: it names the field.
+        """
+        ImageConfig.__post_init__(self)
+        SentenceConfig.__post_init__(self)
+        expect_terms(self)
+        expect(self, "attention_scale", "matching_scale", "contrast_scale", above=0)
+
 
 def _encoders(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A small recipe's encoders, without the widths of projections that GLoRIA does not have."""
@@ -113,11 +125,7 @@ class GloriaModel(nn.Module):
         text_encoder: TextEncoder,
         tokenizer: ReportTokenizer,
     ) -> None:
-        """Join the encoders and add the two projections of images.
-
-        Raises:
-            UsageError: reports would be cut to less than what the encoder sees.
-        """
+        """Join the encoders and add the two projections of images."""
         super().__init__()
         self.preprocessing = config.preprocessing
         self.tokenizer = read_whole(tokenizer, config)

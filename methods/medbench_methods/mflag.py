@@ -23,6 +23,7 @@ from medbench.model import ImageTextBatch
 from medbench_methods.losses.cosine_alignment import cosine_alignment
 from medbench_methods.losses.orthogonality import orthogonality
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
+from medbench_methods.modules.ranges import expect
 from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN_GLOBAL
 
 
@@ -66,6 +67,15 @@ class MflagConfig(DualEncoderConfig):
 
     off_diagonal: float = 0.0051
     """w, of pairs of features in the orthogonality (released code)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can not be computed.
+
+        Raises:
+            UsageError: it names the field.
+        """
+        super().__post_init__()
+        expect(self, "off_diagonal", least=0)
 
 
 class Mflag(DualEncoderMethod):

@@ -34,6 +34,7 @@ from medbench_methods.losses.token_alignment_compat import token_alignment_compa
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
 from medbench_methods.modules.image_encoder import EncodedImage
 from medbench_methods.modules.mgca_text import MgcaDualEncoder
+from medbench_methods.modules.ranges import expect
 from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
 
 
@@ -83,6 +84,21 @@ class MgcaConfig(DualEncoderConfig):
     prototypes_frozen_epochs: int = 1
     """First epochs in which prototypes do not learn (released code: their gradients are set to zero)."""
 
+    def __post_init__(self) -> None:
+        """Refuse what can not be computed.
+
+        Raises:
+            UsageError: it names the field.
+        """
+        super().__post_init__()
+        expect(self, "prototypes", "sinkhorn_iterations", least=1)
+        expect(self, "prototypes_frozen_epochs", least=0)
+        if not self.sinkhorn_epsilon >= 0.025:
+            raise UsageError(
+                f"method.sinkhorn_epsilon is {self.sinkhorn_epsilon}; expected at least 0.025, or exp(-2 / epsilon) is"
+                " 0 in float32."
+            )
+
 
 class Prototypes(nn.Module):
     """K unit vectors in the joint space, a linear layer without bias in the released code.
@@ -126,19 +142,7 @@ class Mgca(DualEncoderMethod):
     model: DualEncoder
 
     def __init__(self, config: MgcaConfig, model: DualEncoder) -> None:
-        """Join the model and what only training needs.
-
-        Raises:
-            UsageError: a number is below what can be computed.
-        """
-        for field in ("prototypes", "sinkhorn_iterations"):
-            if getattr(config, field) < 1:
-                raise UsageError(f"method.{field} is {getattr(config, field)}; expected at least 1.")
-        if config.sinkhorn_epsilon < 0.025:
-            raise UsageError(
-                f"method.sinkhorn_epsilon is {config.sinkhorn_epsilon}; expected at least 0.025, or exp(-2 / epsilon)"
-                " is 0 in float32."
-            )
+        """Join the model and what only training needs."""
         super().__init__(config, model)
         self.prototypes = Prototypes(config.prototypes, config.embed) if config.cpa_weight else None
 

@@ -31,6 +31,7 @@ from medbench_methods.modules.attention import attention_kernel
 from medbench_methods.modules.image_encoder import ImageConfig, ImageEncoder
 from medbench_methods.modules.masked_language import MaskedWordHead, encode, pick_words
 from medbench_methods.modules.positions import grid_positions
+from medbench_methods.modules.ranges import check_decoder, expect, expect_terms
 from medbench_methods.modules.text_encoder import TextConfig, TextEncoder, build_text, rebuild_text
 from medbench_methods.modules.tokenizer import ReportTokenizer
 from medbench_methods.random import ImageOnly
@@ -103,6 +104,27 @@ class MrmConfig(ImageConfig, TextConfig):
 
     report_weight: float = 1.0
     """Weight of the loss of the words (released code)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can not be computed.
+
+        Raises:
+            UsageError: it names the field.
+        """
+        ImageConfig.__post_init__(self)
+        TextConfig.__post_init__(self)
+        expect_terms(self)
+        expect(self, "film_scale", least=1)
+        expect(self, "decoder_layers", least=0)
+        expect(self, "hidden_words", least=0, most=1)
+        check_decoder(self)
+        patches = (self.size // PATCH) ** 2
+        kept = int(patches * (1 - self.hidden_patches))
+        if not 0 <= self.hidden_patches < 1 or kept < 1:
+            raise UsageError(
+                f"method.hidden_patches is {self.hidden_patches}, which leaves {kept} of {patches} patches; expected a "
+                "share from 0 that leaves at least one."
+            )
 
 
 class RecordModel(ImageOnly):
@@ -249,7 +271,7 @@ class Mrm(Method):
         """Join the model and what only training needs.
 
         Raises:
-            UsageError: the backbone is no ViT, or a number is outside of what is possible.
+            UsageError: the backbone is no ViT, or the vocabulary has no [MASK].
         """
         super().__init__()
         image, text = model.image_encoder, model.text_encoder
@@ -257,23 +279,6 @@ class Mrm(Method):
             raise UsageError(
                 f"method mrm hides patches from a ViT, but method.backbone is {config.backbone!r}. Set "
                 "method.backbone=vit_base_patch16_224.mae or another ViT with 16 px patches."
-            )
-        kept = int((config.size // PATCH) ** 2 * (1 - config.hidden_patches))
-        if not 0 <= config.hidden_patches < 1 or kept < 1:
-            raise UsageError(
-                f"method.hidden_patches is {config.hidden_patches}, which leaves {kept} of "
-                f"{(config.size // PATCH) ** 2} patches; expected a share from 0 that leaves at least one."
-            )
-        if not 0 <= config.hidden_words <= 1:
-            raise UsageError(
-                f"method.hidden_words is {config.hidden_words}; expected a share of the words, 0 to 1."
-            )
-        if config.film_scale < 1:
-            raise UsageError(f"method.film_scale is {config.film_scale}; expected 1 or more.")
-        if config.decoder_width % config.decoder_heads or config.decoder_width % 4:
-            raise UsageError(
-                f"method.decoder_width is {config.decoder_width}; expected a multiple of 4 and of "
-                f"method.decoder_heads ({config.decoder_heads})."
             )
         if model.tokenizer.mask_id is None:
             raise UsageError(

@@ -31,7 +31,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medbench.errors import UsageError
 from medbench.method import PretrainConfig, Recipe
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.correlation_exploration import Distance, Relation, correlation_exploration
@@ -41,6 +40,7 @@ from medbench_methods.losses.token_alignment import attention_weights, token_ali
 from medbench_methods.modules.attention import attention_kernel
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
 from medbench_methods.modules.positions import grid_positions
+from medbench_methods.modules.ranges import check_decoder, expect
 from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
 
 
@@ -122,6 +122,20 @@ class PlaceConfig(DualEncoderConfig):
 
     cce_distance: Distance = "mse"
     """Distance of CCE, `mse` or `smooth_l1`. Not known; the square was chosen."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can not be computed.
+
+        Raises:
+            UsageError: it names the field.
+        """
+        super().__post_init__()
+        expect(self, "queries", "sentences", least=1)
+        expect(self, "cce_grid", least=2)  # of one patch there are no pairs
+        expect(self, "false_negative_cosine", least=-1)
+        expect(self, "vpoe_layers", "cce_layers", least=1)
+        expect(self, "cce_mask", least=0, most=1)
+        check_decoder(self)
 
 
 class ObservationExtractor(nn.Module):
@@ -241,20 +255,7 @@ class Place(DualEncoderMethod):
     model: DualEncoder
 
     def __init__(self, config: PlaceConfig, model: DualEncoder) -> None:
-        """Join the model and what only training needs.
-
-        Raises:
-            UsageError: a number is below 1, or the width of the decoders can not be cut into heads and into sines
-                and cosines.
-        """
-        for field in ("queries", "decoder_heads", "sentences", "cce_grid"):
-            if getattr(config, field) < 1:
-                raise UsageError(f"method.{field} is {getattr(config, field)}; expected at least 1.")
-        if config.decoder_width % config.decoder_heads or config.decoder_width % 4:
-            raise UsageError(
-                f"method.decoder_width is {config.decoder_width}; expected a multiple of 4 and of "
-                f"method.decoder_heads ({config.decoder_heads})."
-            )
+        """Join the model and what only training needs."""
         super().__init__(config, model)
         patch_width, text_width = model.image_encoder.local_width, model.text_encoder.width
         self.vpoe = ObservationExtractor(config, patch_width) if config.pcma_weight else None

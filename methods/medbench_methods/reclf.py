@@ -27,7 +27,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medbench.errors import UsageError
 from medbench.method import PretrainConfig, Recipe
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.gather import gather as gather_rows
@@ -37,6 +36,7 @@ from medbench_methods.losses.local_matching import attended_regions
 from medbench_methods.losses.score_contrast import score_contrast
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
 from medbench_methods.modules.projection import MaskedBatchNorm
+from medbench_methods.modules.ranges import expect
 from medbench_methods.modules.text_encoder import TextPooling
 from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
 
@@ -108,6 +108,16 @@ class ReclfConfig(DualEncoderConfig):
     recompute: bool = True
     """Compute matchings and relations again in the backward pass instead of keeping them: a third more time, memory
     that does not grow with regions times words of all pairs. It changes no number."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can not be computed.
+
+        Raises:
+            UsageError: it names the field.
+        """
+        super().__post_init__()
+        expect(self, "words", "matching_width", "srm_steps", "chunk", least=1)
+        expect(self, "word_scale", "region_scale", above=0)
 
 
 class Matchings(nn.Module):
@@ -339,14 +349,7 @@ class Reclf(DualEncoderMethod):
     model: DualEncoder
 
     def __init__(self, config: ReclfConfig, model: DualEncoder) -> None:
-        """Join the model and what only training needs.
-
-        Raises:
-            UsageError: a number is below 1.
-        """
-        for field in ("words", "matching_width", "srm_steps", "chunk"):
-            if getattr(config, field) < 1:
-                raise UsageError(f"method.{field} is {getattr(config, field)}; expected at least 1.")
+        """Join the model and what only training needs."""
         super().__init__(config, model)
         self.scores = PairScores(config) if _matches(config) else None
 

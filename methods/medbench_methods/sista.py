@@ -31,6 +31,7 @@ from medbench.model import ImageTextBatch
 from medbench_methods.losses.semantic_alignment import FalseNegatives, semantic_alignment
 from medbench_methods.losses.sparse_alignment import sparse_alignment
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
+from medbench_methods.modules.ranges import expect
 from medbench_methods.modules.report_encoder import ReportEncoder, similarity_quantile
 from medbench_methods.modules.text_encoder import (
     SCRATCH,
@@ -87,6 +88,17 @@ class SistaConfig(DualEncoderConfig):
     sta_mirror: bool = False
     """Also align each patch with few words. Not known whether the paper does so; SPARC does not."""
 
+    def __post_init__(self) -> None:
+        """Refuse what can not be computed.
+
+        Raises:
+            UsageError: it names the field.
+        """
+        super().__post_init__()
+        expect(self, "report_layers", least=1)
+        expect(self, "report_threshold", least=-1, most=1)
+        expect(self, "report_quantile", least=0, most=1)
+
 
 class Sista(Method):
     """Image-report contrast without false negatives, and sparse word-patch alignment."""
@@ -133,13 +145,11 @@ class Sista(Method):
         """See the base class.
 
         Raises:
-            UsageError: a quantile is asked for that is none, or of fewer than two reports.
+            UsageError: a quantile of fewer than two reports is asked for.
         """
         model = DualEncoder.from_corpus(config, reports, setup, local=config.sta_weight != 0)
         if not _compares(config):
             return cls(config, model, None, 1.0)
-        if config.report_threshold is None and not 0 <= config.report_quantile <= 1:
-            raise UsageError(f"method.report_quantile is {config.report_quantile}; expected 0 to 1.")
         encoder = ReportEncoder(_frozen(config, model.text_encoder, setup))
         threshold = config.report_threshold
         if threshold is None:

@@ -153,8 +153,8 @@ def test_what_can_not_be_is_refused() -> None:
     for changes, message in (
         ({"hidden_patches": 0.99}, "leaves 0 of 16 patches"),
         ({"hidden_patches": 1.0}, "hidden_patches is 1.0"),
-        ({"hidden_words": 1.5}, "hidden_words is 1.5; expected a share"),
-        ({"film_scale": 0}, "film_scale is 0; expected 1 or more"),
+        ({"hidden_words": 1.5}, "hidden_words is 1.5; expected at least 0 and at most 1"),
+        ({"film_scale": 0}, "film_scale is 0; expected at least 1"),
         ({"decoder_width": 30}, r"decoder_width is 30; expected a multiple of 4 and of .* \(2\)"),
     ):
         with pytest.raises(UsageError, match=message):

@@ -153,7 +153,7 @@ def test_choices_that_can_not_be_are_refused() -> None:
     recipe = Sista.recipes["micro"]
     with pytest.raises(UsageError, match=r"method\.false_negatives=hard: Input should be"):
         apply_overrides(recipe, {"method.false_negatives": "hard"}, "sista")
-    with pytest.raises(UsageError, match=r"report_quantile is 1\.5; expected 0 to 1"):
+    with pytest.raises(UsageError, match=r"report_quantile is 1\.5; expected at least 0 and at most 1"):
         build(report_quantile=1.5)
     with pytest.raises(UsageError, match=r"1 training reports; .* at least 2"):
         Sista.from_corpus(MICRO, REPORTS[:1], Setup(offline=True))

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medbench.errors import UsageError
 from medbench.method import Method, Setup
 from medbench.model import ImageFeatures, Preprocessing, TextBatch, TextFeatures
 from medbench_methods.modules.image_encoder import EncodedImage, ImageConfig, ImageEncoder
 from medbench_methods.modules.projection import ProjectionHead
+from medbench_methods.modules.ranges import expect, expect_terms
 from medbench_methods.modules.text_encoder import TextConfig, TextEncoder, build_text, rebuild_text
 from medbench_methods.modules.tokenizer import ReportTokenizer
 
@@ -35,9 +35,8 @@ class DualEncoderConfig(ImageConfig, TextConfig):
         """Refuse what can not be built: see both halves."""
         ImageConfig.__post_init__(self)
         TextConfig.__post_init__(self)
-        for field in ("embed", "hidden"):
-            if getattr(self, field) < 1:
-                raise UsageError(f"method.{field} is {getattr(self, field)}; expected at least 1.")
+        expect(self, "embed", "hidden", least=1)
+        expect_terms(self)
 
 
 class DualEncoder(nn.Module):

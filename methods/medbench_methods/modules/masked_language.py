@@ -66,6 +66,9 @@ SHOWN_AS_OTHER: Final = 0.1
 MEASURED: Final = 512
 """Reports, evenly spaced, that the accuracy before and after is measured on; always the same words are hidden."""
 
+TIMED: Final = "masked_words_seconds"
+"""Name in `Setup.times`."""
+
 BUCKET: Final = 8
 """Reports whose lengths differ by fewer tokens than this may share a batch."""
 
@@ -243,6 +246,7 @@ def _read(
         bert = make_bert(len(tokenizer))
         bert.load_state_dict(load_file(folder / TENSORS))
         line = f"text encoder: found, {_describe(about)}"
+        setup.times[TIMED] = float(about["seconds"])
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         setup.say(
             f"text encoder in {folder}: can not be read ({type(error).__name__}: {error}); it is made again"
@@ -289,7 +293,7 @@ def _train(
     lengths = text.mask.sum(1)
     steps = training.epochs * -(-len(lengths) // training.batch_size)
     before = _accuracy(bert, head, mask_id, text, training, setup, seed)
-    optimiser = torch.optim.AdamW(both.parameters(), lr=training.lr, weight_decay=WEIGHT_DECAY)
+    optimiser = torch.optim.AdamW(both.parameters(), lr=training.lr, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = LambdaLR(optimiser, lambda step: _rate(step, steps))
     both.train()
     losses = []  # of the last epoch
@@ -317,6 +321,7 @@ def _train(
         "accuracy_after": after,
         "loss_of_last_epoch": float(torch.stack(losses).mean()) if losses else None,
     }
+    setup.times[TIMED] = outcome["seconds"]
     setup.say(f"text encoder: {_describe(outcome)}")
     return outcome
 
@@ -386,11 +391,13 @@ def _accuracy(
         part = _rows(text, rows)
         hidden = pick_words(part.word, training.share, draw)
         shown = torch.where(hidden, mask_id, part.ids)
-        states = encode(bert, shown.to(device), part.mask.to(device))
-        guess = head(states, bert.embeddings.word_embeddings.weight).argmax(-1).cpu()  # (B, T)
+        at = hidden.flatten().nonzero()[:, 0]
+        states = encode(bert, shown.to(device), part.mask.to(device)).flatten(0, 1)[at.to(device)]  # (N, D)
+        guess = head(states, bert.embeddings.word_embeddings.weight).argmax(-1).cpu()  # (N,)
+        wrong = torch.zeros_like(hidden).flatten().index_put((at,), guess != part.ids.flatten()[at])
         slots = torch.arange(part.word.shape[1])
         pieces = (part.word[:, None, :] == slots[None, :, None]) & hidden[:, None, :]  # (B, W, T)
-        missed = (pieces & (guess != part.ids)[:, None, :]).any(2)
+        missed = (pieces & wrong.view_as(hidden)[:, None, :]).any(2)
         words = pieces.any(2)
         told, asked = told + int((words & ~missed).sum()), asked + int(words.sum())
     return told / max(1, asked)

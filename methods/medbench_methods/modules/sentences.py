@@ -27,18 +27,22 @@ class SentenceConfig(TextConfig):
     drawn. The released code of GLoRIA has no such end; 512, BERT's most, was chosen. What is drawn is then cut to
     `text_max_tokens`, as whole reports are."""
 
+    def __post_init__(self) -> None:
+        """Refuse to read less of a report than the encoder sees.
+
+        Raises:
+            UsageError: it names the two fields.
+        """
+        super().__post_init__()
+        if self.report_max_tokens < self.text_max_tokens:
+            raise UsageError(
+                f"method.report_max_tokens is {self.report_max_tokens}; expected at least method.text_max_tokens"
+                f" ({self.text_max_tokens})."
+            )
+
 
 def read_whole(tokenizer: ReportTokenizer, config: SentenceConfig) -> ReportTokenizer:
-    """The tokenizer, made to keep whole reports, so that every sentence of them can be drawn.
-
-    Raises:
-        UsageError: reports would be cut to less than what the encoder sees.
-    """
-    if config.report_max_tokens < config.text_max_tokens:
-        raise UsageError(
-            f"method.report_max_tokens is {config.report_max_tokens}; expected at least method.text_max_tokens"
-            f" ({config.text_max_tokens})."
-        )
+    """The tokenizer, made to keep whole reports, so that every sentence of them can be drawn."""
     tokenizer.max_tokens = config.report_max_tokens
     return tokenizer
 

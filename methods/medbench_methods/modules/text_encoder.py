@@ -18,6 +18,7 @@ from medbench.model import TextBatch, TextFeatures
 from medbench_methods.modules.attention import ATTENTION
 from medbench_methods.modules.masked_language import MaskedWordTraining, pretrained_on_words
 from medbench_methods.modules.packing import Packing
+from medbench_methods.modules.ranges import expect
 from medbench_methods.modules.tokenizer import SPECIAL, ReportTokenizer
 from medbench_methods.modules.word_aggregation import aggregate_words
 
@@ -92,15 +93,14 @@ class TextConfig:
         Raises:
             UsageError: it names the field.
         """
-        for field, least in (
-            ("text_layers", 1),
-            ("text_max_tokens", 3),  # [CLS], a word-piece, [SEP]
-            ("text_width", 1),
-            ("text_heads", 1),
-            ("text_vocabulary", len(SPECIAL) + 1),
-        ):
-            if getattr(self, field) < least:
-                raise UsageError(f"method.{field} is {getattr(self, field)}; expected at least {least}.")
+        expect(self, "text_layers", "text_width", "text_heads", least=1)
+        expect(self, "text_max_tokens", least=3)  # [CLS], a word-piece, [SEP]
+        expect(self, "text_vocabulary", least=len(SPECIAL) + 1)
+        expect(self, "text_dropout", least=0, most=1)
+        expect(self, "text_mlm_epochs", least=0)
+        expect(self, "text_mlm_share", above=0, below=1)
+        expect(self, "text_mlm_lr", above=0)
+        expect(self, "text_mlm_batch", least=1)
         if self.text_width % self.text_heads:
             raise UsageError(
                 f"method.text_width is {self.text_width}; expected a multiple of method.text_heads ({self.text_heads})."
@@ -274,14 +274,6 @@ def build_text(
 
 
 def _masked_word_training(config: TextConfig, reports: Sequence[Sequence[str]]) -> MaskedWordTraining:
-    for field, value, fits, expected in (
-        ("epochs", config.text_mlm_epochs, config.text_mlm_epochs >= 0, "at least 0"),
-        ("share", config.text_mlm_share, 0 < config.text_mlm_share < 1, "a share between 0 and 1"),
-        ("lr", config.text_mlm_lr, config.text_mlm_lr > 0, "a number above 0"),
-        ("batch", config.text_mlm_batch, config.text_mlm_batch >= 1, "at least 1"),
-    ):
-        if not fits:
-            raise UsageError(f"method.text_mlm_{field} is {value}; expected {expected}.")
     if not any(any(report) for report in reports):
         raise UsageError(
             f"method.text_mlm_epochs is {config.text_mlm_epochs}, but there is no report with a word to learn from. "

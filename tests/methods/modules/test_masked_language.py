@@ -13,6 +13,7 @@ from medbench_methods.modules import masked_language
 from medbench_methods.modules.masked_language import (
     ABOUT,
     TENSORS,
+    TIMED,
     TOKENIZER,
     _batches,
     _disguise,
@@ -82,6 +83,9 @@ def test_found_is_what_was_made_bit_for_bit(tmp_path: Path) -> None:
     assert equal(build(store=tmp_path, say=lines.append), made)
     assert (only(tmp_path) / ABOUT).stat().st_mtime_ns == before
     assert lines[1].startswith("text encoder: found, masked words of ")
+    found = Setup(store=tmp_path)
+    build_text(CONFIG, REPORTS, found)
+    assert found.times == {TIMED: json.loads((only(tmp_path) / ABOUT).read_text())["seconds"]}
     assert equal(build(), made)  # without a store
     _, tokenizer = build_text(CONFIG, REPORTS, Setup(store=tmp_path))
     _, fresh = build_text(CONFIG, REPORTS, Setup())

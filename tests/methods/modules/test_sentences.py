@@ -5,7 +5,7 @@ import torch
 
 from medbench.errors import UsageError
 from medbench.model import TextBatch
-from medbench_methods.modules.sentences import SentenceConfig, cut, draw_sentences, read_whole
+from medbench_methods.modules.sentences import SentenceConfig, cut, draw_sentences
 from medbench_methods.modules.tokenizer import ReportTokenizer
 
 REPORTS = [
@@ -79,6 +79,5 @@ def test_an_empty_batch_stays_one() -> None:
 
 
 def test_reports_shorter_than_what_the_encoder_sees_are_refused() -> None:
-    config = SentenceConfig(text_max_tokens=97, report_max_tokens=96)
     with pytest.raises(UsageError, match=r"report_max_tokens is 96; .*text_max_tokens \(97\)"):
-        read_whole(TOKENIZER, config)
+        SentenceConfig(text_max_tokens=97, report_max_tokens=96)
