@@ -63,7 +63,7 @@ since no report holds a [MASK] when features are asked for."""
 SHOWN_AS_OTHER: Final = 0.1
 """Of the hidden words, the share that random word-pieces stand for (BERT)."""
 
-MEASURED: Final = 512
+MEASURED: Final = 128
 """Reports, evenly spaced, that the accuracy before and after is measured on; always the same words are hidden."""
 
 TIMED: Final = "masked_words_seconds"

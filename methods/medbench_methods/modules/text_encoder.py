@@ -71,6 +71,9 @@ class TextConfig:
     text_vocabulary: int = 28_996
     """Only from scratch: most word-pieces in the vocabulary. Default: size of Bio_ClinicalBERT's."""
 
+    text_init: float = 0.02
+    """Only from scratch: standard deviation of the weights to begin with (BERT's value, for a width of 768)."""
+
     text_mlm_epochs: int = 0
     """Only from scratch: passes over the corpus' reports in which the encoder learns to tell hidden words, before the
     method's own pretraining; 0 leaves it out. It stands in for the pretrained language model that every published
@@ -85,7 +88,7 @@ class TextConfig:
 
     text_mlm_batch: int = 32
     """Only with `text_mlm_epochs`: reports a step. BERT's is 256; a corpus of some thousand gives more steps with
-    this."""
+    fewer."""
 
     def __post_init__(self) -> None:
         """Refuse sizes that no transformer has.
@@ -97,6 +100,7 @@ class TextConfig:
         expect(self, "text_max_tokens", least=3)  # [CLS], a word-piece, [SEP]
         expect(self, "text_vocabulary", least=len(SPECIAL) + 1)
         expect(self, "text_dropout", least=0, most=1)
+        expect(self, "text_init", above=0)
         expect(self, "text_mlm_epochs", least=0)
         expect(self, "text_mlm_share", above=0, below=1)
         expect(self, "text_mlm_lr", above=0)
@@ -240,6 +244,7 @@ def build_text(
         "width": config.text_width,
         "heads": config.text_heads,
         "dropout": config.text_dropout,
+        "init": config.text_init,
     }
 
     def make_tokenizer() -> ReportTokenizer:
@@ -256,6 +261,7 @@ def build_text(
                 num_attention_heads=config.text_heads,
                 intermediate_size=4 * config.text_width,
                 max_position_embeddings=config.text_max_tokens,
+                initializer_range=config.text_init,
                 hidden_dropout_prob=config.text_dropout,
                 attention_probs_dropout_prob=config.text_dropout,
                 pad_token_id=0,
