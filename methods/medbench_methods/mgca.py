@@ -10,7 +10,8 @@ Three terms over pairs of a film and its report:
 - CTA, token: words find their patches within a pair, and patches their words (losses/token_alignment.py);
 - CPA, prototype: both predict each other's cluster over the batch (losses/prototype_alignment.py).
 
-Total: L = w_ita L_ita + w_cta L_cta + w_cpa L_cpa. A weight of 0 leaves out its term and modules.
+Total: L = w_ita L_ita + w_cta L_cta + w_cpa L_cpa. A weight of 0 leaves out its term and modules. Only the global
+projections are there in any case; without both ITA and CPA, they and the last stage of a ResNet stay as they started.
 
 The released code does some things that no reader would expect (docs/methods/mgca.md lists them). The default is the
 clean reading; `compat` computes what the code computes.
@@ -160,8 +161,10 @@ class Mgca(DualEncoderMethod):
         """The terms `ita`, `cta`, `cpa` whose weight is not 0."""
         config, model = self.config, self.model
         image, text = model.encode_image(batch.images), model.encode_text(batch.text)
-        images, reports = model.embed_image(image), model.embed_text(text)  # (B, E), (B, E)
         terms: dict[str, Tensor] = {}
+
+        if config.ita_weight or self.prototypes is not None:
+            images, reports = model.embed_image(image), model.embed_text(text)  # (B, E), (B, E)
 
         if config.ita_weight:
             terms["ita"] = config.ita_weight * info_nce(
@@ -196,6 +199,7 @@ class Mgca(DualEncoderMethod):
                 word_weights=attention_weights(text.attention, text.mask),
                 patch_weights=patch_weights,
                 temperature=config.cta_temperature,
+                gather=config.gather,
             )
         return token_alignment_compat(
             patches,

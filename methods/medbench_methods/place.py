@@ -18,8 +18,9 @@ Reconstructed, each choice a field of `PlaceConfig`:
 - the pairing and contrast of PCMA; the target, the masking and the decoder of CCE; all weights, widths and
   numbers.
 
-Total: L = w_ita L_ita + w_cta L_cta + w_pcma L_pcma + w_cce L_cce. A weight of 0 leaves out its
-term and modules.
+Total: L = w_ita L_ita + w_cta L_cta + w_pcma L_pcma + w_cce L_cce. A weight of 0 leaves out its term and modules. Only
+the global projections are there in any case; without ITA, which alone looks at whole films, they and the last stage of
+a ResNet stay as they started.
 """
 
 import math
@@ -33,12 +34,13 @@ from torch import Tensor, nn
 
 from medbench.method import PretrainConfig, Recipe
 from medbench.model import ImageTextBatch
+from medbench_methods.losses._precision import full_precision
 from medbench_methods.losses.correlation_exploration import Distance, Relation, correlation_exploration
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.losses.pathology_alignment import Negatives, Pairing, pathology_alignment
 from medbench_methods.losses.token_alignment import attention_weights, token_alignment
 from medbench_methods.modules.attention import attention_kernel
-from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
+from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod, Local
 from medbench_methods.modules.positions import grid_positions
 from medbench_methods.modules.ranges import check_decoder, expect
 from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
@@ -109,8 +111,8 @@ class PlaceConfig(DualEncoderConfig):
     the matrix at 49 x 49."""
 
     cce_mask: float = 0.5
-    """Share of patches hidden from the CCE decoder. Our addition: with all of them in sight the answer can be
-    copied. Not known whether the paper masks; 0.5 was chosen."""
+    """Share of each film's patches that are hidden from the CCE decoder, to the nearest number of patches. Our
+    addition: with all of them in sight the answer can be copied. Not known whether the paper masks; 0.5 was chosen."""
 
     cce_layers: int = 1
     """Decoder layers of CCE. Not known; 1 was chosen."""
@@ -184,7 +186,9 @@ class CorrelationDecoder(nn.Module):
             (B, N, E).
         """
         tokens = self.enter_patches(patches)
-        hide = torch.rand(tokens.shape[:2], device=tokens.device) < self.hidden_share  # (B, N)
+        number = round(self.hidden_share * tokens.shape[1])  # of each film
+        order = torch.rand(tokens.shape[:2], device=tokens.device).argsort(1)  # (B, N), a permutation
+        hide = order < number  # (B, N)
         tokens = torch.where(hide[:, :, None], self.hidden.to(tokens.dtype), tokens)
         tokens = tokens + grid_positions(tokens.shape[1], tokens.shape[2], tokens.device)
         memory = self.enter_words(torch.cat([report[:, None], words], 1))  # (B, 1 + W, D)
@@ -218,8 +222,9 @@ def _decoder(config: PlaceConfig, layers: int) -> nn.ModuleList:
     )
 
 
+@full_precision
 def _coarser(patches: Tensor, grid: int) -> Tensor:
-    """(B, P, C) patches of a square map -> (B, min(P, grid^2), C), means over grid x grid cells."""
+    """(B, P, C) patches of a square map -> (B, min(P, grid^2), C), means over grid x grid cells, at least float32."""
     side = math.isqrt(patches.shape[1])
     if side <= grid:
         return patches
@@ -262,19 +267,20 @@ class Place(DualEncoderMethod):
         self.cce = CorrelationDecoder(config, patch_width, text_width) if config.cce_weight else None
 
     @classmethod
-    def local(cls, config: PlaceConfig) -> bool:
-        """Always: its terms are local ones."""
-        return True
+    def local(cls, config: PlaceConfig) -> Local:
+        """Patches for token alignment, words also for sentences; VPOE and CCE take patches in by ways of their own."""
+        if config.cta_weight:
+            return True
+        return "words" if config.pcma_weight else False
 
     def losses(self, batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
         """The terms `ita`, `cta`, `pcma`, `cce` whose weight is not 0."""
         config, model = self.config, self.model
         image, text = model.encode_image(batch.images), model.encode_text(batch.text)
         assert image.local is not None
-        assert text.attention is not None
-        # (B, W, E); an empty one where no term asks for words
-        words = model.embed_words(text) if config.cta_weight or config.pcma_weight else text.local[:, :0]
         terms: dict[str, Tensor] = {}
+        if config.cta_weight or config.pcma_weight:
+            words = model.embed_words(text)  # (B, W, E)
 
         if config.ita_weight:
             terms["ita"] = config.ita_weight * info_nce(
@@ -282,6 +288,7 @@ class Place(DualEncoderMethod):
             )
 
         if config.cta_weight:
+            assert text.attention is not None
             terms["cta"] = config.cta_weight * token_alignment(
                 model.embed_patches(image),
                 words,
@@ -289,6 +296,7 @@ class Place(DualEncoderMethod):
                 word_weights=attention_weights(text.attention, text.mask),
                 patch_weights=None if image.attention is None else attention_weights(image.attention),
                 temperature=config.cta_temperature,
+                gather=config.gather,
             )
 
         if self.vpoe is not None:

@@ -14,7 +14,8 @@ Reconstructed, each choice a field of `SistaConfig`:
   encoder as it is before training, which SAT (TMI 2023) does with Bio_ClinicalBERT's [CLS];
 - STA: the mechanism of SPARC (arXiv 2401.09865).
 
-Total: L = w_sia L_sia + w_sta L_sta. A weight of 0 leaves out its term and modules.
+Total: L = w_sia L_sia + w_sta L_sta. A weight of 0 leaves out its term and modules. Only the global projections are
+there in any case; without SIA, they and the last stage of a ResNet stay as they started.
 """
 
 import copy
@@ -214,6 +215,7 @@ class Sista(Method):
                 text.mask,
                 temperature=config.sta_temperature,
                 mirror=config.sta_mirror,
+                gather=config.gather,
             )
 
         return terms

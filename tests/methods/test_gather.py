@@ -24,6 +24,9 @@ from medbench_methods.losses.pathology_alignment import pathology_alignment
 from medbench_methods.losses.prototype_alignment import prototype_alignment
 from medbench_methods.losses.score_contrast import score_contrast
 from medbench_methods.losses.semantic_alignment import FalseNegatives, semantic_alignment
+from medbench_methods.losses.sparse_alignment import sparse_alignment
+from medbench_methods.losses.token_alignment import token_alignment
+from medbench_methods.losses.token_alignment_compat import token_alignment_compat
 from medbench_methods.reclf import PairScores, Reclf
 
 W = 2
@@ -71,6 +74,18 @@ def regions_and_words() -> Tensors:
     return {"regions": 2 * units(6, 3, 5, seed=4), "words": 2 * units(6, 4, 5, seed=5)} | {
         "mask": torch.arange(4)[None] < counts[:, None]
     }
+
+
+def patches_and_words() -> Tensors:
+    """Of six pairs; one process has two reports without a word, the other none."""
+    counts = torch.tensor([4, 0, 0, 3, 1, 4])
+    return {"patches": units(6, 3, 5, seed=13), "words": units(6, 4, 5, seed=14)} | {
+        "mask": torch.arange(4)[None] < counts[:, None]
+    }
+
+
+def word_weights(rows: Tensors) -> Tensor:
+    return rows["mask"] / rows["mask"].sum(1, keepdim=True).clamp_min(1)
 
 
 def alike() -> Tensors:
@@ -143,6 +158,9 @@ CASES: dict[str, Case] = {
     "pathology_alignment, negatives of the report": Case(
         lambda rows, _: pathology_alignment(**rows, negatives="report", gather=True), pathologies(), {}
     ),
+    "pathology_alignment, one to one": Case(
+        lambda rows, _: pathology_alignment(**rows, pairing="hungarian", gather=True), pathologies(), {}
+    ),
     "prototype_alignment, whose Sinkhorn is over all": Case(
         lambda rows, learnt: prototype_alignment(**rows, **learnt),
         {"image": units(6, 5, seed=0), "text": units(6, 5, seed=1)},
@@ -153,6 +171,15 @@ CASES: dict[str, Case] = {
     ),
     "semantic_alignment, soft": Case(lambda rows, _: contrast_of_alike(rows, "soft"), alike(), {}),
     "semantic_alignment, mask": Case(lambda rows, _: contrast_of_alike(rows, "mask"), alike(), {}),
+    "sparse_alignment": Case(
+        lambda rows, _: sparse_alignment(**rows, mirror=True, gather=True), patches_and_words(), {}
+    ),
+    "token_alignment": Case(lambda rows, _: token_alignment(**rows, gather=True), patches_and_words(), {}),
+    "token_alignment_compat, where all reports count": Case(
+        lambda rows, _: token_alignment_compat(**rows, word_weights=word_weights(rows), normalise_told=True),
+        patches_and_words(),
+        {},
+    ),
 }
 
 

@@ -48,6 +48,17 @@ def test_a_weight_scales_its_term_and_zero_leaves_it_out(term: str) -> None:
     assert [name for name, p in without.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
+def test_without_both_global_terms_only_films_as_a_whole_are_not_trained() -> None:
+    method = build(ita_weight=0.0, cpa_weight=0.0)
+    method.model.embed_image = method.model.embed_text = None  # type: ignore[assignment,method-assign]
+    losses = method.losses(batch_for(method), 0)
+    assert list(losses) == ["cta"]
+    losses["cta"].backward()  # type: ignore[no-untyped-call]
+    idle = ("model.image_encoder.body.layer4", "model.image_head", "model.text_head")
+    for name, parameter in method.named_parameters():
+        assert (parameter.grad is None) is name.startswith(idle), name
+
+
 @pytest.mark.parametrize("changes", [COMPAT, VIT, {**COMPAT, **VIT}], ids=str)
 def test_every_choice_gives_finite_losses_and_gradients(changes: dict[str, Any]) -> None:
     method = build(**changes)

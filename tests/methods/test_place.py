@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from medbench.errors import UsageError
 from medbench.method import Setup
@@ -54,6 +55,63 @@ def test_a_weight_scales_its_term_and_zero_leaves_it_out(term: str) -> None:
     parts = {name.split(".")[0] for name, _ in without.named_parameters()}
     assert ("vpoe" in parts) is (term != "pcma")
     assert ("cce" in parts) is (term != "cce")
+
+
+GLOBAL = ("model.image_encoder.body.layer4", "model.image_head", "model.text_head")
+"""What a film as a whole needs; without the image-report contrast nothing else trains it."""
+
+
+@pytest.mark.parametrize(
+    ("left", "without"),
+    [
+        ("cta pcma cce", GLOBAL),
+        ("ita pcma cce", ()),
+        ("ita cta cce", ()),
+        ("ita cta pcma", ()),
+        ("ita", ()),
+        ("cta", GLOBAL),
+        ("pcma", GLOBAL),
+        ("cce", GLOBAL),
+    ],
+)
+def test_what_no_term_trains_is_not_there_but_for_films_as_a_whole(
+    left: str, without: tuple[str, ...]
+) -> None:
+    terms = left.split()
+    method = build(**{f"{term}_weight": float(term in terms) for term in ("ita", "cta", "pcma", "cce")})
+    losses = method.losses(batch_for(method), 0)
+    assert list(losses) == terms
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    for name, parameter in method.named_parameters():
+        assert (parameter.grad is None) is name.startswith(without or ("-",)), name
+    names = {name.split(".")[1] for name, _ in method.model.named_parameters(prefix="model")}
+    assert ("patch_head" in names) is ("cta" in terms)
+    assert ("word_head" in names) is ("cta" in terms or "pcma" in terms)
+    again = Place.from_assets(method.config, method.assets())
+    again.load_state_dict(method.state_dict())
+
+
+@pytest.mark.parametrize(("share", "hidden"), [(0.0, 0), (0.5, 18), (0.3, 11), (1.0, 36)])
+def test_every_film_has_the_same_number_of_patches_hidden(share: float, hidden: int) -> None:
+    torch.manual_seed(0)
+    decoder = CorrelationDecoder(dataclasses.replace(MICRO, cce_mask=share), 10, 6)
+    seen: list[Tensor] = []
+    decoder.layers[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    decoder.hidden.data.fill_(100.0)
+    mask = torch.ones(5, 4, dtype=torch.bool)
+    decoder(torch.randn(5, 36, 10), torch.randn(5, 6), torch.randn(5, 4, 6), mask)
+    hide = seen[0].mean(2) > 50  # (B, N)
+    assert hide.sum(1).tolist() == [hidden] * 5
+    if 0 < hidden < 36:
+        assert len({tuple(row) for row in hide.tolist()}) == 5  # drawn film by film
+
+
+def test_the_target_of_correlations_is_kept_in_full_under_autocast() -> None:
+    patches = torch.randn(2, 81, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = _coarser(patches, 7)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, _coarser(patches.float(), 7))
 
 
 @pytest.mark.parametrize(

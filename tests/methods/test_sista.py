@@ -52,6 +52,16 @@ def test_a_weight_scales_its_term_and_zero_leaves_it_out(term: str) -> None:
     names = "".join(name for name, _ in without.named_parameters())
     assert ("report_encoder" in names) is (term != "sia")
     assert ("patch_head" in names) is (term != "sta")
+    torch.stack(list(without.losses(batch_for(without), 0).values())).sum().backward()  # type: ignore[no-untyped-call]
+    # Without the image-report contrast, nothing trains what films and reports as a whole need.
+    idle = (
+        ("model.image_encoder.body.layer4", "model.image_head", "model.text_head")
+        if term == "sia"
+        else ("-",)
+    )
+    for name, parameter in without.named_parameters():
+        if parameter.requires_grad:
+            assert (parameter.grad is None) is name.startswith(idle), name
 
 
 def test_reports_are_compared_by_the_encoder_as_it_was_built() -> None:

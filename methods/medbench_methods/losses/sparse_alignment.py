@@ -13,7 +13,7 @@ roles of patches and words changed: each patch takes the words that matter, thre
 
 A word to which all patches are equally similar (as a single patch always is) takes their mean. Padding takes no
 part. A report without a word counts neither in the sum nor in the mean; one of a single word has nothing to be told
-apart from and loss 0.
+apart from and loss 0. With `gather`, the mean is over the pairs of all processes that have a word.
 
 RECONSTRUCTION: that patches are aligned with relevant words only is confirmed by SISTA's abstract; that it is done
 as in SPARC is our inference, and `mirror` our option.
@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medbench_methods.losses._precision import full_precision
+from medbench_methods.losses.token_alignment import pairs
 
 ALIKE = 1e-6
 """Cosines that differ by less are rounding (float32: 1e-7), and scaling them to [0, 1] would make noise the weights."""
@@ -31,7 +32,13 @@ ALIKE = 1e-6
 
 @full_precision
 def sparse_alignment(
-    patches: Tensor, words: Tensor, mask: Tensor, *, temperature: float = 0.07, mirror: bool = False
+    patches: Tensor,
+    words: Tensor,
+    mask: Tensor,
+    *,
+    temperature: float = 0.07,
+    mirror: bool = False,
+    gather: bool = False,
 ) -> Tensor:
     """Contrast of words and of what each draws from few patches, within each pair.
 
@@ -43,6 +50,7 @@ def sparse_alignment(
         mask: (B, W) bool, True where there is a word.
         temperature: tau > 0.
         mirror: also align each patch with few words.
+        gather: the pairs of all processes are one batch: see `pairs` of token_alignment.py.
 
     Returns:
         0-d tensor; 0 for a batch without a word.
@@ -54,7 +62,7 @@ def sparse_alignment(
         told = sparse_weights(similar.transpose(1, 2), mask) @ words  # (B, P, W) x (B, W, E) -> (B, P, E)
         loss = loss + _contrast(told, patches, every, temperature)
     has_words = mask.any(1)  # (B,)
-    return (loss * has_words).sum() / has_words.sum().clamp_min(1)
+    return (loss * has_words).sum() / pairs(has_words, gather)
 
 
 def sparse_weights(similar: Tensor, mask: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ matters.
 This is the clean reading. MGCA's released code differs in four places: there, padded word
 slots and [SEP] act as negatives (here they take no part), word weights are shifted by one token (here they
 are not), and d_j is not normalised for a ViT (here it always is). Reports without a word count neither in the
-sum nor in the mean.
+sum nor in the mean; with `gather`, the mean is over the pairs of all processes that have one.
 """
 
 import torch
@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medbench_methods.losses._precision import full_precision
+from medbench_methods.losses.gather import processes, sum_over_processes
 
 
 @full_precision
@@ -32,6 +33,7 @@ def token_alignment(
     word_weights: Tensor | None = None,
     patch_weights: Tensor | None = None,
     temperature: float = 0.1,
+    gather: bool = False,
 ) -> Tensor:
     """Bidirectional word-patch contrast within each pair.
 
@@ -44,6 +46,8 @@ def token_alignment(
         word_weights: (B, W) float, sum 1 over the words of a report, 0 elsewhere; None for equal weights.
         patch_weights: (B, P) float, sum 1; None for equal weights.
         temperature: t > 0. MGCA's code: 0.1.
+        gather: the pairs of all processes are one batch: each is divided by the number of pairs with words that the
+            processes have on the mean.
 
     Returns:
         0-d tensor.
@@ -67,7 +71,22 @@ def token_alignment(
     told = F.normalize(similar.softmax(-1) @ words, dim=-1)  # d: (B, P, W) x (B, W, E) -> (B, P, E)
     patch_loss = two_way(patches @ told.transpose(1, 2) / temperature, patch_weights)  # (B, P, P)
 
-    return ((word_loss + patch_loss) * has_words).sum() / has_words.sum().clamp_min(1)
+    return ((word_loss + patch_loss) * has_words).sum() / pairs(has_words, gather)
+
+
+def pairs(counted: Tensor, gather: bool) -> Tensor:
+    """What a process divides the sum over its pairs by.
+
+    Args:
+        counted: (B,) bool, the pairs that enter the sum.
+        gather: give their number on the mean over the processes, so that the mean over the processes of such quotients
+            is that of one process with all pairs.
+
+    Returns:
+        0-d tensor above 0.
+    """
+    number = counted.sum()
+    return sum_over_processes(number).clamp_min(1) / processes() if gather else number.clamp_min(1)
 
 
 def two_way(logits: Tensor, weights: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,9 @@ from medbench_methods.modules.projection import ProjectionHead
 from medbench_methods.modules.ranges import expect, expect_terms
 from medbench_methods.modules.text_encoder import TextConfig, TextEncoder, build_text, rebuild_text
 from medbench_methods.modules.tokenizer import ReportTokenizer
+
+Local = bool | Literal["words"]
+"""Which local heads a model has: both, none, or that of words alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,9 @@ class DualEncoderConfig(ImageConfig, TextConfig):
 class DualEncoder(nn.Module):
     """Fulfils `medbench.model.VisionLanguageModel`; with `local`, also projects patches and words.
 
+    The global heads are always there, because retrieval and zero-shot classification read them. They stay as they were
+    drawn where no term of a method contrasts whole films with whole reports.
+
     Attributes:
         preprocessing: the input contract for images.
         tokenizer: of the reports.
@@ -56,7 +62,7 @@ class DualEncoder(nn.Module):
         text_encoder: TextEncoder,
         tokenizer: ReportTokenizer,
         *,
-        local: bool,
+        local: Local,
     ) -> None:
         """Join the encoders and add fresh projection heads; the local ones only if asked for."""
         super().__init__()
@@ -65,13 +71,14 @@ class DualEncoder(nn.Module):
         self.image_encoder, self.text_encoder = image_encoder, text_encoder
         self.image_head = ProjectionHead(image_encoder.width, config.hidden, config.embed)
         self.text_head = ProjectionHead(text_encoder.width, config.hidden, config.embed)
-        if local:
+        if local is True:
             self.patch_head = ProjectionHead(image_encoder.local_width, config.hidden, config.embed)
+        if local:
             self.word_head = ProjectionHead(text_encoder.width, config.hidden, config.embed)
 
     @classmethod
     def from_corpus(
-        cls, config: DualEncoderConfig, reports: Sequence[Sequence[str]], setup: Setup, *, local: bool
+        cls, config: DualEncoderConfig, reports: Sequence[Sequence[str]], setup: Setup, *, local: Local
     ) -> Self:
         """See `medbench.method.Method.from_corpus`."""
         text_encoder, tokenizer = build_text(config, reports, setup)
@@ -79,7 +86,7 @@ class DualEncoder(nn.Module):
         return cls(config, image_encoder, text_encoder, tokenizer, local=local)
 
     @classmethod
-    def from_assets(cls, config: DualEncoderConfig, assets: Mapping[str, bytes], *, local: bool) -> Self:
+    def from_assets(cls, config: DualEncoderConfig, assets: Mapping[str, bytes], *, local: Local) -> Self:
         """See `medbench.method.Method.from_assets`."""
         text_encoder, tokenizer = rebuild_text(config, assets["text_encoder.json"], assets["tokenizer.json"])
         return cls(config, ImageEncoder(config, weights=False), text_encoder, tokenizer, local=local)
@@ -164,7 +171,7 @@ class DualEncoderMethod(Method):
         return DualEncoder
 
     @classmethod
-    def local(cls, config: Any) -> bool:
+    def local(cls, config: Any) -> Local:
         """Whether patches and words are projected too. Default: no."""
         return False
 

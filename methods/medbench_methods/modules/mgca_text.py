@@ -21,7 +21,7 @@ from transformers.models.bert.modeling_bert import BertModel
 from medbench.errors import UsageError
 from medbench.model import TextBatch, TextFeatures
 from medbench_methods.modules.attention import attention_kernel
-from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig
+from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, Local
 from medbench_methods.modules.image_encoder import ImageEncoder
 from medbench_methods.modules.text_encoder import EncodedText, TextConfig, TextEncoder
 from medbench_methods.modules.tokenizer import ReportTokenizer
@@ -101,7 +101,7 @@ class MgcaDualEncoder(DualEncoder):
         text_encoder: TextEncoder,
         tokenizer: ReportTokenizer,
         *,
-        local: bool,
+        local: Local,
     ) -> None:
         """As the base class; the text encoder's BERT goes on without positions and token types."""
         text_encoder = MgcaTextEncoder(text_encoder.bert, config)
