@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,7 +26,7 @@ from medbench.data.splits import Split
 from medbench.errors import DataError, MedbenchError, UsageError, WeightsError
 from medbench.method import Method, PretrainConfig, Recipe, Setup
 from medbench.model import ImageFeatures, ImageTextBatch, Preprocessing, TextBatch, TextFeatures
-from medbench.pretrain import learning_rate, pretrain, top1_accuracy
+from medbench.pretrain import pretrain, top1_accuracy
 from medbench.progress import Progress
 from medbench.weights import finished, load, weights_key
 
@@ -379,6 +378,75 @@ def test_early_stopping_survives_a_kill_anywhere(tmp_path: Path) -> None:
         assert outcome(folder) == expected, f"killed in call {call}"
 
 
+def rates(info: dict[str, Any]) -> list[float]:
+    return [entry["lr_after"] for entry in info["history"]]
+
+
+def test_a_plateau_lowers_the_rate_and_survives_a_kill_anywhere(tmp_path: Path) -> None:
+    recipe = micro(
+        epochs=8,
+        lr=1.0,
+        patience=None,
+        warmup=0.0,
+        schedule="plateau",
+        plateau_factor=0.5,
+        plateau_patience=1,
+    )
+    expected = outcome(train(tmp_path / "whole", recipe))
+    total = Toy.calls
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=1)
+    for epoch, entry in enumerate(expected["history"]):
+        optimizer.step()
+        theirs.step(entry["validation"]["loss"])
+        assert entry["lr_after"] == pytest.approx(optimizer.param_groups[0]["lr"]), epoch
+    assert 1.0 in rates(expected)
+    assert rates(expected)[-1] <= 0.25
+    for call in range(3, total + 1, 7):
+        folder = train_through_kills(tmp_path / f"killed{call}", recipe, call, checkpoint_seconds=0.0)
+        assert outcome(folder) == expected, f"killed in call {call}"
+
+
+def test_the_rate_of_a_plateau_holds_from_the_next_step_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from medbench.pretrain import _Run
+
+    recipe = micro(epochs=6, lr=1.0, patience=None, warmup=0.0, schedule="plateau", plateau_patience=0)
+    real, used = _Run.on_train_batch_end, []
+
+    def look(run: _Run, *args: Any) -> None:
+        (group,) = run.trainer.optimizers[0].param_groups
+        used.append(group["lr"])
+        real(run, *args)
+
+    monkeypatch.setattr(_Run, "on_train_batch_end", look)
+    after = rates(outcome(train(tmp_path, recipe)))
+    assert used == [rate for rate in (1.0, *after[:-1]) for _ in range(4)]
+    assert len(set(after)) > 1
+
+
+def test_a_plateau_needs_validation_pairs(tmp_path: Path) -> None:
+    index, split, films = corpus()
+    with pytest.raises(
+        UsageError, match=r"schedule is plateau.*toy has 1 validation pairs; .*schedule=cosine"
+    ):
+        train(tmp_path, micro(schedule="plateau"), data=(index, replace(split, val=split.val[:1]), films))
+
+
+def test_restarts_survive_a_kill_anywhere(tmp_path: Path) -> None:
+    recipe = micro(
+        epochs=7, patience=None, warmup=0.0, schedule="restarts", restart_epochs=1, restart_factor=2
+    )
+    expected = outcome(train(tmp_path / "whole", recipe))
+    total = Toy.calls
+    # cycles of 1, 2 and 4 epochs; after the last step of one the rate is that of the next one's first
+    assert [rate == pytest.approx(0.02) for rate in rates(expected)] == [1, 0, 1, 0, 0, 0, 1]
+    for call in range(4, total + 1, 9):
+        folder = train_through_kills(tmp_path / f"killed{call}", recipe, call, checkpoint_seconds=0.0)
+        assert outcome(folder) == expected, f"killed in call {call}"
+
+
 @pytest.mark.parametrize("where", ["save_tensors", "save"])
 @pytest.mark.parametrize("late", [False, True])
 def test_killed_while_files_are_written(
@@ -627,21 +695,6 @@ def test_second_process_waits_and_finds_it_done(tmp_path: Path, capfd: pytest.Ca
     other.join()
     assert "another process is pretraining toy, seed 3; waiting for it" in capfd.readouterr().err
     assert finished(tmp_path, key) == folder
-
-
-@pytest.mark.parametrize(("warmup", "steps"), [(0.4, 100), (0.0, 50), (1.0, 20), (0.5, 2), (0.4, 1)])
-def test_learning_rate(warmup: float, steps: int) -> None:
-    config = PretrainConfig(epochs=1, batch_size=1, lr=2e-3, final_lr=1e-6, warmup=warmup)
-    rates = [learning_rate(config, step, steps) for step in range(steps)]
-    warm = round(warmup * steps)
-    assert all(b > a for a, b in pairwise(rates[:warm]))
-    assert all(b < a for a, b in pairwise(rates[warm:]))
-    assert max(rates) == pytest.approx(2e-3)
-    if steps - warm > 1:
-        assert rates[warm] == pytest.approx(2e-3)
-        assert rates[-1] == pytest.approx(1e-6)
-        middle = warm + (steps - 1 - warm) / 2
-        assert learning_rate(config, middle, steps) == pytest.approx((2e-3 + 1e-6) / 2)  # type: ignore[arg-type]
 
 
 def test_top1_counts_equal_reports_as_right_and_negative_scores() -> None:

@@ -1,10 +1,11 @@
 """What a method is: model + losses + optimiser defaults. The training engine knows no more than this."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,18 +13,28 @@ from torch import Tensor, nn
 from medbench.errors import UsageError
 from medbench.model import ImageTextBatch, VisionLanguageModel
 
+Schedule = Literal["cosine", "plateau", "restarts"]
+
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Optimisation of a pretraining run: AdamW, linear warm-up, cosine.
+    """Optimisation of a pretraining run: AdamW, linear warm-up, and a schedule for what follows.
 
     Attributes:
         epochs: at most; early stopping may end sooner.
         batch_size: pairs a step and device. A corpus smaller than this is one batch.
         accumulate: batches summed into one optimiser step.
         lr: peak learning rate.
-        final_lr: learning rate at the end of the cosine.
+        final_lr: the lowest learning rate after the warm-up: at the end of the cosine, or of each of its cycles; a
+            plateau does not lower it further.
         warmup: share of all steps with linear warm-up, 0 to 1.
+        schedule: after the warm-up, `cosine`: one half cosine over the rest of the run. `restarts`: half cosines one
+            after the other, each from `lr` again. `plateau`: `lr`, lowered where the validation loss of an epoch no
+            longer gets better, counted as torch's `ReduceLROnPlateau` does; refused without validation pairs.
+        plateau_factor: what a plateau multiplies the learning rate by; of that schedule alone.
+        plateau_patience: epochs without a better validation loss that it lets pass; one more lowers the rate.
+        restart_epochs: epochs of the first cycle of `restarts`; of that schedule alone.
+        restart_factor: how many times as long as the one before each further cycle is.
         betas: of AdamW.
         weight_decay: of AdamW, on every parameter.
         clip_gradient: maximal gradient norm; None for no clipping.
@@ -36,6 +47,11 @@ class PretrainConfig:
     accumulate: int = 1
     final_lr: float = 1e-8
     warmup: float = 0.4
+    schedule: Schedule = "cosine"
+    plateau_factor: float = 0.5
+    plateau_patience: int = 5
+    restart_epochs: int = 10
+    restart_factor: int = 1
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.05
     clip_gradient: float | None = None
@@ -47,14 +63,39 @@ class PretrainConfig:
         Raises:
             UsageError: it names the field, what was found and what is possible.
         """
-        for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("patience", 1)):
+        counts = ("epochs", "batch_size", "accumulate", "patience", "restart_epochs", "restart_factor")
+        for name, least in (*((name, 1) for name in counts), ("plateau_patience", 0)):
             value = getattr(self, name)
-            if value is not None and value < least:
+            if value is not None and not value >= least:
                 raise UsageError(f"pretrain.{name} is {value}; expected at least {least}.")
-        if not self.lr > 0:
-            raise UsageError(f"pretrain.lr is {self.lr}; expected a number above 0.")
-        if not 0 <= self.warmup <= 1:
-            raise UsageError(f"pretrain.warmup is {self.warmup}; expected a share of the steps, 0 to 1.")
+        if self.schedule not in get_args(Schedule):
+            raise UsageError(
+                f"pretrain.schedule is {self.schedule!r}; expected one of {', '.join(get_args(Schedule))}."
+            )
+        finite = math.isfinite  # a comparison with NaN is never true, but infinity passes one
+        clip = self.clip_gradient
+        betas: Sequence[float] = self.betas
+        wrong = {
+            "lr": (not (self.lr > 0 and finite(self.lr)), "a number above 0"),
+            "final_lr": (not 0 <= self.final_lr <= self.lr, f"0 to pretrain.lr ({self.lr})"),
+            "warmup": (not 0 <= self.warmup <= 1, "a share of the steps, 0 to 1"),
+            "plateau_factor": (not 0 < self.plateau_factor < 1, "a number above 0 and below 1"),
+            "betas": (
+                len(betas) != 2 or not all(0 <= beta < 1 for beta in betas),
+                "two numbers of at least 0 and below 1",
+            ),
+            "weight_decay": (
+                not (self.weight_decay >= 0 and finite(self.weight_decay)),
+                "a number of at least 0",
+            ),
+            "clip_gradient": (
+                clip is not None and not (clip > 0 and finite(clip)),
+                "a number above 0, or none",
+            ),
+        }
+        for name, (refused, expected) in wrong.items():
+            if refused:
+                raise UsageError(f"pretrain.{name} is {getattr(self, name)}; expected {expected}.")
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ from medbench.files import locked, replacing
 from medbench.method import Method, PretrainConfig, Recipe, Setup
 from medbench.model import ImageTextBatch, TextBatch
 from medbench.progress import Advance, Progress
+from medbench.schedule import Plateau, learning_rate
 from medbench.seeding import derive_seed, seed_everything
 from medbench.task import Fit
 from medbench.weights import ENGINE, config_json, finished, save, save_tensors, weights_key
@@ -54,18 +55,6 @@ CHECK_EVERY: Final = 10
 
 CHECKPOINT_SECONDS: Final = 60.0
 """Time between checkpoints inside an epoch: at most this much is computed again. Each epoch ends with one anyway."""
-
-
-def learning_rate(config: PretrainConfig, step: int, steps: int) -> float:
-    """Learning rate of optimiser step `step` (from 0) of `steps`: linear warm-up, then one half cosine.
-
-    The last warm-up step and the first of the cosine are at `lr`, the last of all is at `final_lr`.
-    """
-    warm = round(config.warmup * steps)
-    if step < warm:
-        return config.lr * (step + 1) / warm
-    share = min(1.0, (step - warm) / max(1, steps - 1 - warm))
-    return config.final_lr + (config.lr - config.final_lr) * (1 + math.cos(math.pi * share)) / 2
 
 
 def pretrain(
@@ -116,7 +105,7 @@ def pretrain(
 
     Raises:
         DataError: fewer than two training pairs.
-        UsageError: the recipe has no pretraining.
+        UsageError: the recipe has no pretraining, or a schedule that needs validation pairs where there are none.
         MedbenchError: the loss is no longer a number.
         WeightsError: the checkpoint of an interrupted run can not be read.
         KeyboardInterrupt: interrupted; a checkpoint is in place.
@@ -142,6 +131,12 @@ def pretrain(
                     f"{corpus.dataset}: pretraining needs at least 2 training pairs of an image and a report with"
                     f" words in it, found {len(training)} ({training.without_text} rows have no text). Check the"
                     f" report column and the training split in {corpus.root}."
+                )
+            if recipe.pretrain.schedule == "plateau" and len(validation) < 2:
+                raise UsageError(
+                    f"pretrain.schedule is plateau, which lowers the learning rate by the validation loss, but"
+                    f" {corpus.dataset} has {len(validation)} validation pairs; expected at least 2. Set"
+                    f" pretrain.schedule=cosine, or take a split with validation patients."
                 )
             setup = Setup(
                 seed=seed, device=device, offline=offline, store=store.parent / "text", say=progress.say
@@ -284,6 +279,7 @@ class _Run(pl.LightningModule):
         self.folder = folder
         self.checkpoint_seconds = checkpoint_seconds
         self.state = _State()
+        self.plateau = Plateau()
         self.on_start: Callable[[int, int], Advance] = lambda total, done: lambda n=1, note="": None
         self.stop_asked: Callable[[], bool] = lambda: False
         preprocessing = method.model.preprocessing
@@ -317,8 +313,21 @@ class _Run(pl.LightningModule):
             weight_decay=self.config.weight_decay,
         )
         steps = self.config.epochs * (len(self.training_batches) // self.training_batches.accumulate)
-        schedule = LambdaLR(optimizer, lambda step: learning_rate(self.config, step, steps) / self.config.lr)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        self._schedule = LambdaLR(
+            optimizer,
+            lambda step: learning_rate(self.config, step, steps, self.plateau.scale) / self.config.lr,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self._schedule, "interval": "step"}}
+
+    def _look_for_plateau(self) -> None:
+        """Let the validation loss of an epoch lower the rate of the step that comes next, which is already set."""
+        self.plateau.see(self._validation["loss"], self.config)
+        schedule = self._schedule
+        factors = (rate(schedule.last_epoch) for rate in schedule.lr_lambdas)
+        for group, base, factor in zip(
+            schedule.optimizer.param_groups, schedule.base_lrs, factors, strict=True
+        ):
+            group["lr"] = base * factor
 
     # Batches.
 
@@ -456,6 +465,8 @@ class _Run(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         state, epoch = self.state, self.current_epoch
+        if self.config.schedule == "plateau":
+            self._look_for_plateau()
         rates = self.trainer.optimizers[0].param_groups[0]["lr"]
         state.history.append(
             {
@@ -493,11 +504,16 @@ class _Run(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = {**asdict(self.state), "seconds": self.seconds()}
         means = {"sums": dict(self._means.sums), "counts": dict(self._means.counts)}
-        checkpoint["medbench"] = {"state": state, "means": means, "validation": dict(self._validation)}
+        checkpoint["medbench"] = {
+            "state": state,
+            "plateau": asdict(self.plateau),
+            "means": means,
+            "validation": dict(self._validation),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         ours = checkpoint["medbench"]
-        self.state = _State(**ours["state"])
+        self.state, self.plateau = _State(**ours["state"]), Plateau(**ours["plateau"])
         self._means.sums, self._means.counts = dict(ours["means"]["sums"]), dict(ours["means"]["counts"])
         self._validation = dict(ours["validation"])
         self.training_batches.start_at(self.state.epoch, self.state.number)

@@ -130,12 +130,26 @@ class Convirt(DualEncoderMethod):
             ConvirtConfig(**TINY, text_hidden=128, text_frozen_layers=1, report_max_tokens=256),
             TINY_PRETRAIN_GLOBAL,
         ),
-        # Kept of the paper: lr 1e-4, weight decay 1e-6, batch 32. Not kept: Adam (AdamW decays weights apart from the
-        # gradient; at 1e-6 neither decays anything). Epochs and stopping are LoVT's (ECCV 2022), which trains the
-        # same way; the rate falls by a cosine without warm-up.
+        # Batch, learning rate and weight decay are the paper's. The rest is LoVT's (ECCV 2022), which trains ConVIRT
+        # again and whose configuration was read. Not kept: Adam (AdamW decays weights apart from the gradient; at
+        # 1e-6 neither decays anything).
         "paper": Recipe(
             ConvirtConfig(),
-            PretrainConfig(epochs=100, batch_size=32, lr=1e-4, warmup=0.0, weight_decay=1e-6, patience=10),
+            PretrainConfig(
+                epochs=500,  # LoVT; early stopping ends it
+                batch_size=32,
+                accumulate=1,
+                lr=1e-4,
+                warmup=0.0,  # LoVT has none
+                schedule="plateau",  # LoVT
+                plateau_factor=0.5,
+                plateau_patience=12,
+                final_lr=0.0,  # torch's default
+                betas=(0.9, 0.999),  # torch's default
+                weight_decay=1e-6,
+                clip_gradient=None,  # not known of either
+                patience=15,  # LoVT
+            ),
         ),
         "micro": Recipe(
             ConvirtConfig(**MICRO, text_hidden=64, text_frozen_layers=0, report_max_tokens=96),

@@ -182,17 +182,20 @@ class Gloria(Method):
             GloriaConfig(**_encoders(TINY), text_summed_layers=2, report_max_tokens=256),
             TINY_PRETRAIN,
         ),
-        # Kept of the released code: 50 epochs, batch 48, lr 5e-5, betas, weight decay, clipping, early stopping after
-        # 10. Not kept: Adam (AdamW decays weights apart from the gradient; at 1e-6 neither decays anything), and
-        # halving the learning rate after 5 epochs without a better validation loss (here a cosine without warm-up).
-        # fp16 is left to --precision.
+        # The released code and its pretraining configuration, but for Adam: AdamW decays weights apart from the
+        # gradient; at 1e-6 neither decays anything. fp16 is left to --precision.
         "paper": Recipe(
             GloriaConfig(),
             PretrainConfig(
                 epochs=50,
                 batch_size=48,
+                accumulate=1,
                 lr=5e-5,
-                warmup=0.0,
+                warmup=0.0,  # there is none
+                schedule="plateau",  # torch's ReduceLROnPlateau on the validation loss
+                plateau_factor=0.5,
+                plateau_patience=5,
+                final_lr=0.0,  # torch's default
                 betas=(0.5, 0.999),
                 weight_decay=1e-6,
                 clip_gradient=0.25,

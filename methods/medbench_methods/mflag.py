@@ -3,9 +3,8 @@
 Liu et al., "M-FLAG: Medical Vision-Language Pre-training with Frozen Language Models and Latent Space Geometry
 Optimization" (MICCAI 2023, arXiv 2307.08347). Fidelity `official-code`: the authors' repository
 (cheliu-computation/M-FLAG-MICCAI2023) was read: its model, its two losses, its optimiser and its configuration are
-those built here. Not built, because the engine has one way to read films and one schedule: its augmentation (random
-rotation up to 90 degrees, perspective, autocontrast) and the warm restarts of its cosine, which begins anew after each
-40 % of the steps.
+those built here. Not built, because the engine has one way to read films: its augmentation (random rotation up to 90
+degrees, perspective, autocontrast).
 
 Only the image encoder and the two projection heads learn:
 
@@ -86,12 +85,24 @@ class Mflag(DualEncoderMethod):
             MflagConfig(**TINY, text_frozen_layers=TINY["text_layers"]),
             TINY_PRETRAIN_GLOBAL,
         ),
-        # 512 a process in the configuration, and four processes, as the code divides the steps by 4; the moments are
-        # those of one process, so accumulating four batches is the same.
+        # Released code and configuration. 512 a process, and four processes, as the code divides the steps by 4; the
+        # moments are those of one process, so accumulating four batches is the same.
         "paper": Recipe(
             MflagConfig(),
             PretrainConfig(
-                epochs=50, batch_size=512, accumulate=4, lr=2e-5, warmup=0.0, weight_decay=0.05, patience=None
+                epochs=50,  # its configuration; the code's loop then makes one more
+                batch_size=512,
+                accumulate=4,
+                lr=2e-5,
+                warmup=0.0,  # there is none
+                schedule="restarts",  # torch's CosineAnnealingWarmRestarts, stepped after each batch
+                restart_epochs=20,  # T_0: 40 % of the steps of all 50 epochs
+                restart_factor=1,  # T_mult
+                final_lr=1e-8,  # eta_min
+                betas=(0.9, 0.999),
+                weight_decay=0.05,
+                clip_gradient=None,  # there is none
+                patience=None,  # nor is there validation
             ),
         ),
         "micro": Recipe(

@@ -235,19 +235,21 @@ class Mrm(Method):
             ),
             TINY_PRETRAIN_GLOBAL,
         ),
-        # 1.5e-4 for 256 records: 4 processes x 32 x 2 accumulated. The code spares biases and norms the weight decay.
+        # Released code and its run.sh. The code spares biases and norms the weight decay.
         "paper": Recipe(
             MrmConfig(),
             PretrainConfig(
                 epochs=200,
                 batch_size=32,
-                accumulate=8,
-                lr=1.5e-4,
+                accumulate=8,  # 4 processes x 2 accumulated
+                lr=1.5e-4,  # for 256 records, as many as a step has
+                warmup=0.2,  # 40 of 200 epochs
+                schedule="cosine",
                 final_lr=0.0,
-                warmup=0.2,
                 betas=(0.9, 0.95),
                 weight_decay=0.05,
-                patience=None,
+                clip_gradient=None,  # there is none
+                patience=None,  # nor is there validation
             ),
         ),
         "micro": Recipe(

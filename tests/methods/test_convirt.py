@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medbench.errors import UsageError
-from medbench.method import Setup
+from medbench.method import PretrainConfig, Setup
 from medbench.model import ImageTextBatch, TextBatch
 from medbench_methods.convirt import Convirt, ConvirtConfig
 
@@ -101,5 +101,18 @@ def test_the_defaults_are_those_of_the_paper() -> None:
     assert config == ConvirtConfig()
     assert (config.temperature, config.image_weight, config.embed) == (0.1, 0.75, 512)
     assert (config.text_layers, config.text_frozen_layers, config.text_pooling) == (12, 6, "max")
-    assert pretrain is not None
-    assert (pretrain.lr, pretrain.weight_decay, pretrain.batch_size) == (1e-4, 1e-6, 32)
+    assert pretrain == PretrainConfig(
+        epochs=500,
+        batch_size=32,
+        accumulate=1,
+        lr=1e-4,
+        final_lr=0.0,
+        warmup=0.0,
+        schedule="plateau",
+        plateau_factor=0.5,
+        plateau_patience=12,
+        betas=(0.9, 0.999),
+        weight_decay=1e-6,
+        clip_gradient=None,
+        patience=15,
+    )

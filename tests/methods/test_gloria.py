@@ -12,7 +12,7 @@ from transformers.models.bert.configuration_bert import BertConfig
 from transformers.models.bert.modeling_bert import BertModel
 
 from medbench.errors import UsageError, WeightsError
-from medbench.method import Setup
+from medbench.method import PretrainConfig, Setup
 from medbench.model import ImageTextBatch, TextBatch
 from medbench_methods.gloria import Gloria, GloriaConfig
 from medbench_methods.released.gloria import convert, unused
@@ -316,11 +316,18 @@ def test_the_defaults_are_those_of_the_released_code() -> None:
     assert (config.upsample, config.text_layers, config.text_summed_layers) == (299, 12, 4)
     assert (config.attention_scale, config.matching_scale, config.contrast_scale) == (4, 5, 10)
     assert (config.text_max_tokens, config.full_report, config.compat) == (97, False, False)
-    assert pretrain is not None
-    assert (pretrain.lr, pretrain.betas, pretrain.weight_decay) == (5e-5, (0.5, 0.999), 1e-6)
-    assert (pretrain.batch_size, pretrain.epochs, pretrain.clip_gradient, pretrain.patience) == (
-        48,
-        50,
-        0.25,
-        10,
+    assert pretrain == PretrainConfig(
+        epochs=50,
+        batch_size=48,
+        accumulate=1,
+        lr=5e-5,
+        final_lr=0.0,
+        warmup=0.0,
+        schedule="plateau",
+        plateau_factor=0.5,
+        plateau_patience=5,
+        betas=(0.5, 0.999),
+        weight_decay=1e-6,
+        clip_gradient=0.25,
+        patience=10,
     )

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from medbench.method import Setup
+from medbench.method import PretrainConfig, Setup
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.orthogonality import orthogonality
 from medbench_methods.mflag import Mflag, MflagConfig
@@ -77,9 +77,21 @@ def test_the_paper_recipe_is_the_released_codes() -> None:
         12,
     )
     assert (config.alignment_weight, config.orthogonality_weight, config.off_diagonal) == (1.0, 1.0, 0.0051)
-    assert recipe.pretrain is not None
-    assert (recipe.pretrain.lr, recipe.pretrain.weight_decay) == (2e-5, 0.05)
-    assert recipe.pretrain.batch_size * recipe.pretrain.accumulate == 2048
+    assert recipe.pretrain == PretrainConfig(
+        epochs=50,
+        batch_size=512,
+        accumulate=4,
+        lr=2e-5,
+        final_lr=1e-8,
+        warmup=0.0,
+        schedule="restarts",
+        restart_epochs=20,
+        restart_factor=1,
+        betas=(0.9, 0.999),
+        weight_decay=0.05,
+        clip_gradient=None,
+        patience=None,
+    )
 
 
 def test_a_step_is_one_graph() -> None:
