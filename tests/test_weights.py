@@ -14,9 +14,18 @@ from torch import Tensor, nn
 
 from medbench import weights as module
 from medbench.errors import WeightsError
-from medbench.method import Method, Recipe, Setup
+from medbench.method import Method, Recipe, Setup, from_disk
 from medbench.model import ImageTextBatch, Preprocessing
-from medbench.weights import config_json, load, read_info, save, save_tensors, tensors_sha256, untrained
+from medbench.weights import (
+    config_json,
+    content_on_disk,
+    load,
+    read_info,
+    save,
+    save_tensors,
+    tensors_sha256,
+    untrained,
+)
 
 
 @dataclass(frozen=True)
@@ -254,3 +263,35 @@ def test_untrained_depends_on_the_seed_alone() -> None:
     assert first.path is None
     assert not first.method.training
     assert first.info["config"] == config_json(Config())
+
+
+@dataclass(frozen=True)
+class Named:
+    text_encoder: str | None = field(default="scratch", metadata=from_disk("scratch"))
+    name: str = "a.txt"
+
+
+@dataclass(frozen=True)
+class Renamed(Named):
+    text_encoder: str | None = "other"
+
+
+def test_content_of_files_that_a_config_names_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.txt", "scratch"):
+        Path(name).write_text("one")
+    assert content_on_disk(Named()) == {}  # `scratch` stands for something else, `name` names no file
+    assert content_on_disk(Named(None)) == content_on_disk(Named("nowhere")) == {}
+    assert content_on_disk(Named("a.txt")).keys() == {"on_disk.text_encoder"}
+    folder = tmp_path / "other" / "deep"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    seen = [content_on_disk(Renamed())]
+    (folder / "config.json").write_text("{ }")
+    seen.append(content_on_disk(Renamed()))
+    (folder / "config.json").rename(folder / "conf.json")
+    seen.append(content_on_disk(Renamed()))
+    assert len({str(one) for one in seen}) == 3
+    assert all(one for one in seen)

@@ -5,13 +5,25 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Final, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 
 from medbench.errors import UsageError
 from medbench.model import ImageTextBatch, VisionLanguageModel
+
+FROM_DISK: Final = "from_disk"
+
+
+def from_disk(*other: str) -> dict[str, Any]:
+    """Metadata of a config field that may name a file or a folder, whose content then belongs to the weights' key.
+
+    Args:
+        other: values that stand for something else, whatever lies under that name.
+    """
+    return {FROM_DISK: other}
+
 
 Schedule = Literal["cosine", "plateau", "restarts"]
 

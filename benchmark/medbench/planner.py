@@ -38,7 +38,7 @@ from medbench.released import method_of
 from medbench.request import RunRequest
 from medbench.specs import MethodSpec, TaskSpec
 from medbench.task import Fit, Precision, Task, TaskData
-from medbench.weights import check_method, finished, read_config, read_info, weights_key
+from medbench.weights import check_method, content_on_disk, finished, read_config, read_info, weights_key
 
 
 @dataclass
@@ -240,9 +240,8 @@ class Planner:
             )
         recipe = self.recipe(spec)
         if not spec.pretrains:
-            identity = WeightsIdentity(
-                kind="untrained", key=sha256_json([spec.name, _json(recipe.config), seed])
-            )
+            config = {**_json(recipe.config), **content_on_disk(recipe.config)}
+            identity = WeightsIdentity(kind="untrained", key=sha256_json([spec.name, config, seed]))
             return Encoder(spec, owner, method, recipe, seed, identity, None, ready=True)
         opened = self.corpus()
         corpus = Corpus(

