@@ -16,9 +16,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from medbench.method import PretrainConfig, Recipe
+from medbench.method import Recipe
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.info_nce import info_nce
+from medbench_methods.mgca import SCHEDULE
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
 from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN_GLOBAL
 
@@ -42,7 +43,7 @@ class Clip(DualEncoderMethod):
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(ClipConfig(**TINY), TINY_PRETRAIN_GLOBAL),
-        "paper": Recipe(ClipConfig(), PretrainConfig(epochs=50, batch_size=72, lr=2e-5)),
+        "paper": Recipe(ClipConfig(), SCHEDULE),
         "micro": Recipe(ClipConfig(**MICRO), MICRO_PRETRAIN),
     }
     config: ClipConfig
@@ -60,5 +61,7 @@ class Clip(DualEncoderMethod):
         """One term, `ita`."""
         image = self.model.embed_image(self.model.encode_image(batch.images))  # (B, E)
         text = self.model.embed_text(self.model.encode_text(batch.text))  # (B, E)
-        temperature = self.log_temperature.exp().clamp_min(COLDEST)
+        temperature = self.log_temperature.exp()
+        if self.config.learn_temperature:
+            temperature = temperature.clamp_min(COLDEST)
         return {"ita": info_nce(image, text, temperature, gather=self.config.gather)}

@@ -32,13 +32,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medbench.method import PretrainConfig, Recipe
+from medbench.method import Recipe
 from medbench.model import ImageTextBatch
 from medbench_methods.losses._precision import full_precision
 from medbench_methods.losses.correlation_exploration import Distance, Relation, correlation_exploration
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.losses.pathology_alignment import Negatives, Pairing, pathology_alignment
 from medbench_methods.losses.token_alignment import attention_weights, token_alignment
+from medbench_methods.mgca import SCHEDULE
 from medbench_methods.modules.attention import attention_kernel
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod, Local
 from medbench_methods.modules.positions import grid_positions
@@ -48,11 +49,30 @@ from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
 
 @dataclass(frozen=True, kw_only=True)
 class PlaceConfig(DualEncoderConfig):
-    """Every open choice. Encoders: `DualEncoderConfig`, with MGCA's values.
+    """Every open choice.
 
-    The paper's first backbone seems to be ViT-B/16 (`backbone="deit_base_patch16_224"`). The default is
-    ResNet-50, because detection and segmentation are compared with it in the literature.
+    Encoders, projections and preparation of films and reports are MGCA's: none of that is known of PLACE. Which
+    backbones the paper has is not known either. The default is ResNet-50, because detection and segmentation are
+    compared with it in the literature; ViT-B/16 is `backbone="deit_base_patch16_224"`.
     """
+
+    text_layers: int = 6
+    """Transformer layers; of a pretrained BERT the first so many. Not known; MGCA's 6 of Bio_ClinicalBERT's 12 were
+    chosen."""
+
+    text_max_tokens: int = 112
+    """Longest report in word-pieces, [CLS] and [SEP] included; the rest is cut off. Not known; MGCA's value was
+    chosen."""
+
+    embed: int = 128
+    """Width of the joint space. Not known; MGCA's value was chosen."""
+
+    hidden: int = 2048
+    """Width of the hidden layer of the projection heads. Not known; MGCA's value was chosen."""
+
+    gather: bool = False
+    """Training in several processes: contrast with the pairs of all of them, with gradients through all. Not known;
+    MGCA's code takes the pairs of the same device only."""
 
     ita_weight: float = 1.0
     """Weight of the image-report contrast. Not known; MGCA's code has 1."""
@@ -242,7 +262,7 @@ class Place(DualEncoderMethod):
             PlaceConfig(**TINY, decoder_width=128, decoder_heads=4, vpoe_layers=1),
             TINY_PRETRAIN,
         ),
-        "paper": Recipe(PlaceConfig(), PretrainConfig(epochs=50, batch_size=72, lr=2e-5)),
+        "paper": Recipe(PlaceConfig(), SCHEDULE),
         "micro": Recipe(
             PlaceConfig(**MICRO, decoder_width=32, decoder_heads=2, vpoe_layers=1),
             MICRO_PRETRAIN,

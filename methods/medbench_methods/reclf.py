@@ -47,7 +47,8 @@ class ReclfConfig(DualEncoderConfig):
 
     Downstream code that seems to be its first author's evaluates a ViT-B/16 that starts from OpenAI's CLIP
     (`backbone="vit_base_patch16_clip_224.openai"`) and a ResNet-50, both with ImageNet's mean and deviation. The
-    default is ResNet-50, which detection and segmentation are compared with in the literature.
+    default is ResNet-50, which detection and segmentation are compared with in the literature. What is inherited and
+    not declared here, such as the sizes of films, has MGCA's values: it is not known of RECLF.
     """
 
     mean: float | tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -63,7 +64,8 @@ class ReclfConfig(DualEncoderConfig):
     """Last layers whose outputs are summed. Not known; GLoRIA's released code and ViLMedic's GLoRIA have 4."""
 
     text_pooling: TextPooling = "mean"
-    """What stands for the whole report. Not known; the mean, as in GLoRIA, was chosen."""
+    """What stands for the whole report. Not known; the mean over all tokens was chosen, [CLS] and [SEP] among them.
+    GLoRIA's code takes a mean too, over word slots, empty ones included, of words that are sums of their pieces."""
 
     text_max_tokens: int = 97
     """Longest report in word-pieces, [CLS] and [SEP] included; the rest is cut off. Not known; GLoRIA's value. GLoRIA
@@ -72,6 +74,14 @@ class ReclfConfig(DualEncoderConfig):
     embed: int = 768
     """Width of the joint space. Not known; GLoRIA's was chosen, the width of its text encoder. Projections are the
     heads of the other methods, of which GLoRIA has none for text."""
+
+    hidden: int = 2048
+    """Width of the hidden layer of the projection heads. Not known, nor whether there are such heads; MGCA's value was
+    chosen."""
+
+    gather: bool = False
+    """Training in several processes: match and contrast with the pairs of all of them, with gradients through all. Not
+    known; GLoRIA's code trains on one GPU."""
 
     words: int = 95
     """Most words of a report that are matched with regions; later ones take part in the global term only. Cost grows

@@ -7,6 +7,8 @@ import torch
 from medbench.method import Setup
 from medbench.model import ImageTextBatch
 from medbench_methods.clip import Clip, ClipConfig
+from medbench_methods.losses.info_nce import info_nce
+from medbench_methods.mgca import SCHEDULE
 
 REPORTS = [["heart size is normal"], ["small left effusion", "no pneumothorax"], ["right upper lobe opacity"]]
 MICRO: ClipConfig = Clip.recipes["micro"].config
@@ -46,3 +48,22 @@ def test_a_learnt_temperature_does_not_fall_below_its_floor() -> None:
             method.log_temperature.fill_(math.log(temperature))
             values.append(method.losses(batch, 0)["ita"].item())
     assert values[0] == pytest.approx(values[1], rel=1e-5)
+
+
+def test_a_fixed_temperature_is_taken_as_it_is() -> None:
+    method = build(dataclasses.replace(MICRO, temperature=0.004)).eval()
+    batch = batch_for(method)
+    with torch.no_grad():
+        image = method.model.embed_image(method.model.encode_image(batch.images))
+        text = method.model.embed_text(method.model.encode_text(batch.text))
+        found = method.losses(batch, 0)["ita"]
+    torch.testing.assert_close(found, info_nce(image, text, 0.004), rtol=1e-4, atol=1e-5)
+
+
+def test_the_paper_recipe_is_that_of_convirt_inside_mgca() -> None:
+    paper = Clip.recipes["paper"]
+    config = paper.config
+    assert config == ClipConfig()
+    assert (config.temperature, config.learn_temperature, config.gather) == (0.07, False, False)
+    assert (config.embed, config.hidden, config.text_layers, config.text_max_tokens) == (128, 2048, 6, 112)
+    assert paper.pretrain == SCHEDULE

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from medbench.errors import UsageError
-from medbench.method import Setup
+from medbench.method import PretrainConfig, Setup
 from medbench.model import ImageTextBatch, TextBatch
 from medbench_methods.mgca import Mgca, MgcaConfig
 from medbench_methods.modules.mgca_text import MgcaDualEncoder
@@ -168,6 +168,24 @@ def test_the_defaults_are_the_released_ones() -> None:
     assert (config.ita_temperature, config.cta_temperature, config.cpa_temperature) == (0.07, 0.1, 0.2)
     assert (config.prototypes, config.sinkhorn_epsilon, config.sinkhorn_iterations) == (500, 0.05, 3)
     assert (config.gather, config.compat, config.upsample, config.text_max_tokens) == (False, False, 299, 112)
-    assert paper.pretrain is not None
-    assert (paper.pretrain.lr, paper.pretrain.weight_decay, paper.pretrain.warmup) == (2e-5, 0.05, 0.4)
+    assert (config.sinkhorn_epsilon, config.prototypes_frozen_epochs) == (0.05, 1)
+    assert (config.backbone, config.size, config.resize) == ("resnet50.tv2_in1k", 224, 256)
+    assert (config.mean, config.std, config.pretrained) == (0.5, 0.5, True)
+    assert (config.embed, config.hidden) == (128, 2048)
+    assert (config.text_encoder, config.text_layers) == ("emilyalsentzer/Bio_ClinicalBERT", 6)
+    assert (config.text_pooling, config.text_summed_layers, config.text_frozen_layers) == ("cls", 1, 0)
+    assert config.text_dropout == 0.1
+    # Two GPUs with 72 pairs each: 144 an optimiser step.
+    assert paper.pretrain == PretrainConfig(
+        epochs=50,
+        batch_size=72,
+        accumulate=2,
+        lr=2e-5,
+        final_lr=1e-8,
+        warmup=0.4,
+        betas=(0.9, 0.999),
+        weight_decay=0.05,
+        clip_gradient=None,
+        patience=5,
+    )
     assert Mgca.recipes["tiny"].config.prototypes == 500

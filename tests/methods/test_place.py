@@ -10,6 +10,7 @@ from medbench.errors import UsageError
 from medbench.method import Setup
 from medbench.model import ImageTextBatch
 from medbench.overrides import apply_overrides
+from medbench_methods.mgca import SCHEDULE
 from medbench_methods.place import (
     CorrelationDecoder,
     ObservationExtractor,
@@ -206,8 +207,17 @@ def test_coarser_patches_are_adaptive_means(side: int, grid: int) -> None:
 
 def test_the_defaults_are_mgcas_where_it_has_them() -> None:
     paper = Place.recipes["paper"]
-    assert paper.config == PlaceConfig()
-    assert (paper.config.ita_temperature, paper.config.cta_temperature) == (0.07, 0.1)
-    assert (paper.config.embed, paper.config.hidden, paper.config.text_layers) == (128, 2048, 6)
-    assert paper.pretrain is not None
-    assert (paper.pretrain.lr, paper.pretrain.weight_decay, paper.pretrain.warmup) == (2e-5, 0.05, 0.4)
+    config = paper.config
+    assert config == PlaceConfig()
+    assert (config.ita_weight, config.cta_weight, config.pcma_weight, config.cce_weight) == (1, 1, 1, 1)
+    assert (config.ita_temperature, config.cta_temperature) == (0.07, 0.1)
+    assert (config.embed, config.hidden, config.text_layers, config.text_pooling) == (128, 2048, 6, "cls")
+    assert (config.gather, config.text_max_tokens, config.upsample) == (False, 112, 299)
+    # Our choices.
+    assert (config.queries, config.vpoe_layers, config.cce_layers) == (14, 2, 1)
+    assert (config.decoder_width, config.decoder_heads, config.sentences) == (512, 8, 12)
+    assert (config.pairing, config.pairing_temperature, config.pcma_temperature) == ("soft", 0.1, 0.07)
+    assert (config.negatives, config.false_negative_cosine) == ("batch", 0.95)
+    assert (config.cce_grid, config.cce_mask) == (7, 0.5)
+    assert (config.cce_relation, config.cce_distance) == ("correlation", "mse")
+    assert paper.pretrain == SCHEDULE

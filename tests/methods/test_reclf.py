@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medbench.errors import UsageError
-from medbench.method import Setup
+from medbench.method import PretrainConfig, Setup
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.score_contrast import score_contrast
 from medbench_methods.reclf import PairScores, Reclf, ReclfConfig
@@ -243,11 +243,28 @@ def test_numbers_below_one_are_refused(field: str) -> None:
 
 def test_the_defaults_are_glorias_where_it_has_them() -> None:
     paper = Reclf.recipes["paper"]
-    assert paper.config == ReclfConfig()
-    assert (paper.config.text_layers, paper.config.text_summed_layers, paper.config.embed) == (12, 4, 768)
-    assert paper.config.preprocessing.mean == (0.485, 0.456, 0.406)
-    assert paper.pretrain is not None
-    assert (paper.pretrain.batch_size, paper.pretrain.lr, paper.pretrain.clip_gradient) == (48, 5e-5, 0.25)
+    config = paper.config
+    assert config == ReclfConfig()
+    assert (config.text_layers, config.text_summed_layers, config.text_pooling) == (12, 4, "mean")
+    assert (config.embed, config.hidden, config.text_max_tokens, config.words) == (768, 2048, 97, 95)
+    assert config.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert config.preprocessing.std == (0.229, 0.224, 0.225)
+    assert (config.gather, config.upsample) == (False, 299)
+    assert (config.word_scale, config.region_scale, config.temperature) == (10, 4, 0.1)
+    assert (config.matching_width, config.srm_steps) == (256, 3)
+    assert (config.global_weight, config.srm_weight, config.irm_weight) == (1, 1, 1)
+    assert paper.pretrain == PretrainConfig(
+        epochs=50,
+        batch_size=48,
+        accumulate=1,
+        lr=5e-5,
+        final_lr=1e-8,
+        warmup=0.0,
+        betas=(0.5, 0.999),
+        weight_decay=1e-6,
+        clip_gradient=0.25,
+        patience=10,
+    )
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from medbench.model import ImageTextBatch
 from medbench.overrides import apply_overrides
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.losses.semantic_alignment import semantic_alignment
+from medbench_methods.mgca import SCHEDULE
 from medbench_methods.modules.report_encoder import ReportEncoder, similarity_quantile
 from medbench_methods.modules.text_encoder import TextConfig, build_text
 from medbench_methods.sista import Sista, SistaConfig
@@ -65,10 +67,10 @@ def test_a_weight_scales_its_term_and_zero_leaves_it_out(term: str) -> None:
 
 
 def test_reports_are_compared_by_the_encoder_as_it_was_built() -> None:
-    method = build(report_quantile=0.5)
+    method = build(report_quantile=0.7)
     vectors = method.report_vectors(REPORTS * 2)
     assert vectors is not None
-    assert method.threshold.item() == pytest.approx(similarity_quantile(vectors, 0.5))
+    assert method.threshold.item() == pytest.approx(similarity_quantile(vectors, 0.7))
     text = method.model.tokenize(REPORTS)
     with torch.no_grad():
         start = F.normalize(method.model.encode_text(text).pooled, dim=1)  # no step has been taken yet
@@ -93,7 +95,7 @@ def test_vectors_of_the_batch_and_of_its_tokens_give_the_same() -> None:
 
 @pytest.mark.parametrize("false_negatives", ["soft", "mask", "keep"])
 def test_sia_is_its_loss_of_the_embeddings(false_negatives: Any) -> None:
-    method = build(false_negatives=false_negatives, report_quantile=0.5).eval()
+    method = build(false_negatives=false_negatives, report_quantile=0.7).eval()
     batch, model = batch_for(method), method.model
     with torch.no_grad():
         image = model.embed_image(model.encode_image(batch.images))
@@ -121,7 +123,7 @@ def test_sia_is_its_loss_of_the_embeddings(false_negatives: Any) -> None:
         {"false_negatives": "mask"},
         {"false_negatives": "keep"},
         {"sta_mirror": True},
-        {"report_threshold": 0.9},
+        {"report_threshold": 0.9999},
         {"backbone": "vit_tiny_patch16_224"},
     ],
 )
@@ -138,7 +140,68 @@ def test_every_option_trains(changes: dict[str, Any]) -> None:
 
 
 def test_a_threshold_that_is_given_is_taken() -> None:
-    assert build(report_threshold=0.9).threshold.item() == pytest.approx(0.9)
+    assert build(report_threshold=0.9999).threshold.item() == pytest.approx(0.9999)
+
+
+def test_the_threshold_goes_by_the_kind_of_embedding(bert: Path) -> None:
+    said: list[str] = []
+    setup = Setup(offline=True, say=said.append)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("medbench_methods.sista.share_alike", lambda *_: 0.25)
+        given = {"text_encoder": str(bert), "text_max_tokens": 40, "text_layers": 1, "report_layers": 1}
+        for changes, delta, source in (
+            ({**given, "report_pooling": "cls"}, 0.98, r"for \[CLS\] of a language model"),
+            ({**given, "report_kind": "sentence"}, 0.85, "usual for embeddings of sentences"),
+            ({**given, "report_kind": "sentence", "report_threshold": 0.7}, 0.7, "method.report_threshold"),
+        ):
+            assert build(setup, **changes).threshold.item() == pytest.approx(delta)
+            told = rf"sista: 25\.0% of the sampled pairs .* reach delta={delta:.4f} \({source}\)"
+            assert re.fullmatch(told, said[-1])
+        for changes in ({**given, "report_pooling": "mean"}, {"report_pooling": "cls"}):
+            method = build(setup, **changes)
+            vectors = method.report_vectors(REPORTS * 2)
+            assert vectors is not None
+            assert method.threshold.item() == pytest.approx(similarity_quantile(vectors, 0.98))
+            assert "(quantile 0.98 of the training reports' pairs)" in said[-1]
+
+
+def test_a_threshold_that_most_different_reports_reach_is_refused() -> None:
+    message = (
+        r"100\.0% of the sampled pairs of different training reports reach delta=-1\.0000 \(method.report_threshold\);"
+        r" expected at most 50%.*method.report_threshold.*method.report_encoder.*method.report_pooling=mean"
+    )
+    with pytest.raises(UsageError, match=message):
+        build(report_threshold=-1.0)
+    build(report_threshold=-1.0, false_negatives="keep")  # compares none
+
+
+def test_another_encoder_compares_reports_with_its_own_vocabulary(bert: Path) -> None:
+    own: dict[str, Any] = {"report_encoder": str(bert), "report_layers": 2, "report_kind": "sentence"}
+    method = build(**own, report_threshold=0.99999)
+    assert method.report_encoder is not None
+    assert method.report_tokenizer is not None
+    assert method.report_tokenizer.to_bytes() != method.model.tokenizer.to_bytes()
+    assert (method.report_encoder.encoder.width, method.model.text_encoder.width) == (32, 64)
+    vectors = method.report_vectors(REPORTS)
+    assert vectors is not None
+    direct = method.report_encoder(method.report_tokenizer(REPORTS))
+    torch.testing.assert_close(vectors, direct, rtol=1e-4, atol=1e-5)
+    batch = batch_for(method)
+    with pytest.raises(UsageError, match=r"without report_vectors, .* has a vocabulary of its own"):
+        method.losses(batch, 0)
+    given = dataclasses.replace(batch, report_vectors=vectors)
+    method.eval()
+    again = Sista.from_assets(method.config, method.assets())
+    again.load_state_dict(method.state_dict())
+    again.eval()
+    torch.testing.assert_close(again.losses(given, 0), method.losses(given, 0), rtol=0, atol=0)
+    found = again.report_vectors(REPORTS)
+    assert found is not None
+    torch.testing.assert_close(found, vectors)
+    with pytest.raises(
+        UsageError, match=r"method.report_encoder is scratch; expected the folder or hub name"
+    ):
+        build(report_encoder="scratch")
 
 
 def test_weights_hold_all_that_the_losses_need() -> None:
@@ -169,22 +232,28 @@ def test_choices_that_can_not_be_are_refused() -> None:
         Sista.from_corpus(MICRO, REPORTS[:1], Setup(offline=True))
 
 
-def test_a_pretrained_encoder_compares_with_layers_of_its_own(tmp_path: Path) -> None:
+@pytest.fixture
+def bert(tmp_path: Path) -> Path:
+    """A folder with a BERT of three layers and its tokenizer, whose vocabulary is of fewer reports."""
     scratch = TextConfig(
         text_encoder="scratch", text_layers=3, text_width=32, text_heads=4, text_vocabulary=120
     )
     torch.manual_seed(1)
-    encoder, tokenizer = build_text(scratch, REPORTS, Setup(offline=True))
+    encoder, tokenizer = build_text(scratch, REPORTS[:2] * 2, Setup(offline=True))
     encoder.bert.save_pretrained(tmp_path)
     (tmp_path / "tokenizer.json").write_bytes(tokenizer.to_bytes())
     words = sorted(tokenizer._tokenizer.get_vocab().items(), key=lambda item: item[1])
     (tmp_path / "vocab.txt").write_text("\n".join(word for word, _ in words) + "\n")
+    return tmp_path
+
+
+def test_a_pretrained_encoder_compares_with_layers_of_its_own(bert: Path) -> None:
     own: dict[str, Any] = {
-        "text_encoder": str(tmp_path),
+        "text_encoder": str(bert),
         "text_max_tokens": 40,
         "text_layers": 1,
         "report_pooling": "cls",
-        "report_threshold": 0.98,
+        "report_threshold": 1.0,
     }
     method = build(**own, report_layers=3)
     assert isinstance(method.report_encoder, ReportEncoder)
@@ -193,7 +262,8 @@ def test_a_pretrained_encoder_compares_with_layers_of_its_own(tmp_path: Path) ->
     vectors = method.report_vectors(REPORTS)
     text = method.model.tokenize(REPORTS)
     with torch.no_grad():
-        hidden = encoder.eval().bert(text.ids, attention_mask=text.mask.long()).last_hidden_state
+        frozen = method.report_encoder.encoder.bert
+        hidden = frozen(text.ids, attention_mask=text.mask.long()).last_hidden_state
     torch.testing.assert_close(vectors, F.normalize(hidden[:, 0], dim=1), rtol=1e-4, atol=1e-5)
     again = Sista.from_assets(method.config, method.assets())
     again.load_state_dict(method.state_dict())
@@ -203,11 +273,15 @@ def test_a_pretrained_encoder_compares_with_layers_of_its_own(tmp_path: Path) ->
 
 def test_the_defaults_are_mgcas_where_it_has_them() -> None:
     paper = Sista.recipes["paper"]
-    assert paper.config == SistaConfig()
-    assert (paper.config.sia_temperature, paper.config.report_threshold) == (0.07, 0.98)
-    assert (paper.config.embed, paper.config.hidden, paper.config.text_layers) == (128, 2048, 6)
-    assert paper.pretrain is not None
-    assert (paper.pretrain.lr, paper.pretrain.weight_decay, paper.pretrain.warmup) == (2e-5, 0.05, 0.4)
+    config = paper.config
+    assert config == SistaConfig()
+    assert (config.sia_weight, config.sia_temperature, config.false_negatives) == (1, 0.07, "soft")
+    assert (config.sta_weight, config.sta_temperature, config.sta_mirror) == (1, 0.07, False)
+    assert (config.report_layers, config.report_pooling, config.report_kind) == (12, "cls", "language")
+    assert (config.report_encoder, config.report_threshold, config.report_quantile) == (None, None, 0.98)
+    assert (config.embed, config.hidden, config.text_layers, config.text_pooling) == (128, 2048, 6, "cls")
+    assert (config.gather, config.text_max_tokens, config.upsample) == (False, 112, 299)
+    assert paper.pretrain == SCHEDULE
 
 
 def test_from_token_ids_to_losses_it_is_one_graph() -> None:

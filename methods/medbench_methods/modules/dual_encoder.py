@@ -22,7 +22,10 @@ Local = bool | Literal["words"]
 
 @dataclass(frozen=True, kw_only=True)
 class DualEncoderConfig(ImageConfig, TextConfig):
-    """Encoders and projections. Defaults: MGCA's released code."""
+    """Encoders and projections. Defaults: MGCA's released code.
+
+    Of a method whose fidelity is `reconstruction`, none of them is known unless its own config says so.
+    """
 
     embed: int = 128
     """Width of the joint space (MGCA's code)."""

@@ -17,6 +17,7 @@ from medbench.errors import UsageError, WeightsError
 from medbench.model import ImageFeatures, Preprocessing
 from medbench_methods.modules.attention import choose_attention
 from medbench_methods.modules.imagenet_weights import check_covers
+from medbench_methods.modules.ranges import expect
 
 STRIDES = (2, 4, 8, 16, 32)
 """Of the maps of a pyramid."""
@@ -31,7 +32,10 @@ TokenPooling = Literal["cls", "mean"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageConfig:
-    """The image half of a model. Defaults: the ResNet-50 of MGCA's released code."""
+    """The image half of a model. Defaults: the ResNet-50 of MGCA's released code.
+
+    Its values also stand in for what is not known of a method.
+    """
 
     backbone: str = "resnet50.tv2_in1k"
     """timm's name of a CNN with maps at strides 2 to 32, or of a ViT with 16 px patches. `resnet50.tv2_in1k`
@@ -80,13 +84,29 @@ class ImageConfig:
     the image itself."""
 
     def __post_init__(self) -> None:
-        """Refuse what no film can be prepared for; see `Preprocessing`."""
+        """Refuse what no film can be prepared for (see `Preprocessing`) and what no backbone is built with.
+
+        Raises:
+            UsageError: it names the field.
+        """
+        expect(self, "mean", "std")
+        expect(self, "upsample", least=0)
+        expect(self, "layers", "channels", "width", "heads", least=1)
+        expect(self, "depth", least=2)  # the attention of the last block is computed from the one before
         _ = self.preprocessing
+        if self.size % 16 and _is_vit(self.backbone):
+            raise UsageError(
+                f"method.size is {self.size}; expected a multiple of 16, the patches of {self.backbone!r}."
+            )
 
     @property
     def preprocessing(self) -> Preprocessing:
         """The input contract of this model."""
         return Preprocessing(self.size, self.resize, _by_channel(self.mean), _by_channel(self.std))
+
+
+def _is_vit(backbone: str) -> bool:
+    return bool(timm.models.is_model_in_modules(backbone, ["vision_transformer", "deit"]))
 
 
 def _by_channel(value: float | tuple[float, float, float]) -> tuple[float, float, float]:
@@ -139,7 +159,7 @@ class ImageEncoder(nn.Module):
         self.config = config
         self.body: Any  # a timm model, not typed
         _check_name(config.backbone)
-        vit = timm.models.is_model_in_modules(config.backbone, ["vision_transformer", "deit"])
+        vit = _is_vit(config.backbone)
         shape = _shape(config, vit)
         overlay: dict[str, Any] | None = None
         if weights and config.pretrained and state is not None:
@@ -247,13 +267,23 @@ class ImageEncoder(nn.Module):
 
 @torch.no_grad()
 def _cls_attention(body: VisionTransformer, tokens: Tensor) -> Tensor:
-    """(B, N, D) input of the last block -> (B, P) its attention from CLS to the patches, mean over heads."""
+    """(B, N, D) input of the last block -> (B, P) its attention from CLS to the patches, mean over heads.
+
+    Computed again for this one row: no query but that of CLS, no value, and no gradient. It takes about a
+    twelfth of the block's products.
+    """
     block: Any = body.blocks[-1]
     inner = block.attn
-    batch, n, width = tokens.shape
-    both = inner.qkv(block.norm1(tokens))[..., : 2 * width]  # (B, N, 2 D), queries and keys
-    both = both.reshape(batch, n, 2, inner.num_heads, -1).permute(2, 0, 3, 1, 4)  # (2, B, heads, N, d)
-    query, key = inner.q_norm(both[0][:, :, :1]), inner.k_norm(both[1])
+    width = tokens.shape[2]
+    tokens = block.norm1(tokens)
+
+    def project(some: Tensor, part: slice) -> Tensor:  # (B, M, D) -> (B, heads, M, d), queries or keys
+        bias = None if inner.qkv.bias is None else inner.qkv.bias[part]
+        projected: Tensor = F.linear(some, inner.qkv.weight[part], bias)
+        return projected.view(*some.shape[:2], inner.num_heads, -1).transpose(1, 2)
+
+    query = inner.q_norm(project(tokens[:, :1], slice(0, width)))  # of CLS alone
+    key = inner.k_norm(project(tokens, slice(width, 2 * width)))
     scores = (query @ key.transpose(2, 3)).float() * inner.scale  # (B, heads, 1, N)
     attention: Tensor = scores.softmax(-1).mean(1)[:, 0, body.num_prefix_tokens :]
     return attention
@@ -276,15 +306,13 @@ def _shape(config: ImageConfig, vit: bool) -> dict[str, Any]:
     """What the named net is built with where the config has values of its own, under timm's names.
 
     Raises:
-        UsageError: the net is a CNN and a field of ViTs is set, or there are too few blocks.
+        UsageError: the net is a CNN and a field of ViTs is set.
     """
     for field, own in (("width", None), ("depth", None), ("heads", None), ("token_pooling", "cls")):
         if not vit and getattr(config, field) != own:
             raise UsageError(
                 f"method.{field} is {getattr(config, field)} for backbone {config.backbone!r}; expected a ViT."
             )
-    if config.depth is not None and config.depth < 2:
-        raise UsageError(f"method.depth is {config.depth}; expected at least 2 blocks.")
     of_vits = {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
     of_resnets = {"layers": config.layers, "channels": config.channels}
     return {name: value for name, value in (of_vits if vit else of_resnets).items() if value is not None}

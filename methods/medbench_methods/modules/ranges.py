@@ -18,7 +18,8 @@ def expect(
 
     Args:
         config: has the fields.
-        fields: their names; None and switches are let through, where a field may be one.
+        fields: their names; None and switches are let through, where a field may be one. Of several numbers, each
+            is looked at.
         least: the smallest value.
         above: every value is greater.
         most: the greatest value.
@@ -31,7 +32,9 @@ def expect(
         value = getattr(config, field)
         if value is None or isinstance(value, bool):
             continue
-        if least <= value <= most and above < value < below and math.isfinite(value):  # of which NaN is none
+        each = value if isinstance(value, tuple) else (value,)
+        # of which NaN is none
+        if all(least <= v <= most and above < v < below and math.isfinite(v) for v in each):
             continue
         bounds = (("at least", least), ("above", above), ("at most", most), ("below", below))
         expected = " and ".join(f"{word} {bound:g}" for word, bound in bounds if math.isfinite(bound))

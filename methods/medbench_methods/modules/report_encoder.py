@@ -107,6 +107,26 @@ class ReportEncoder(nn.Module):
         return vectors
 
 
+def share_alike(vectors: Tensor, reports: Sequence[Sequence[str]], threshold: float) -> float:
+    """Of the pairs of reports with different text, the share whose cosine reaches a threshold.
+
+    Args:
+        vectors: (N, R) float, unit vectors; of more than 2,000, so many are taken, evenly spaced.
+        reports: what they are the vectors of, each a list of sentences.
+        threshold: delta.
+
+    Returns:
+        0 to 1; 0 where no two reports differ.
+    """
+    numbers: dict[str, int] = {}
+    text = torch.tensor([numbers.setdefault(json.dumps(list(report)), len(numbers)) for report in reports])
+    chosen = _sampled(len(vectors))
+    cosines, text = vectors[chosen] @ vectors[chosen].T, text[chosen]
+    different = text[:, None] != text[None, :]  # each pair twice, and none with itself
+    reached = different & (cosines >= threshold)
+    return float(reached.sum() / different.sum().clamp_min(1))
+
+
 def similarity_quantile(vectors: Tensor, quantile: float) -> float:
     """The cosine that a share `quantile` of all pairs of different rows stays below.
 
@@ -117,8 +137,12 @@ def similarity_quantile(vectors: Tensor, quantile: float) -> float:
     Returns:
         At most 1 - 1e-6, so that equal reports, whose cosine is 1 up to rounding, always reach it.
     """
-    chosen = torch.linspace(0, len(vectors) - 1, min(len(vectors), _COMPARED)).round().long()
-    some = vectors[chosen]
+    some = vectors[_sampled(len(vectors))]
     pairs = torch.triu_indices(len(some), len(some), offset=1)
     cosines = (some @ some.T)[pairs[0], pairs[1]]
     return min(float(cosines.quantile(quantile)), 1 - 1e-6)
+
+
+def _sampled(rows: int) -> Tensor:
+    """Numbers of the rows whose pairs are looked at, evenly spaced."""
+    return torch.linspace(0, rows - 1, min(rows, _COMPARED)).round().long()

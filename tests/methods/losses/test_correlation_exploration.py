@@ -9,7 +9,7 @@ from medbench_methods.losses.correlation_exploration import (
     relations,
 )
 
-B, N, C, D = 3, 5, 7, 4
+N, C, D = 5, 7, 4
 
 
 def relation_of(x: Tensor, i: int, j: int, relation: Relation) -> Tensor:
@@ -34,17 +34,18 @@ def twin(z: Tensor, x: Tensor, relation: Relation, distance: Distance) -> Tensor
     return total / count
 
 
-def example(scale: float) -> tuple[Tensor, Tensor]:
+def example(scale: float, batch: int = 3) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
-    z = torch.randn(B, N, D, generator=generator, dtype=torch.float64) * scale
-    x = torch.randn(B, N, C, generator=generator, dtype=torch.float64) * scale
+    z = torch.randn(batch, N, D, generator=generator, dtype=torch.float64) * scale
+    x = torch.randn(batch, N, C, generator=generator, dtype=torch.float64) * scale
     return z.requires_grad_(), x.requires_grad_()
 
 
 @pytest.mark.parametrize("relation", ["correlation", "covariance"])
 @pytest.mark.parametrize("distance", ["mse", "smooth_l1"])
-def test_equals_the_loop_in_value_and_gradient(relation: Relation, distance: Distance) -> None:
-    z, x = example(scale=2.0)  # some covariances differ by more than 1, where the smooth L1 turns linear
+@pytest.mark.parametrize("batch", [3, 2])
+def test_equals_the_loop_in_value_and_gradient(relation: Relation, distance: Distance, batch: int) -> None:
+    z, x = example(2.0, batch)  # some covariances differ by more than 1, where the smooth L1 turns linear
     fast = correlation_exploration(z, x, relation=relation, distance=distance)
     slow = twin(z, x, relation, distance)
     torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)

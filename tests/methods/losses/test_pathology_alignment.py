@@ -29,10 +29,17 @@ def pair(t: Tensor, s: int, v: Tensor, n: int, pairing: Pairing, temperature: fl
 
 
 def twin(
-    v: Tensor, t: Tensor, pairing: Pairing, negatives: Negatives, tau: float, tau_p: float, cosine: float
+    v: Tensor,
+    t: Tensor,
+    counts: tuple[int, ...],
+    pairing: Pairing,
+    negatives: Negatives,
+    tau: float,
+    tau_p: float,
+    cosine: float,
 ) -> Tensor:
     found = []
-    for b, n in enumerate(COUNTS):
+    for b, n in enumerate(counts):
         for s in range(n):
             paired = pair(t[b], s, v[b], n, pairing, tau_p)
             if paired is not None:
@@ -65,8 +72,13 @@ def example() -> tuple[Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("pairing", ["soft", "hungarian"])
 @pytest.mark.parametrize("negatives", ["batch", "report"])
 @pytest.mark.parametrize("cosine", [0.95, 1.1])
-def test_equals_the_loop_in_value_and_gradient(pairing: Pairing, negatives: Negatives, cosine: float) -> None:
-    v, t, mask = example()
+@pytest.mark.parametrize("batch", [B, 2])
+def test_equals_the_loop_in_value_and_gradient(
+    pairing: Pairing, negatives: Negatives, cosine: float, batch: int
+) -> None:
+    v, t, mask = (tensor.detach()[:batch] for tensor in example())
+    v.requires_grad_()
+    t.requires_grad_()
     fast = pathology_alignment(
         v,
         t,
@@ -77,7 +89,7 @@ def test_equals_the_loop_in_value_and_gradient(pairing: Pairing, negatives: Nega
         pairing_temperature=0.3,
         false_negative_cosine=cosine,
     )
-    slow = twin(v, t, pairing, negatives, 0.2, 0.3, cosine)
+    slow = twin(v, t, COUNTS[:batch], pairing, negatives, 0.2, 0.3, cosine)
     torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
     for g, w in zip(torch.autograd.grad(fast, (v, t)), torch.autograd.grad(slow, (v, t)), strict=True):
         torch.testing.assert_close(g, w, rtol=1e-9, atol=1e-12)

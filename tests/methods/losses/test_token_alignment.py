@@ -1,10 +1,12 @@
+import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medbench_methods.losses.token_alignment import attention_weights, token_alignment
 
-B, W, P, E = 4, 7, 5, 3
+W, P, E = 7, 5, 3
 LENGTHS = (7, 4, 1, 0)
 """A full report, a padded one, one word, and none at all."""
 
@@ -44,26 +46,29 @@ def twin(
     return total / max(count, 1)
 
 
-def example(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    patches = F.normalize(torch.randn(B, P, E, generator=generator, dtype=torch.float64), dim=-1)
-    words = F.normalize(torch.randn(B, W, E, generator=generator, dtype=torch.float64), dim=-1)
-    mask = torch.arange(W)[None] < torch.tensor(LENGTHS)[:, None]
+def example(lengths: tuple[int, ...] = LENGTHS) -> tuple[Tensor, Tensor, Tensor]:
+    batch = len(lengths)
+    generator = torch.Generator().manual_seed(0)
+    patches = F.normalize(torch.randn(batch, P, E, generator=generator, dtype=torch.float64), dim=-1)
+    words = F.normalize(torch.randn(batch, W, E, generator=generator, dtype=torch.float64), dim=-1)
+    mask = torch.arange(W)[None] < torch.tensor(lengths)[:, None]
     return patches.requires_grad_(), words.requires_grad_(), mask
 
 
-def test_equals_the_loop_in_value_and_gradient() -> None:
-    patches, words, mask = example()
+@pytest.mark.parametrize("lengths", [LENGTHS, (7, 2)])
+def test_equals_the_loop_in_value_and_gradient(lengths: tuple[int, ...]) -> None:
+    patches, words, mask = example(lengths)
+    batch = len(lengths)
     generator = torch.Generator().manual_seed(9)
-    a = torch.rand(B, W, generator=generator, dtype=torch.float64) * mask
+    a = torch.rand(batch, W, generator=generator, dtype=torch.float64) * mask
     a = a / a.sum(1, keepdim=True).clamp_min(1e-9)
-    b = torch.rand(B, P, generator=generator, dtype=torch.float64)
+    b = torch.rand(batch, P, generator=generator, dtype=torch.float64)
     b = b / b.sum(1, keepdim=True)
     for weights in ((None, None), (a, b)):
         fast = token_alignment(
             patches, words, mask, word_weights=weights[0], patch_weights=weights[1], temperature=0.3
         )
-        slow = twin(patches, words, LENGTHS, *weights, 0.3)
+        slow = twin(patches, words, lengths, *weights, 0.3)
         torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
         grads = torch.autograd.grad(fast, (patches, words))
         wanted = torch.autograd.grad(slow, (patches, words))
@@ -113,6 +118,29 @@ def test_attention_weights_clip_to_percentiles_and_sum_to_one() -> None:
     torch.testing.assert_close(weights[0], clipped / clipped.sum())
     torch.testing.assert_close(weights[1], torch.tensor([0.5, 0.5, 0, 0, 0, 0]))
     torch.testing.assert_close(weights[2], torch.zeros(6))
+
+
+@pytest.mark.parametrize("rule", ["words", "what has attention", "all"])
+def test_attention_weights_equal_the_loop(rule: str) -> None:
+    generator = torch.Generator().manual_seed(5)
+    attention = torch.rand(6, 9, generator=generator, dtype=torch.float64) ** 3
+    counts = torch.tensor([9, 5, 2, 1, 0, 7])
+    mask = torch.arange(9)[None] < counts[:, None]
+    if rule != "all":
+        attention = attention * mask
+    attention[5, 3] = 0  # a word without attention: in the released code's reading, no word
+    if rule == "what has attention":
+        mask = attention > 0
+    wanted = np.zeros((6, 9))
+    for b in range(6):
+        there = [i for i in range(9) if rule == "all" or mask[b, i]]
+        if there:
+            low, high = np.percentile([attention[b, i].item() for i in there], [10, 90])
+            clipped = [min(max(attention[b, i].item(), low), high) for i in there]
+            for i, value in zip(there, clipped, strict=True):
+                wanted[b, i] = value / sum(clipped)
+    found = attention_weights(attention, None if rule == "all" else mask)
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-12, atol=1e-14)
 
 
 def test_attention_weights_without_mask_and_of_zeros() -> None:

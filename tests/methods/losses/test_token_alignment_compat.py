@@ -5,7 +5,7 @@ from torch import Tensor
 
 from medbench_methods.losses.token_alignment_compat import token_alignment_compat
 
-B, N, P, E = 4, 7, 5, 3
+N, P, E = 7, 5, 3
 LENGTHS = (7, 4, 1, 0)
 """All slots with a word, some, one, none at all."""
 
@@ -31,9 +31,17 @@ def mixed(query: Tensor, keys: Tensor, t: float) -> Tensor:
     )
 
 
-def twin(patches: Tensor, words: Tensor, a: Tensor, b: Tensor | None, t: float, normalise: bool) -> Tensor:
+def twin(
+    patches: Tensor,
+    words: Tensor,
+    lengths: tuple[int, ...],
+    a: Tensor,
+    b: Tensor | None,
+    t: float,
+    normalise: bool,
+) -> Tensor:
     total = patches.new_zeros(())
-    for i, n in enumerate(LENGTHS):
+    for i, n in enumerate(lengths):
         seen = [mixed(w, patches[i], t) for w in words[i]]
         total = total + both_ways(words[i], [c / c.norm() for c in seen], a[i], t)
         # Without a word every slot is left out, and then all of them alike.
@@ -42,24 +50,28 @@ def twin(patches: Tensor, words: Tensor, a: Tensor, b: Tensor | None, t: float, 
             told = [d / d.norm() for d in told]
         weights = patches.new_full((P,), 1 / P) if b is None else b[i]
         total = total + both_ways(patches[i], told, weights, t)
-    return total / B
+    return total / len(lengths)
 
 
-def example() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def example(lengths: tuple[int, ...] = LENGTHS) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    batch = len(lengths)
     generator = torch.Generator().manual_seed(0)
-    patches = F.normalize(torch.randn(B, P, E, generator=generator, dtype=torch.float64), dim=-1)
-    words = F.normalize(torch.randn(B, N, E, generator=generator, dtype=torch.float64), dim=-1)
-    mask = torch.arange(N)[None] < torch.tensor(LENGTHS)[:, None]
-    a = torch.rand(B, N, generator=generator, dtype=torch.float64) * mask
+    patches = F.normalize(torch.randn(batch, P, E, generator=generator, dtype=torch.float64), dim=-1)
+    words = F.normalize(torch.randn(batch, N, E, generator=generator, dtype=torch.float64), dim=-1)
+    mask = torch.arange(N)[None] < torch.tensor(lengths)[:, None]
+    a = torch.rand(batch, N, generator=generator, dtype=torch.float64) * mask
     a = a / a.sum(1, keepdim=True).clamp_min(1e-9)
-    b = torch.rand(B, P, generator=generator, dtype=torch.float64)
+    b = torch.rand(batch, P, generator=generator, dtype=torch.float64)
     return patches.requires_grad_(), words.requires_grad_(), mask, a, b / b.sum(1, keepdim=True)
 
 
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("weighted", [True, False])
-def test_equals_the_loop_in_value_and_gradient(normalise: bool, weighted: bool) -> None:
-    patches, words, mask, a, b = example()
+@pytest.mark.parametrize("lengths", [LENGTHS, (7, 2)])
+def test_equals_the_loop_in_value_and_gradient(
+    normalise: bool, weighted: bool, lengths: tuple[int, ...]
+) -> None:
+    patches, words, mask, a, b = example(lengths)
     patch_weights = b if weighted else None
     fast = token_alignment_compat(
         patches,
@@ -70,7 +82,7 @@ def test_equals_the_loop_in_value_and_gradient(normalise: bool, weighted: bool) 
         normalise_told=normalise,
         temperature=0.3,
     )
-    slow = twin(patches, words, a, patch_weights, 0.3, normalise)
+    slow = twin(patches, words, lengths, a, patch_weights, 0.3, normalise)
     torch.testing.assert_close(fast, slow, rtol=1e-12, atol=1e-12)
     grads = torch.autograd.grad(fast, (patches, words))
     for g, w in zip(grads, torch.autograd.grad(slow, (patches, words)), strict=True):

@@ -1,5 +1,7 @@
 import dataclasses
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -222,3 +224,28 @@ def test_imagenet_weights_are_loaded(backbone: str, tmp_path: Path, monkeypatch:
     again = ImageEncoder(ImageConfig(backbone=backbone, size=64, upsample=0), weights=False)
     first = next(iter(again.body.state_dict()))
     assert not torch.equal(again.body.state_dict()[first], loaded[first])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"upsample": -1}, "method.upsample is -1; expected at least 0"),
+        ({"mean": math.nan}, "method.mean is nan; expected a number"),
+        ({"mean": (0.5, math.inf, 0.5)}, r"method.mean is \(0.5, inf, 0.5\); expected a number"),
+        ({"std": (0.5, 0.5, math.nan)}, r"method.std is \(0.5, 0.5, nan\); expected a number"),
+        ({"layers": (1, 0, 1, 1)}, r"method.layers is \(1, 0, 1, 1\); expected at least 1"),
+        ({"channels": (8, 8, 8, 0)}, r"method.channels is \(8, 8, 8, 0\); expected at least 1"),
+        ({"width": 0}, "method.width is 0; expected at least 1"),
+        ({"heads": 0}, "method.heads is 0; expected at least 1"),
+        ({"depth": 0}, "method.depth is 0; expected at least 2"),
+        ({"depth": 1}, "method.depth is 1; expected at least 2"),
+        (
+            {"backbone": "vit_tiny_patch16_224", "size": 200},
+            "method.size is 200; expected a multiple of 16, .* '",
+        ),
+    ],
+)
+def test_numbers_that_no_backbone_is_built_with_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ImageConfig(**changes)
+    ImageConfig(size=200)  # a CNN takes any

@@ -9,7 +9,11 @@ from safetensors.torch import save_file
 
 from medbench.errors import WeightsError
 from medbench.method import Setup
-from medbench_methods.modules.report_encoder import ReportEncoder, similarity_quantile
+from medbench_methods.modules.report_encoder import (
+    ReportEncoder,
+    share_alike,
+    similarity_quantile,
+)
 from medbench_methods.modules.text_encoder import TextConfig, build_text
 from medbench_methods.modules.tokenizer import ReportTokenizer
 
@@ -99,3 +103,19 @@ def test_quantile_of_pair_similarities(n: int, compared: int) -> None:
 def test_equal_reports_always_reach_the_quantile() -> None:
     same = F.normalize(torch.rand(1, 700), dim=1).expand(50, -1)
     assert similarity_quantile(same, 1.0) < float((same @ same.T).min())
+
+
+@pytest.mark.parametrize("n", [2, 31])
+def test_share_of_the_pairs_of_different_reports(n: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = F.normalize(torch.randn(n, 6, generator=generator), dim=1)
+    reports = [["opacity"], *([f"finding {i % 7}"] for i in range(n - 1))]
+    pairs = [(i, j) for i in range(n) for j in range(i) if reports[i] != reports[j]]
+    for threshold in (-1.0, 0.2, 1.0):
+        reached = sum(float(vectors[i] @ vectors[j]) >= threshold for i, j in pairs)
+        assert share_alike(vectors, reports, threshold) == pytest.approx(reached / len(pairs))
+
+
+def test_share_where_no_two_reports_differ() -> None:
+    assert share_alike(torch.ones(3, 1), [["normal"]] * 3, 0.5) == 0
+    assert share_alike(torch.empty(0, 4), [], 0.5) == 0
