@@ -5,7 +5,8 @@
 
 Films are noise and reports are drawn from a few words: the time of a step depends on shapes only. Each combination runs
 in processes of its own, because kept memory can not be given up again. The least time over the steps is printed for
-each part, since anything else that runs on the machine only adds to it.
+each part, since anything else that runs on the machine only adds to it. A dash is a part that a method has none of, or
+does within its losses: `mrm` reads a report only together with a film.
 """
 
 import argparse
@@ -45,6 +46,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     method_class = load_catalogue().load("methods", arguments.method)
     recipe = method_class.recipes[arguments.recipe]
     config = recipe.pretrain
+    if config is None:
+        raise SystemExit(f"{arguments.method}: the recipe {arguments.recipe} has no pretraining to measure.")
     torch.manual_seed(0)
     draw = np.random.default_rng(0)
     n = config.batch_size * 2
@@ -54,9 +57,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     index = Index("noise", Path(), "phantom", table)
     texts = read_reports(index, np.arange(n))
     method = method_class.from_corpus(recipe.config, texts.sentences, Setup(offline=True))
+    vectors = method.report_vectors(texts.sentences)
     method = method.to(device, memory_format=torch.channels_last).train()  # as the engine does
     model = method.model
-    side = model.preprocessing.resize
+    side, size = (
+        length * method.film_scale for length in (model.preprocessing.resize, model.preprocessing.size)
+    )
     seconds: dict[str, list[float]] = defaultdict(list)
 
     def wait() -> None:
@@ -80,13 +86,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     model.encode_image = timed("image encoder", model.encode_image)
     model.encode_text = timed("text encoder", model.encode_text)
-    optimiser = torch.optim.AdamW(method.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    encoder = model.image_encoder  # asked itself where some of the patches are hidden
+    encoder.encode_visible = timed("image encoder", encoder.encode_visible)
+    optimiser = torch.optim.AdamW(
+        [p for p in method.parameters() if p.requires_grad],
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+    )
     with TemporaryDirectory() as folder:
         films = np.lib.format.open_memmap(Path(folder) / "films.npy", "w+", np.uint8, (n, side, side))
         films[:] = draw.integers(0, 256, films.shape, dtype=np.uint8)
         prepared = PreparedImages(films, np.full((n, 2), side), "")
         batches = TrainingBatches(
-            Pairs(texts, prepared, model), 0, config.batch_size, pin=device.type == "cuda"
+            Pairs(texts, prepared, model, vectors, scale=method.film_scale),
+            0,
+            config.batch_size,
+            pin=device.type == "cuda",
         )
         for step in range(arguments.steps + 2):  # the first two warm up
             if step == 2:
@@ -94,17 +110,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             with part("whole step"):
                 with part("data"):
                     batch = batches.batch(step, 0).to(device)
-                    images = model.preprocessing.normalise(batch.films(model.preprocessing.size))
+                    images = model.preprocessing.normalise(batch.films(size))
                     images = images.contiguous(memory_format=torch.channels_last)
                 with part("forward"), devices.autocast(device, arguments.precision):
-                    terms = method.losses(ImageTextBatch(images, batch.text), 0)
+                    terms = method.losses(ImageTextBatch(images, batch.text, batch.report_vectors), 0)
                 with part("backward"):
                     torch.stack([term.float() for term in terms.values()]).sum().backward()
                 with part("optimiser"):
                     optimiser.step()
                     optimiser.zero_grad()
     best = {name: min(values) for name, values in seconds.items()}
-    best["losses"] = best["forward"] - best["image encoder"] - best["text encoder"]
+    encoders = sum(best.get(name, 0.0) for name in ("image encoder", "text encoder"))
+    best["losses"] = best["forward"] - encoders
     return {
         "batch": config.batch_size,
         "side": model.preprocessing.size,
@@ -153,7 +170,8 @@ def main() -> None:
     heads = [f"{precision}{', kept' if keep else ''}" for precision, keep in found]
     print(f"{'':16}" + "".join(f"{head:>14}" for head in heads))
     for name in (*PARTS, "whole step"):
-        print(f"{name:16}" + "".join(f"{1e3 * one['seconds'][name]:14.1f}" for one in found.values()))
+        seconds = [one["seconds"].get(name) for one in found.values()]
+        print(f"{name:16}" + "".join(f"{'-':>14}" if s is None else f"{1e3 * s:14.1f}" for s in seconds))
     print(
         f"{'pairs/s':16}"
         + "".join(f"{o['batch'] / o['seconds']['whole step']:14.1f}" for o in found.values())

@@ -10,8 +10,9 @@ leave open is a field that says so.
 The text is one sentence of the report, drawn anew in each step. `clip` has the same contrast with MGCA's encoders and
 heads, and whole reports.
 
-Augmentation: the paper's is only known to us as like SimCLR's (crops, flips, distortions of place and of grey values).
-Applied is the random crop that every method has, 224 of 256 px; flips, affine maps, jitter and blur are not.
+Augmentation: after the random crop that every method has (224 of 256 px; the paper's has 60 to 100 % of the film),
+films are mirrored, turned, shifted, lit differently and blurred, by the paper's numbers as the code of LoVT (ECCV 2022,
+github.com/philip-mueller/lovt) states and uses them.
 """
 
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from medbench.method import PretrainConfig, Recipe
 from medbench.model import ImageTextBatch, TextBatch, TextFeatures
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
+from medbench_methods.modules.film_augmentation import FilmAugmentation
 from medbench_methods.modules.image_encoder import ImageEncoder
 from medbench_methods.modules.ranges import expect
 from medbench_methods.modules.sentences import SentenceConfig, cut, draw_sentences, read_whole
@@ -56,6 +58,13 @@ class ConvirtConfig(DualEncoderConfig, SentenceConfig):
     """Width of the hidden layer of the image's head. The paper has one hidden layer; as wide as ResNet-50's features in
     the re-implementation."""
 
+    augment: bool = True
+    """Train on changed films: mirrored (probability 0.5), turned by up to 20 degrees, shifted by up to a tenth, scaled
+    by 0.95 to 1.05, brightness and contrast times 0.6 to 1.4, blurred with a deviation of 0.1 to 3 px. Parts and
+    numbers are the paper's, as LoVT's code restates them; their order, and blurring every film, are that code's. `tiny`
+    and `micro` leave films as they are: they show the same crops to every method, so that a table compares
+    objectives."""
+
     text_hidden: int = 768
     """Width of the hidden layer of the text's head; as wide as BERT's features in the re-implementation."""
 
@@ -83,6 +92,18 @@ class ConvirtConfig(DualEncoderConfig, SentenceConfig):
         SentenceConfig.__post_init__(self)
         expect(self, "image_weight", least=0, most=1)
         expect(self, "text_hidden", least=1)
+
+
+AUGMENTATION = FilmAugmentation(
+    flip=0.5,
+    rotation=(-20, 20),
+    translation=0.1,
+    scale=(0.95, 1.05),
+    brightness=(0.6, 1.4),
+    contrast=(0.6, 1.4),
+    blur=(0.1, 3.0),
+)
+"""See `ConvirtConfig.augment`."""
 
 
 class PlainHead(nn.Module):
@@ -127,7 +148,9 @@ class Convirt(DualEncoderMethod):
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(
-            ConvirtConfig(**TINY, text_hidden=128, text_frozen_layers=1, report_max_tokens=256),
+            ConvirtConfig(
+                **TINY, augment=False, text_hidden=128, text_frozen_layers=1, report_max_tokens=256
+            ),
             TINY_PRETRAIN_GLOBAL,
         ),
         # Batch, learning rate and weight decay are the paper's. The rest is LoVT's (ECCV 2022), which trains ConVIRT
@@ -152,7 +175,7 @@ class Convirt(DualEncoderMethod):
             ),
         ),
         "micro": Recipe(
-            ConvirtConfig(**MICRO, text_hidden=64, text_frozen_layers=0, report_max_tokens=96),
+            ConvirtConfig(**MICRO, augment=False, text_hidden=64, text_frozen_layers=0, report_max_tokens=96),
             MICRO_PRETRAIN,
         ),
     }
@@ -169,7 +192,10 @@ class Convirt(DualEncoderMethod):
         config, text = self.config, batch.text
         if not config.full_report:
             text = draw_sentences(text, torch.rand(len(text.ids), device=text.ids.device))
-        films = self.model.embed_image(self.model.encode_image(batch.images))  # (B, E)
+        images = batch.images
+        if config.augment and self.training:
+            images = AUGMENTATION(images, self.model.preprocessing)
+        films = self.model.embed_image(self.model.encode_image(images))  # (B, E)
         told = self.model.embed_text(self.model.encode_text(text))  # (B, E)
         weights = (config.image_weight, 1 - config.image_weight)
         return {"contrast": info_nce(films, told, config.temperature, weights=weights, gather=config.gather)}

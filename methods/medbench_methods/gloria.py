@@ -44,9 +44,13 @@ class GloriaConfig(ImageConfig, SentenceConfig):
     """Encoders and losses. Defaults: GLoRIA's released code.
 
     The joint space is that of the text encoder (768 for BERT), which has no projection. The image half is that of
-    `ImageConfig`, where GLoRIA's code and MGCA's agree (224 of 256 px, 0.5 and 0.5, enlarged to 299) but for the
-    ImageNet weights: GLoRIA starts from torchvision's first ones, here every method starts from the same.
+    `ImageConfig`, where GLoRIA's code and MGCA's agree (224 of 256 px, 0.5 and 0.5, enlarged to 299), but for the
+    ImageNet weights.
     """
+
+    backbone: str = "resnet50.tv_in1k"
+    """torchvision's first ResNet-50, which `pretrained=True` gave the released code; MGCA, and the methods that follow
+    it, start from torchvision's second."""
 
     text_layers: int = 12
     """Transformer layers; of a pretrained BERT the first so many. GLoRIA keeps all 12 of Bio_ClinicalBERT, all

@@ -3,8 +3,7 @@
 Liu et al., "M-FLAG: Medical Vision-Language Pre-training with Frozen Language Models and Latent Space Geometry
 Optimization" (MICCAI 2023, arXiv 2307.08347). Fidelity `official-code`: the authors' repository
 (cheliu-computation/M-FLAG-MICCAI2023) was read: its model, its two losses, its optimiser and its configuration are
-those built here. Not built, because the engine has one way to read films: its augmentation (random rotation up to 90
-degrees, perspective, autocontrast).
+those built here.
 
 Only the image encoder and the two projection heads learn:
 
@@ -17,11 +16,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from medbench.errors import UsageError
 from medbench.method import PretrainConfig, Recipe
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.cosine_alignment import cosine_alignment
 from medbench_methods.losses.orthogonality import orthogonality
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
+from medbench_methods.modules.film_augmentation import FilmAugmentation
 from medbench_methods.modules.ranges import expect
 from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN_GLOBAL
 
@@ -67,6 +68,12 @@ class MflagConfig(DualEncoderConfig):
     off_diagonal: float = 0.0051
     """w, of pairs of features in the orthogonality (released code)."""
 
+    augment: bool = True
+    """Train on changed films: turned by 0 to 90 degrees, half of them warped (each corner drawn in by up to a quarter
+    of the side), half of them stretched to full contrast (released code; its random change to grey does nothing to a
+    film). `tiny` and `micro` leave films as they are: they show the same crops to every method, so that a table
+    compares objectives."""
+
     def __post_init__(self) -> None:
         """Refuse what can not be computed.
 
@@ -75,6 +82,17 @@ class MflagConfig(DualEncoderConfig):
         """
         super().__post_init__()
         expect(self, "off_diagonal", least=0)
+        if self.gather:
+            raise UsageError(
+                "method.gather is true, but method mflag has no negatives to gather, and its orthogonality is over the "
+                "films of one process, as in the released code; leave it false."
+            )
+
+
+AUGMENTATION = FilmAugmentation(
+    rotation=(0, 90), distortion=0.5, distortion_probability=0.5, autocontrast_probability=0.5
+)
+"""See `MflagConfig.augment`."""
 
 
 class Mflag(DualEncoderMethod):
@@ -82,7 +100,7 @@ class Mflag(DualEncoderMethod):
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(
-            MflagConfig(**TINY, text_frozen_layers=TINY["text_layers"]),
+            MflagConfig(**TINY, augment=False, text_frozen_layers=TINY["text_layers"]),
             TINY_PRETRAIN_GLOBAL,
         ),
         # Released code and configuration. 512 a process, and four processes, as the code divides the steps by 4; the
@@ -106,7 +124,7 @@ class Mflag(DualEncoderMethod):
             ),
         ),
         "micro": Recipe(
-            MflagConfig(**MICRO, text_frozen_layers=MICRO["text_layers"]),
+            MflagConfig(**MICRO, augment=False, text_frozen_layers=MICRO["text_layers"]),
             MICRO_PRETRAIN,
         ),
     }
@@ -116,7 +134,10 @@ class Mflag(DualEncoderMethod):
     def losses(self, batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
         """The terms `alignment` and `orthogonality` whose weight is not 0."""
         config, model = self.config, self.model
-        image, text = model.encode_image(batch.images), model.encode_text(batch.text)
+        images = batch.images
+        if config.augment and self.training:
+            images = AUGMENTATION(images, model.preprocessing)
+        image, text = model.encode_image(images), model.encode_text(batch.text)
         terms: dict[str, Tensor] = {}
         if config.alignment_weight:
             terms["alignment"] = config.alignment_weight * cosine_alignment(

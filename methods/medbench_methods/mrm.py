@@ -114,13 +114,23 @@ class MrmConfig(ImageConfig, TextConfig):
         ImageConfig.__post_init__(self)
         TextConfig.__post_init__(self)
         expect_terms(self)
-        expect(self, "film_scale", least=1)
+        expect(self, "width", "heads", "film_scale", least=1)
+        expect(self, "depth", least=2)
         expect(self, "decoder_layers", least=0)
         expect(self, "hidden_words", least=0, most=1)
+        expect(self, "hidden_patches", least=0, below=1)
         check_decoder(self)
+        if self.width is not None and (self.width % 4 or self.width % (self.heads or 1)):
+            raise UsageError(
+                f"method.width is {self.width}; expected a multiple of 4 and of method.heads ({self.heads})."
+            )
+        if self.size % PATCH:
+            raise UsageError(
+                f"method.size is {self.size}; expected a multiple of {PATCH}, the side of a patch."
+            )
         patches = (self.size // PATCH) ** 2
         kept = int(patches * (1 - self.hidden_patches))
-        if not 0 <= self.hidden_patches < 1 or kept < 1:
+        if kept < 1:
             raise UsageError(
                 f"method.hidden_patches is {self.hidden_patches}, which leaves {kept} of {patches} patches; expected a "
                 "share from 0 that leaves at least one."

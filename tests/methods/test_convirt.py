@@ -71,8 +71,27 @@ def test_a_sentence_is_drawn_anew_by_the_seed_of_the_step() -> None:
     assert len({round(value, 5) for value in values}) > 1
 
 
+def test_films_are_changed_in_training_alone_and_where_it_is_asked_for() -> None:
+    assert Convirt.recipes["paper"].config.augment
+    assert not Convirt.recipes["tiny"].config.augment
+    assert not MICRO.augment
+    seen: list[Tensor] = []
+    for augment, training in ((True, True), (True, False), (False, True)):
+        method = build(augment=augment).train(training)
+        real = method.model.encode_image
+
+        def look(images: Tensor, real: Any = real) -> Any:
+            seen.append(images)
+            return real(images)
+
+        method.model.encode_image = look  # type: ignore[method-assign, assignment]
+        method.losses(batch_for(method), 0)
+    batch = batch_for(build())
+    assert [torch.equal(images, batch.images) for images in seen] == [False, True, True]
+
+
 def test_a_step_is_one_graph() -> None:
-    method = build(text_layers=2, text_frozen_layers=1)
+    method = build(text_layers=2, text_frozen_layers=1, augment=True)
     batch = batch_for(method)
 
     def step(images: Tensor, text: TextBatch) -> Tensor:

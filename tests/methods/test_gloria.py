@@ -313,6 +313,7 @@ def test_the_defaults_are_those_of_the_released_code() -> None:
     paper = Gloria.recipes["paper"]
     config, pretrain = paper.config, paper.pretrain
     assert config == GloriaConfig()
+    assert config.backbone == "resnet50.tv_in1k"
     assert (config.upsample, config.text_layers, config.text_summed_layers) == (299, 12, 4)
     assert (config.attention_scale, config.matching_scale, config.contrast_scale) == (4, 5, 10)
     assert (config.text_max_tokens, config.full_report, config.compat) == (97, False, False)

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 
+from medbench.errors import UsageError
 from medbench.method import PretrainConfig, Setup
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.orthogonality import orthogonality
@@ -67,6 +68,24 @@ def test_orthogonality_is_that_of_the_features_before_the_head() -> None:
     torch.testing.assert_close(terms["orthogonality"], orthogonality(pooled, 0.0051))
 
 
+def test_films_are_changed_in_training_alone_and_where_it_is_asked_for() -> None:
+    assert Mflag.recipes["paper"].config.augment
+    assert not Mflag.recipes["tiny"].config.augment
+    assert not MICRO.augment
+    values = []
+    for augment, training in ((True, True), (False, True), (True, False), (False, False)):
+        method = build(augment=augment).train(training)
+        torch.manual_seed(5)
+        values.append(method.losses(batch_for(method), 0)["orthogonality"].item())
+    assert values[0] != pytest.approx(values[1], rel=1e-4)
+    assert values[2] == values[3]
+
+
+def test_gathering_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"method\.gather is true, but method mflag has no negatives"):
+        build(gather=True)
+
+
 def test_the_paper_recipe_is_the_released_codes() -> None:
     recipe = Mflag.recipes["paper"]
     config = recipe.config
@@ -95,12 +114,14 @@ def test_the_paper_recipe_is_the_released_codes() -> None:
 
 
 def test_a_step_is_one_graph() -> None:
-    method = build()
+    method = build(augment=True)
     batch = batch_for(method)
 
     def total() -> torch.Tensor:
         return torch.stack(list(method.losses(batch, 0).values())).sum()
 
+    torch.manual_seed(0)
+    plain = total()
     torch._dynamo.reset()
-    compiled = torch.compile(total, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(), total())
+    torch.manual_seed(0)
+    torch.testing.assert_close(torch.compile(total, backend="eager", fullgraph=True)(), plain)
