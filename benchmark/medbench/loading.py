@@ -1,5 +1,6 @@
 """A method in Python: `medbench.load` gives one of these, for notebooks and scripts."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -118,6 +119,8 @@ class LoadedMethod:
         touched.
         """
         reports = [texts] if isinstance(texts, str) else list(texts)
+        if not self._has_text:
+            raise self._without_text()
         if not reports:
             raise UsageError("no texts, expected at least one.")
         cut = [_cut(report) if isinstance(report, str) else list(report) for report in reports]
@@ -130,13 +133,27 @@ class LoadedMethod:
             texts: strings, what `tokenize` gave, or token ids (B, T) of the model's own vocabulary.
             mask: with token ids only: (B, T), 1 or True where there is a token. All, if it is left out.
         """
+        if not self._has_text:
+            raise self._without_text()
         with torch.no_grad():
             return self.model.encode_text(self._texts(texts, mask))
 
     def embed_text(self, features: TextFeatures) -> Tensor:
         """(B, E) unit vectors in the joint space, without gradients."""
+        if not self._has_text:
+            raise self._without_text()
         with torch.no_grad():
             return self.model.embed_text(features)
+
+    @property
+    def _has_text(self) -> bool:
+        return hasattr(self.model, "tokenizer")
+
+    def _without_text(self) -> UsageError:
+        return UsageError(
+            f"{self.name} is an image encoder alone and takes no texts. Load a method with a text half, or a released file"
+            f" with part='all' where the method can take all of it."
+        )
 
     def _texts(self, texts: Any, mask: Tensor | None = None) -> TextBatch:
         if isinstance(texts, TextBatch):
@@ -181,12 +198,20 @@ def load(
     config: Mapping[str, Any],
 ) -> LoadedMethod:
     """See `medbench.load`."""
+    config = dict(config)
     catalogue = load_catalogue()
     spec = catalogue.lookup_method(name)
     place = resolve_device(device)
     progress = Progress()
-    overrides = {f"method.{field}": repr(value) for field, value in config.items()}
-    if checkpoint is None:
+    part, prefix = config.pop("part", None), config.pop("prefix", None)
+    overrides = {f"method.{field}": _written(value) for field, value in config.items()}
+    path = None if checkpoint is None else Path(checkpoint).expanduser()
+    finished = path is not None and (path.is_dir() or path.name == weights.TENSORS)
+    if (part, prefix) != (None, None) and (path is None or finished):
+        raise UsageError("part and prefix are of files that the authors released; leave them out.")
+    if part not in (None, "image", "all"):
+        raise UsageError(f"part={part!r}: expected 'image' or 'all'.")
+    if path is None:
         if spec.released_only:
             raise WeightsError(
                 f"{name} is not trained here, its encoder comes from a released checkpoint: expected"
@@ -206,8 +231,7 @@ def load(
         progress.say(f"{name}: FRESH weights (seed {seed}); nothing was pretrained")
         info = {"method": name, "recipe": recipe, "seed": seed, "config": weights.config_json(method.config)}
         return LoadedMethod(name, method, info, place)
-    path = Path(checkpoint).expanduser()
-    if path.is_dir() or path.name == weights.TENSORS:
+    if finished:
         if config:
             raise UsageError(
                 f"{', '.join(config)}: the weights in {path} bring their own config, so none can be given with them."
@@ -221,10 +245,17 @@ def load(
             f"{path}: expected a folder of finished weights, as `medbench pretrain` prints; of {name} no released"
             f" checkpoints are known."
         )
-    imported = import_released(path, spec, catalogue, overrides=overrides, offline=offline)
+    imported = import_released(
+        path, spec, catalogue, part=part, prefix=prefix, overrides=overrides, offline=offline
+    )
     progress.say(imported.coverage.text())
     ready = imported.as_weights()
     return LoadedMethod(name, ready.method, ready.info, place)
+
+
+def _written(value: Any) -> str:
+    """A value of a config's field as it is written on the command line."""
+    return os.fspath(value) if isinstance(value, os.PathLike) else repr(value)
 
 
 def _grey(film: Any) -> npt.NDArray[np.uint8]:

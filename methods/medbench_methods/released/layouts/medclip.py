@@ -12,7 +12,7 @@ RELEASE = Release(
             corpus="CheXpert and MIMIC-CXR",
             config=ReleasedConfig(backbone="resnet50", mean=0.5862785803043838, std=0.27950088968644304),
             groups=("", "state_dict", "model"),
-            prefixes=("vision_model.model", "model"),
+            prefixes=("vision_model.model",),
             unused={r"fc\.": "projection to the joint space (2048 -> 512)"},
         ),
     ),
