@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -92,7 +92,8 @@ class LoadedMethod:
     def embed_image(self, features: ImageFeatures) -> Tensor:
         """(B, E) unit vectors in the joint space, without gradients."""
         with torch.no_grad():
-            return self.model.embed_image(features)
+            vectors: Tensor = self._half(self.model.embed_image, features)
+            return vectors
 
     def _images(self, images: Any) -> Tensor:
         if isinstance(images, Tensor):
@@ -119,12 +120,11 @@ class LoadedMethod:
         touched.
         """
         reports = [texts] if isinstance(texts, str) else list(texts)
-        if not self._has_text:
-            raise self._without_text()
         if not reports:
             raise UsageError("no texts, expected at least one.")
         cut = [_cut(report) if isinstance(report, str) else list(report) for report in reports]
-        return self.model.tokenize(cut).to(self.device)
+        batch: TextBatch = self._half(self.model.tokenize, cut)
+        return batch.to(self.device)
 
     def encode_text(self, texts: Texts | TextBatch | Tensor, mask: Tensor | None = None) -> TextFeatures:
         """Features of texts, without gradients.
@@ -133,27 +133,25 @@ class LoadedMethod:
             texts: strings, what `tokenize` gave, or token ids (B, T) of the model's own vocabulary.
             mask: with token ids only: (B, T), 1 or True where there is a token. All, if it is left out.
         """
-        if not self._has_text:
-            raise self._without_text()
         with torch.no_grad():
-            return self.model.encode_text(self._texts(texts, mask))
+            features: TextFeatures = self._half(self.model.encode_text, self._texts(texts, mask))
+            return features
 
     def embed_text(self, features: TextFeatures) -> Tensor:
         """(B, E) unit vectors in the joint space, without gradients."""
-        if not self._has_text:
-            raise self._without_text()
         with torch.no_grad():
-            return self.model.embed_text(features)
+            vectors: Tensor = self._half(self.model.embed_text, features)
+            return vectors
 
-    @property
-    def _has_text(self) -> bool:
-        return hasattr(self.model, "tokenizer")
-
-    def _without_text(self) -> UsageError:
-        return UsageError(
-            f"{self.name} is an image encoder alone and takes no texts. Load a method with a text half, or a released file"
-            f" with part='all' where the method can take all of it."
-        )
+    def _half(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What a part of the model gives that not every model has."""
+        try:
+            return call(*arguments)
+        except NotImplementedError as error:
+            raise UsageError(
+                f"{self.name}: {error}. Load a method that has it, or a released file with part='all' where the method"
+                f" can take all of it."
+            ) from None
 
     def _texts(self, texts: Any, mask: Tensor | None = None) -> TextBatch:
         if isinstance(texts, TextBatch):
@@ -255,7 +253,7 @@ def load(
 
 def _written(value: Any) -> str:
     """A value of a config's field as it is written on the command line."""
-    return os.fspath(value) if isinstance(value, os.PathLike) else repr(value)
+    return repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 
 def _grey(film: Any) -> npt.NDArray[np.uint8]:

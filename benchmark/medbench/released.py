@@ -108,7 +108,8 @@ class Release:
         layouts: most specific first; the first one that a file covers wholly is taken.
         whole: a module that turns the whole released model into the method's own: `convert(state)` gives tensors by the
             names of the method's `state_dict()`, and `settings(state)`, where there is one, fields of its config that
-            the file asks for. "" where only the image encoder can be imported.
+            the file asks for, and `assets(config, offline)`, where there is one, what `Method.from_assets` takes, got
+            without weights that would only be written over. "" where only the image encoder can be imported.
         refused: names in files of this method that can not be imported (regular expression), with the reason.
     """
 
@@ -539,10 +540,10 @@ def import_released(
         group, converted, settings = _converted(path, checkpoint, release)
         config = replace(plain.config, pretrained=False, **settings)
         config = apply_overrides(replace(plain, config=config), overrides or {}, spec.name).config
-        start = method_class.from_corpus(config, [], Setup(offline=offline))
-        assets = start.assets()
+        assets = _assets(release, method_class, config, offline)
         build = partial(method_class.from_assets, config, assets)
-        expected = {name: tensor.shape for name, tensor in start.state_dict().items()}
+        with torch.device("meta"):
+            expected = {name: tensor.shape for name, tensor in build().state_dict().items()}
         compared = _compare(expected, converted, _no_reshape)
         state = compared.state
         coverage = Coverage(
@@ -555,7 +556,7 @@ def import_released(
         if not coverage.complete:
             raise _not_covered(path, spec, Match(found.layout, coverage, {}), checkpoint)
     _check_finite(path, state)
-    method = _filled(path, build, state)
+    method = _filled(path, build, state, whole=part == "all")
     info: dict[str, Any] = {
         "method": spec.name,
         "recipe": recipe,
@@ -608,6 +609,15 @@ def _best(
     return best
 
 
+def _assets(release: Release, method: type[Method], config: Any, offline: bool) -> Mapping[str, bytes]:
+    """What the method is built from beside its tensors, without weights of another model where that can be."""
+    module = import_module(release.whole)
+    if hasattr(module, "assets"):
+        found: Mapping[str, bytes] = module.assets(config, offline)
+        return found
+    return method.from_corpus(config, [], Setup(offline=offline)).assets()
+
+
 def _converted(path: Path, checkpoint: Checkpoint, release: Release) -> tuple[str, State, Mapping[str, Any]]:
     """The whole model by the method's own converter: from which group, its tensors, and fields of the config."""
     module = import_module(release.whole)
@@ -647,30 +657,41 @@ def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
         )
 
 
-def _filled(path: Path, build: Callable[[], Method], state: Mapping[str, Tensor]) -> Method:
+_PROBES: Final = [["no focal consolidation", "the heart is enlarged"], ["small left pleural effusion"]]
+
+
+def _filled(path: Path, build: Callable[[], Method], state: Mapping[str, Tensor], whole: bool) -> Method:
     """The method with these tensors, seen to behave otherwise than a random one."""
     seed_everything(derive_seed(0, "init"))
     method = build().eval()
     size = method.model.preprocessing.size
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    text = method.model.tokenize(_PROBES) if whole else None
+
+    def seen() -> dict[str, Tensor]:
+        pooled = {"image": method.model.encode_image(images).pooled}
+        return pooled if text is None else {**pooled, "text": method.model.encode_text(text).pooled}
+
     with torch.no_grad():
-        before = method.model.encode_image(images).pooled
+        before = seen()
         method.load_state_dict(dict(state))
-        after = method.model.encode_image(images).pooled
-    if not torch.isfinite(after).all():
-        raise WeightsError(
-            f"{path}: the encoder gives features that are no numbers. Is the file whole, and of this method?"
-        )
-    if torch.allclose(before, after, rtol=1e-3, atol=1e-5):
-        raise WeightsError(
-            f"{path}: the encoder gives the same features as one with random weights, expected others. The file seems"
-            f" to hold an untrained model; ask for another one."
-        )
-    if torch.equal(after[0], after[1]):
-        raise WeightsError(
-            f"{path}: the encoder gives the same features for two different images. The file seems to hold a collapsed"
-            f" or empty model; ask for another one."
-        )
+        after = seen()
+    for what, features in after.items():
+        who = "the encoder" if what == "image" else "the text encoder"
+        if not torch.isfinite(features).all():
+            raise WeightsError(
+                f"{path}: {who} gives features that are no numbers. Is the file whole, and of this method?"
+            )
+        if torch.allclose(before[what], features, rtol=1e-3, atol=1e-5):
+            raise WeightsError(
+                f"{path}: {who} gives the same features as one with random weights, expected others. The file seems to"
+                f" hold an untrained model; ask for another one."
+            )
+        if torch.equal(features[0], features[1]):
+            raise WeightsError(
+                f"{path}: {who} gives the same features for two different {what}s. The file seems to hold a collapsed"
+                f" or empty model; ask for another one."
+            )
     return method
 
 

@@ -124,15 +124,15 @@ class ReportTokenizer:
             raise UsageError(f"token ids of type {ids.dtype}, expected whole numbers.")
         if ids.shape[1] > self.max_tokens:
             raise UsageError(
-                f"{ids.shape[1]} token ids a text, expected at most {self.max_tokens} ([CLS] and [SEP] included). Cut them"
-                f" before, or give strings, which are cut here."
+                f"{ids.shape[1]} token ids a text, expected at most {self.max_tokens} ([CLS] and [SEP] included)."
+                f" Cut them before, or give strings, which are cut here."
             )
         ids, mask = ids.cpu().long(), mask.cpu().bool()
         unknown = (ids < 0) | (ids >= len(self))
         if unknown.any():
             raise UsageError(
-                f"token id {int(ids[unknown][0])}, expected 0 to {len(self) - 1}: the vocabulary of this model. Make them with"
-                f" its own tokenizer, or give strings."
+                f"token id {int(ids[unknown][0])}, expected 0 to {len(self) - 1}: the vocabulary of this model. Make"
+                f" them with its own tokenizer, or give strings."
             )
         special = (ids == self._cls) | (ids == self._sep) | (ids == self._pad) | ~mask
         pieces = [

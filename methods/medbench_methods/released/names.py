@@ -184,6 +184,35 @@ def hugging_face_clip(state: State) -> State:
     return fused(names, ("attn.q", "attn.k", "attn.v"), "attn.qkv")
 
 
+def hugging_face_swin(state: State) -> State:
+    """`SwinModel` of transformers: the names of its files, and those that it has in memory since version 5.
+
+    It merges patches at the end of a stage, timm at the beginning of the next one; both in the same order.
+    """
+    names: State = {}
+    block = r"encoder\.layers\.(\d{1,3})\.blocks\.(\d+)\."
+    into = r"layers.\1.blocks.\2."
+    rules = [
+        (r"embeddings\.patch_embeddings\.projection\.(.*)", r"patch_embed.proj.\1"),
+        (r"embeddings\.norm\.(.*)", r"patch_embed.norm.\1"),
+        (r"layernorm\.(.*)", r"norm.\1"),
+        (block + r"layernorm_before\.(.*)", into + r"norm1.\3"),
+        (block + r"layernorm_after\.(.*)", into + r"norm2.\3"),
+        (block + r"attention\..*relative_position_bias_table", into + "attn.relative_position_bias_table"),
+        (block + r"attention\.self\.(query|key|value)\.(.*)", into + r"attn.\3.\4"),
+        (block + r"attention\.q_proj\.(.*)", into + r"attn.query.\3"),
+        (block + r"attention\.k_proj\.(.*)", into + r"attn.key.\3"),
+        (block + r"attention\.v_proj\.(.*)", into + r"attn.value.\3"),
+        (block + r"attention\.(?:output\.dense|o_proj)\.(.*)", into + r"attn.proj.\3"),
+        (block + r"(?:intermediate\.dense|mlp\.fc1)\.(.*)", into + r"mlp.fc1.\3"),
+        (block + r"(?:output\.dense|mlp\.fc2)\.(.*)", into + r"mlp.fc2.\3"),
+    ]
+    for name, tensor in renamed(state, rules).items():
+        merging = re.fullmatch(r"encoder\.layers\.(\d{1,3})\.downsample\.(.*)", name)
+        names[f"layers.{int(merging[1]) + 1}.downsample.{merging[2]}" if merging else name] = tensor
+    return fused(names, ("query", "key", "value"), "qkv")
+
+
 def hugging_face_resnet(state: State) -> State:
     """`ResNetModel` of transformers."""
     block = r"encoder\.stages\.(\d+)\.layers\.(\d+)\."

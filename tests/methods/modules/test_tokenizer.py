@@ -126,7 +126,11 @@ def test_ids_from_elsewhere_must_be_of_this_vocabulary_and_fit() -> None:
     assert torch.equal(again.ids, text.ids) and torch.equal(again.word, text.word)
     for ids, mask, message in (
         (torch.zeros(2, 7, dtype=torch.int64), torch.ones(2, 7), "7 token ids a text, expected at most 6"),
-        (torch.tensor([[2, 5000, 3]]), torch.ones(1, 3), f"token id 5000, expected 0 to {len(tokenizer) - 1}"),
+        (
+            torch.tensor([[2, 5000, 3]]),
+            torch.ones(1, 3),
+            f"token id 5000, expected 0 to {len(tokenizer) - 1}",
+        ),
         (torch.tensor([[2, -1, 3]]), torch.ones(1, 3), "token id -1"),
         (torch.zeros(3, dtype=torch.int64), torch.ones(3), r"shape \(3,\)"),
         (torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 2), r"a mask of \(1, 2\)"),

@@ -26,6 +26,8 @@ from transformers import (
     CLIPVisionModel,
     ResNetConfig,
     ResNetModel,
+    SwinConfig,
+    SwinModel,
     ViTConfig,
     ViTModel,
 )
@@ -55,6 +57,8 @@ def small(layout: Layout) -> Layout:
     if config.backbone == "resnet50":
         changes |= {"backbone": "resnet18", "layers": (1, 1, 1, 1), "size": 64, "resize": 64}
         changes |= {"upsample": 96 if config.upsample else 0}
+    elif "swin" in config.backbone:
+        changes |= {"layers": (1, 1, 2, 1), "width": 24, "size": 224, "resize": 224}
     elif "clip" in config.backbone:
         changes |= {"depth": 2}
     else:
@@ -156,6 +160,33 @@ def hf_resnet() -> Any:
     return trained(
         ResNetModel(ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[1, 1, 1, 1], layer_type="basic"))
     )
+
+
+@cache
+def hf_swin() -> Any:
+    return trained(SwinModel(SwinConfig(embed_dim=24, depths=[1, 1, 2, 1])))
+
+
+SWIN_IN_FILES = {
+    r"attention\.(query|q_proj)\.": "attention.self.query.",
+    r"attention\.(key|k_proj)\.": "attention.self.key.",
+    r"attention\.(value|v_proj)\.": "attention.self.value.",
+    r"attention\.o_proj\.": "attention.output.dense.",
+    r"mlp\.fc1\.": "intermediate.dense.",
+    r"mlp\.fc2\.": "output.dense.",
+    r"attention\.relative_position_bias\.": "attention.self.",
+}
+"""transformers' names of a Swin in memory, and those of its files up to version 4."""
+
+
+def swin_names_of_files() -> State:
+    state = {}
+    for name, tensor in hf_swin().state_dict().items():
+        for ours, theirs in SWIN_IN_FILES.items():
+            name = re.sub(ours, theirs, name)
+        state[name] = tensor
+    index = "encoder.layers.0.blocks.0.attention.self.relative_position_index"
+    return {**state, index: torch.zeros(49, 49, dtype=torch.int64)}
 
 
 @cache
@@ -348,6 +379,11 @@ def seen_by_hf_resnet(images: Tensor) -> Tensor:
     return pooled.flatten(1)
 
 
+def seen_by_swin(images: Tensor) -> Tensor:
+    pooled: Tensor = hf_swin()(images).pooler_output
+    return pooled
+
+
 def seen_by_torchvision_vit(images: Tensor) -> Tensor:
     net = torchvision_vit()
     x = net._process_input(images)
@@ -388,6 +424,19 @@ CASES: dict[str, Case] = {
             "logit_scale": torch.zeros(()),
         },
         seen_by_resnet,
+    ),
+    "medclip swin": (
+        "medclip",
+        lambda: {
+            **behind("vision_model.model", swin_names_of_files()),
+            "vision_model.projection_head.weight": torch.zeros(512, 192),
+        },
+        seen_by_swin,
+    ),
+    "cxr_clip swin": (
+        "cxr_clip",
+        lambda: {"model": behind("image_encoder.image_encoder", dict(hf_swin().state_dict()))},
+        seen_by_swin,
     ),
     "medklip": (
         "medklip",
@@ -576,6 +625,25 @@ def test_real_backbones_have_the_names_and_shapes_of_torchvision(name: str) -> N
             assert expected == kept
 
 
+@pytest.mark.parametrize("name", ["medclip", "cxr_clip"])
+def test_real_swins_have_the_names_and_shapes_of_transformers(name: str) -> None:
+    layout = release_of(name).layouts[1]
+    with torch.device("meta"):
+        real = layout.rename(dict(SwinModel(SwinConfig()).state_dict()))
+    assert _expected(ReleasedEncoder, layout.config) == {layout.into + k: t.shape for k, t in real.items()}
+
+
+def test_a_swin_takes_films_of_other_sizes_and_no_fields_of_others() -> None:
+    config = small(release_of("medclip").layouts[1]).config
+    method = ReleasedEncoder(config).eval()
+    features = method.model.encode_image(torch.randn(1, 3, 96, 160), pyramid=True)
+    assert features.pyramid is not None and features.local is not None
+    assert [tuple(m.shape[2:]) for m in features.pyramid] == [(48, 80), (24, 40), (12, 20), (6, 10), (3, 5)]
+    assert features.local.shape == (1, 60, 96)
+    with pytest.raises(UsageError, match=r"method\.depth is 3 for backbone 'swin_tiny_patch4_window7_224'"):
+        ReleasedEncoder(dataclasses.replace(config, depth=3))
+
+
 PREPROCESSING = {
     "mgca": (224, 256, 0.5, 0.5, 299),
     "gloria": (224, 256, 0.5, 0.5, 299),
@@ -655,7 +723,8 @@ def test_a_wrong_prefix_or_a_missing_tensor_is_an_error(case: str, tmp_path: Pat
     for held, key in lost:
         del held[key]
     with pytest.raises(
-        WeightsError, match=r"needs, expected all(.|\n)*missing:     (layer1|blocks)\.0\.(bn|norm)1\.weight"
+        WeightsError,
+        match=r"needs, expected all(.|\n)*missing:     (layers\.0\.)?(layer1|blocks)\.0\.(bn|norm)1\.weight",
     ):
         bring_in(name, content, tmp_path)
 
@@ -832,15 +901,6 @@ def test_a_wrong_prefix_is_an_error_and_the_right_one_can_be_given(tmp_path: Pat
         bring_in("medclip", state, tmp_path, prefix="odd")
     for prefix in ("odd.place", "odd.place."):
         assert bring_in("medclip", state, tmp_path, prefix=prefix).coverage.complete
-
-
-@pytest.mark.parametrize(
-    ("name", "prefix"), [("medclip", "vision_model.model"), ("cxr_clip", "image_encoder.image_encoder")]
-)
-def test_swin_transformers_are_refused_by_name(name: str, prefix: str, tmp_path: Path) -> None:
-    state = {f"{prefix}.embeddings.patch_embeddings.projection.weight": torch.zeros(96, 3, 4, 4)}
-    with pytest.raises(WeightsError, match=r"Swin transformer.*stride 2.*ResNet-50"):
-        bring_in(name, {"model": state}, tmp_path)
 
 
 def test_counters_of_batch_norm_are_not_needed(tmp_path: Path) -> None:
