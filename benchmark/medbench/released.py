@@ -75,7 +75,7 @@ class Layout:
         into: what stands before the encoder's own names in the method's state dict.
         anchor: a name behind the prefix by which the prefix is found in any file, where `prefixes` is empty.
         signs: where a prefix of `prefixes` alone could be any model's: by the prefix, what some name of the file, or a
-            part behind a dot of it, must begin with (regular expression). Not asked for where the user names the prefix
+            part behind a dot of it, must begin with (regular expression). Not asked where the user names the prefix.
         stored: names behind the prefix that tell this model by their shape, and this shape.
     """
 
