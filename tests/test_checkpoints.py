@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from medbench.checkpoints import read_checkpoint
+from medbench.checkpoints import printable, read_checkpoint
 from medbench.errors import WeightsError
 
 STATE = {"net.weight": torch.arange(6.0).reshape(2, 3), "net.bias": torch.ones(2)}
@@ -138,6 +138,117 @@ def test_what_training_programs_leave_is_let_through_and_not_built(
     found = read_checkpoint(tmp_path / "a.ckpt")
     assert set(found.groups) == {"state_dict"}
     assert found.others == {"hyper_parameters": "OrderedDict", "callbacks": "dict", "config": "_Nothing"}
+
+
+OMEGACONF = """
+import collections, typing
+class Metadata:
+    def __init__(self, kind):
+        self.ref_type, self.object_type, self.optional, self.key = typing.Any, kind, True, None
+class ContainerMetadata(Metadata):
+    def __init__(self, kind):
+        super().__init__(kind)
+        self.key_type, self.element_type = (int if kind is list else str), typing.Dict[str, typing.List[int]]
+        self.resolver_cache = collections.defaultdict(dict, {"env": {"HOME": "somewhere"}})
+"""
+NODES = """
+class Node:
+    def __init__(self, value, parent, metadata):
+        self._content, self._parent, self._metadata = value, parent, metadata
+    def __getstate__(self):
+        return dict(self.__dict__)
+    def __setstate__(self, state):
+        raise AssertionError("omegaconf's own code was run")
+"""
+
+
+def config_of_omegaconf(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A config in the shape in which omegaconf pickles it: metadata, a cache, children that name their parents."""
+    import sys
+
+    base = module_like("omegaconf.base")
+    exec(OMEGACONF, vars(base))
+    made: dict[str, Any] = {}
+    for name, keys in (
+        ("omegaconf", ()),
+        ("omegaconf.dictconfig", ("DictConfig",)),
+        ("omegaconf.listconfig", ("ListConfig",)),
+        ("omegaconf.nodes", ("AnyNode", "EnumNode", "PathNode", "BytesNode", "IntegerNode", "StringNode")),
+        ("models", ()),
+        ("models.pretraining", ()),
+        ("models.pretraining.pretraining_utils", ("BiModalModelConfig",)),
+    ):
+        module = module_like(name)
+        for key in keys:
+            exec(NODES.replace("Node", key, 1), vars(module))
+            made[key] = vars(module)[key]
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "omegaconf.base", base)
+    for key in ("Metadata", "ContainerMetadata"):
+        vars(base)[key].__module__ = "omegaconf.base"
+    about, within = vars(base)["Metadata"], vars(base)["ContainerMetadata"]
+    root = made["DictConfig"](None, None, within(made["BiModalModelConfig"]))
+    inner = made["ListConfig"](None, root, within(list))
+    nodes = [kind for name, kind in made.items() if name.endswith("Node")]
+    inner._content = [kind(number, inner, about(int)) for number, kind in enumerate(nodes)]
+    root._content = {"layers": inner, "name": made["StringNode"]("x", root, about(str))}
+    return root
+
+
+@pytest.mark.parametrize("save", [torch.save, old_format])
+def test_configs_of_omegaconf_are_let_through_and_not_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save: Callable[[Any, Path], None]
+) -> None:
+    config = config_of_omegaconf(monkeypatch)
+    save({"state_dict": STATE, "hyper_parameters": {"config": config}, "config": config}, tmp_path / "a.ckpt")
+    monkeypatch.undo()  # where the file is read there is no such package
+    found = read_checkpoint(tmp_path / "a.ckpt")
+    assert set(found.groups) == {"state_dict"}
+    assert found.others == {"hyper_parameters": "dict", "config": "_Nothing"}
+
+
+def test_dicts_that_hold_themselves_or_many_others(tmp_path: Path) -> None:
+    within: dict[str, Any] = {**STATE, "more": {"a": torch.ones(1)}}
+    within["self"] = within
+    within["more"]["up"] = within
+    torch.save({"model": within}, tmp_path / "a.pth")
+    assert list(read_checkpoint(tmp_path / "a.pth").groups["model"]) == [*STATE, "more.a"]
+    deep: dict[str, Any] = {"a": torch.ones(1)}
+    for _ in range(300):
+        deep = {"x": deep}
+    torch.save({"model": deep}, tmp_path / "b.pth")
+    with pytest.raises(WeightsError, match="dicts in 16 layers and more, expected a state dict"):
+        read_checkpoint(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (torch.eye(2).to_sparse(), "net.weight is sparse"),
+        (torch.zeros(2, device="meta"), "net.weight is on no device"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+def test_tensors_without_their_numbers_are_refused(
+    tmp_path: Path, tensor: torch.Tensor, message: str
+) -> None:
+    torch.save({"net": {"weight": tensor}}, tmp_path / "a.pth")
+    with pytest.raises(
+        WeightsError, match=message.replace("net.weight", "weight") + ", expected a dense tensor"
+    ):
+        read_checkpoint(tmp_path / "a.pth")
+    torch.save({"net.weight": tensor}, tmp_path / "a.pth")
+    with pytest.raises(WeightsError, match=message):
+        read_checkpoint(tmp_path / "a.pth")
+
+
+def test_names_do_nothing_to_a_terminal(tmp_path: Path) -> None:
+    torch.save({"a\x1b[2J": {"b\nc\u202e": torch.ones(1)}, "d\x07": 3}, tmp_path / "a.pth")
+    found = read_checkpoint(tmp_path / "a.pth")
+    assert {group: list(held) for group, held in found.groups.items()} == {"a\\x1b[2J": ["b\\nc\\u202e"]}
+    assert found.others == {"d\\x07": "int"}
+    assert printable("größe \ud800") == "größe \\ud800"
+    assert STATE.keys() == {printable(name) for name in STATE}
 
 
 def cut(path: Path, share: float) -> None:

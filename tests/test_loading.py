@@ -1,5 +1,6 @@
 """The Python way in: `medbench.load`."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import medbench
 from medbench.errors import MedbenchError, UsageError, WeightsError
 from medbench.loading import LoadedMethod
 from medbench.weights import save
+from medbench_methods import medbench_methods
 from medbench_methods.released.encoder import ReleasedEncoder
 
 FILM = (np.linspace(0, 255, 90 * 120).reshape(90, 120)).astype(np.uint8)
@@ -62,7 +64,21 @@ def test_what_is_no_film_is_refused(fresh: LoadedMethod, film: object) -> None:
         fresh.preprocess(film)  # type: ignore[arg-type]
 
 
-def test_strings_and_token_ids_give_the_same_features(fresh: LoadedMethod) -> None:
+PROVIDES = {spec.name: spec.provides for spec in medbench_methods()}
+WITH_TEXT = [
+    spec.name
+    for spec in medbench_methods()
+    if any(part.startswith("text") for part in spec.provides) and not spec.released_only
+]
+
+
+def test_the_methods_with_a_text_half() -> None:
+    assert {"mgca", "gloria", "clip", "place"} <= set(WITH_TEXT)
+
+
+@pytest.mark.parametrize("name", WITH_TEXT)
+def test_strings_and_token_ids_give_the_same_features(name: str) -> None:
+    fresh = medbench.load(name, recipe="micro", reports=TEXTS * 20)
     text = fresh.tokenize(TEXTS)
     assert text.mask[1].sum() >= 4  # two words are not too few here
     one = fresh.encode_text(TEXTS)
@@ -72,8 +88,27 @@ def test_strings_and_token_ids_give_the_same_features(fresh: LoadedMethod) -> No
         assert torch.equal(one.mask, other.mask)
     single = fresh.encode_text(TEXTS[1])
     torch.testing.assert_close(single.pooled[0], one.pooled[1], rtol=1e-4, atol=1e-4)
-    vectors = fresh.embed_text(one)
-    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
+    if "embedding" in PROVIDES[name]:
+        vectors = fresh.embed_text(one)
+        torch.testing.assert_close(vectors.norm(dim=1), torch.ones(2))
+    with pytest.raises(UsageError, match=r"token id 99999, expected 0 to"):
+        fresh.encode_text(torch.tensor([[2, 99999, 3]]))
+    with pytest.raises(UsageError, match=r"5000 token ids a text, expected at most"):
+        fresh.encode_text(torch.zeros(1, 5000, dtype=torch.int64))
+
+
+def test_image_encoders_say_that_they_take_no_texts() -> None:
+    loaded = medbench.load("random", recipe="micro")
+    image = loaded.encode_image(FILM)
+    for call in (
+        lambda: loaded.encode_text("pleural effusion"),
+        lambda: loaded.tokenize(["pleural effusion"]),
+        lambda: loaded.embed_image(image),
+    ):
+        with pytest.raises(UsageError, match="random: this model has no text half"):
+            call()
+    with pytest.raises(UsageError, match="takes no token ids"):
+        loaded.encode_text(torch.zeros(1, 3, dtype=torch.int64))
 
 
 def test_losses_of_pairs_have_gradients(fresh: LoadedMethod) -> None:
@@ -108,6 +143,39 @@ def test_a_released_file_is_imported_on_the_way(tmp_path: Path, capsys: pytest.C
     with torch.no_grad():
         expected = source.model.encode_image(images).pooled
     torch.testing.assert_close(loaded.encode_image(images).pooled, expected)
+
+
+def test_which_part_and_which_prefix_of_a_released_file(tmp_path: Path) -> None:
+    source = ReleasedEncoder(ReleasedEncoder.recipes["micro"].config).eval()
+    state = source.model.image_encoder.body.state_dict()
+    torch.save(
+        {f"{head}.{k}": t for head in ("student", "teacher") for k, t in state.items()}, tmp_path / "a.pth"
+    )
+    small = {
+        "backbone": "resnet18",
+        "layers": (1, 1, 1, 1),
+        "channels": (32, 64, 128, 256),
+        "size": 64,
+        "resize": 72,
+    }
+    with pytest.raises(WeightsError, match="more than one whole encoder"):
+        medbench.load("released", tmp_path / "a.pth", **small)
+    loaded = medbench.load("released", tmp_path / "a.pth", part="image", prefix="teacher", **small)
+    assert loaded.info["released"]["where"] == "teacher.*"
+    for options, message in (
+        ({"part": "all"}, "no whole model can be imported"),
+        ({"part": "half"}, "expected 'image' or 'all'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            medbench.load("released", tmp_path / "a.pth", **options, **small)
+    with pytest.raises(UsageError, match="part and prefix are of files"):
+        medbench.load("clip", recipe="micro", prefix="teacher")
+
+
+def test_a_path_is_a_value(tmp_path: Path) -> None:
+    (tmp_path / "bert").mkdir()
+    with pytest.raises(WeightsError, match=re.escape(f"{str(tmp_path / 'bert')!r}")):
+        medbench.load("clip", recipe="micro", text_encoder=tmp_path / "bert", text_mlm_epochs=0, offline=True)
 
 
 @pytest.mark.parametrize(

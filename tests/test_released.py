@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from medbench.cli import app
 from medbench.errors import UsageError, WeightsError
 from medbench.plugins import Catalogue, load_catalogue
-from medbench.released import Release, import_released, method_of
+from medbench.released import Release, check_writable, import_released, method_of
 from medbench.weights import load, read_info
 from medbench_methods.clip import Clip
 from medbench_methods.released.encoder import ReleasedEncoder
@@ -83,6 +83,27 @@ def test_mistakes_on_the_command_line(file: Path, tmp_path: Path) -> None:
     assert done.exit_code == 4 and "a web page" in done.stderr
     done = medbench("run", "-m", "kad", "-t", "rsna_lp", "--recipe", "micro")
     assert done.exit_code == 4 and "weights import FILE --method kad" in done.stderr
+
+
+@pytest.mark.parametrize("out", ["file/x", "file/x/y", "/proc/nope/x"])
+def test_a_folder_that_can_not_be_written_is_named(file: Path, tmp_path: Path, out: str) -> None:
+    (tmp_path / "file").write_text("")
+    done = medbench("weights", "import", file, "--method", "released", *SMALL, "--out", tmp_path / out)
+    assert done.exit_code == 2
+    assert re.search(r"(file|nope)/x(/y)?: can not be written \(.+\)\. Name a folder", done.stderr)
+    with pytest.raises(UsageError, match="can not be written"):
+        check_writable(tmp_path / out)
+    check_writable(tmp_path / "new" / "folder")
+    assert not (tmp_path / "new").exists()
+
+
+def test_names_do_nothing_to_a_terminal(tmp_path: Path) -> None:
+    torch.save({"x\x1b[2J.a": torch.ones(1), "y" * 300 + ".a": torch.ones(1)}, tmp_path / "a.pth")
+    shown = medbench("weights", "inspect", tmp_path / "a.pth")
+    refused = medbench("weights", "import", tmp_path / "a.pth", "--method", "kad")
+    assert (shown.exit_code, refused.exit_code) == (0, 4)
+    for text in (shown.output, refused.output):
+        assert "\x1b[2J" not in text and "x\\x1b[2J" in text and "y" * 100 not in text
 
 
 def test_globs_leave_out_methods_that_need_a_checkpoint() -> None:
@@ -162,6 +183,12 @@ def test_a_whole_model_by_the_methods_own_converter(tmp_path: Path, monkeypatch:
     assert isinstance(image.method, ReleasedEncoder) and "embedding" not in image.info["provides"]
     with pytest.raises(UsageError, match="Use --part image"):
         import_released(tmp_path / "a.ckpt", spec, shelf, recipe="micro", part="all", prefix="img")
+    constant = {k: torch.zeros_like(t) if k.startswith("text_encoder_q.") else t for k, t in state.items()}
+    torch.save({"state_dict": constant}, tmp_path / "c.ckpt")
+    with pytest.raises(
+        WeightsError, match="the text encoder gives the same features for two different texts"
+    ):
+        import_released(tmp_path / "c.ckpt", spec, shelf, recipe="micro")
     lost = next(name for name in state if name.startswith("text_encoder_q."))
     torch.save({"state_dict": {k: v for k, v in state.items() if k != lost}}, tmp_path / "b.ckpt")
     with pytest.raises(WeightsError, match=r"the whole model(.|\n)*missing:     model.text_encoder"):

@@ -10,7 +10,7 @@ is put in their place, so that not even harmless code of another package is impo
 import pickle
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
@@ -38,6 +38,11 @@ class _Nothing:
         pass
 
 
+def _dict(*_: object) -> OrderedDict[Any, Any]:
+    """Takes the place of `defaultdict`: a plain dict, whatever it was to be filled by."""
+    return OrderedDict()
+
+
 _LIGHTNING: Final = tuple(
     f"{package}.{name}"
     for package in ("pytorch_lightning", "lightning.pytorch")
@@ -50,7 +55,58 @@ _LIGHTNING: Final = tuple(
     )
 )
 
-STAND_INS: Final[Mapping[str, type]] = {
+_OMEGACONF: Final = tuple(
+    f"omegaconf.{name}"
+    for name in (
+        "dictconfig.DictConfig",
+        "listconfig.ListConfig",
+        "tupleconfig.TupleConfig",
+        "base.ContainerMetadata",
+        "base.Metadata",
+        "base.UnionNode",
+        *(
+            f"nodes.{kind}Node"
+            for kind in (
+                *("Any", "Boolean", "Bytes", "Enum", "Float", "Integer"),
+                *("InterpolationResult", "Literal", "None", "Path", "String", "Value"),
+            )
+        ),
+    )
+)
+
+_TYPES: Final = (
+    *(
+        f"{module}.{name}"
+        for module in ("builtins", "__builtin__")
+        for name in ("bool", "bytes", "dict", "float", "int", "list", "str", "tuple", "Ellipsis", "NoneType")
+    ),
+    *(f"typing.{name}" for name in ("Any", "Dict", "List", "Optional", "Sequence", "Tuple", "Union")),
+    # How Python up to 3.10, and typing's Dict[str, Any] to this day, are written down: getitem(Dict, (str, Any)).
+    "_operator.getitem",
+    "operator.getitem",
+)
+
+_LOVT: Final = tuple(
+    f"models.{name}Config"
+    for name in (
+        "pretraining.pretraining_utils.BiModalModel",
+        "components.utils.Encoder",
+        "image.scan_encoder.ScanEncoder",
+        "image.scan_transforms.ScanAugmentation",
+        "text.report_encoder.ReportEncoder",
+        "text.report_transforms.ReportAugmentation",
+        *(
+            f"objectives.local_alignment.Local{kind}"
+            for kind in ("AlignmentObjective", "MseLoss", "PredictorLoss", "IntraSampleContrastiveLoss")
+        ),
+        *(
+            f"objectives.global_alignment.Global{kind}"
+            for kind in ("AlignmentObjective", "MseLoss", "PredictorLoss", "NceLoss")
+        ),
+    )
+)
+
+STAND_INS: Final[Mapping[str, Callable[..., Any]]] = {
     # Keys of the `callbacks` section that Lightning before 1.5 wrote: the classes themselves.
     **dict.fromkeys(_LIGHTNING, _Nothing),
     # How Lightning and its users keep hyper-parameters. The first is a dict with attributes.
@@ -59,22 +115,12 @@ STAND_INS: Final[Mapping[str, type]] = {
     "lightning.fabric.utilities.data.AttributeDict": OrderedDict,
     "argparse.Namespace": _Nothing,
     "easydict.EasyDict": OrderedDict,
-    **dict.fromkeys(
-        (
-            "omegaconf.dictconfig.DictConfig",
-            "omegaconf.listconfig.ListConfig",
-            "omegaconf.base.ContainerMetadata",
-            "omegaconf.base.Metadata",
-            "omegaconf.nodes.AnyNode",
-            "omegaconf.nodes.BooleanNode",
-            "omegaconf.nodes.FloatNode",
-            "omegaconf.nodes.IntegerNode",
-            "omegaconf.nodes.StringNode",
-        ),
-        _Nothing,
-    ),
-    # Types that omegaconf's metadata mention.
-    **dict.fromkeys(("typing.Any", "builtins.dict", "builtins.list", "__builtin__.dict"), _Nothing),
+    **dict.fromkeys(_OMEGACONF, _Nothing),
+    # What omegaconf's metadata mention: types of keys and values, and a cache of resolved values.
+    **dict.fromkeys(_TYPES, _Nothing),
+    "collections.defaultdict": _dict,
+    # LoVT's own config classes, which its files name as the type of what omegaconf holds.
+    **dict.fromkeys(_LOVT, _Nothing),
     # Folders of the author's machine.
     **dict.fromkeys(("pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath"), _Nothing),
     # Scores that a callback kept as a numpy number. Not `_reconstruct`: an array could be a weight.
@@ -91,6 +137,8 @@ object or a plain ordered dict, whatever arguments and state the file gives."""
 
 _AGAIN = "Download it again"
 
+_DEPTH = 16  # dicts within dicts; a state dict has one or two
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -101,7 +149,7 @@ class Checkpoint:
         sha256: of its bytes.
         kind: "torch", "safetensors" or "npz".
         groups: tensors by name, by the key of the file's outermost dict that holds them ("state_dict", "model"); ""
-            for tensors that lie at the top.
+            for tensors that lie at the top. All are dense, all names and keys `printable`.
         others: what else the outermost dict holds, by key, with its type.
     """
 
@@ -110,6 +158,13 @@ class Checkpoint:
     kind: str
     groups: Mapping[str, Mapping[str, Tensor]]
     others: Mapping[str, str]
+
+
+def printable(text: str) -> str:
+    """A name of a file's own with what a terminal would act on (escape sequences, line ends) spelt out."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -125,7 +180,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         content = _npz(path)
     else:
         content = _torch(path)
-    groups, others = _sorted(content)
+    groups, others = _sorted(path, content)
     if not groups:
         held = ", ".join(f"{key} ({type_})" for key, type_ in others.items()) or type(content).__name__
         raise WeightsError(
@@ -203,7 +258,8 @@ def _zip_kind(path: Path) -> str:
 
 def _damaged(path: Path, why: str) -> WeightsError:
     return WeightsError(
-        f"{path}: damaged or cut short ({path.stat().st_size:,} bytes; {' '.join(why.split())[:200]}), expected a whole"
+        f"{path}: damaged or cut short ({path.stat().st_size:,} bytes; {printable(' '.join(why.split()))[:200]}),"
+        f" expected a whole"
         f" checkpoint. {_AGAIN} and compare its size."
     )
 
@@ -222,7 +278,8 @@ def _npz(path: Path) -> dict[str, Tensor]:
             for name in arrays.files:
                 array = arrays[name]
                 if array.dtype.kind in "fiub":
-                    tensors[name] = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+                    native = array.astype(array.dtype.newbyteorder("="), order="C", copy=False)
+                    tensors[name] = torch.from_numpy(native)
     except ValueError as error:
         if "pickle" in str(error).lower():
             raise WeightsError(
@@ -230,7 +287,11 @@ def _npz(path: Path) -> dict[str, Tensor]:
                 f" are not opened; ask for arrays, or for safetensors."
             ) from None
         raise _damaged(path, str(error)) from None
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except TypeError as error:  # long doubles
+        raise WeightsError(
+            f"{path}: numbers of a type that torch does not have, expected 16 to 64 bits ({error})."
+        ) from None
+    except (zipfile.BadZipFile, OSError, EOFError, MemoryError) as error:
         raise _damaged(path, str(error)) from None
     return tensors
 
@@ -245,9 +306,9 @@ def _torch(path: Path) -> Any:
         if not named:
             raise _damaged(path, str(error)) from None
         raise WeightsError(
-            f"{path}: its pickle names {', '.join(named[:5])}{' and more' if len(named) > 5 else ''}, which could run"
-            f" code; nothing of it was run. Expected tensors and plain containers. If you trust the file, turn its"
-            f" state dict into safetensors in a place of its own, and import that."
+            f"{path}: its pickle names {printable(', '.join(named[:5]))}{' and more' if len(named) > 5 else ''}, which"
+            f" could run code; nothing of it was run. Expected tensors and plain containers. If you trust the file,"
+            f" turn its state dict into safetensors in a place of its own, and import that."
         ) from None
     except Exception as error:  # zip, storage and decoding errors of every kind come out of a damaged file
         raise _damaged(path, f"{type(error).__name__}: {error}") from None
@@ -283,30 +344,59 @@ def _globals_of_a_bare_pickle(path: Path) -> list[str]:
     return sorted(name for name in found - set(STAND_INS) if not name.startswith(("torch.", "collections.")))
 
 
-def _sorted(content: Any) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
+def _sorted(path: Path, content: Any) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
     """What a file holds, as named tensors by group, and the rest by type."""
     groups: dict[str, dict[str, Tensor]] = {}
     others: dict[str, str] = {}
     if not isinstance(content, Mapping):
         return groups, others
     for key, value in content.items():
+        name = printable(str(key))
         if isinstance(value, Tensor):
-            groups.setdefault("", {})[str(key)] = value.detach()
-        elif isinstance(value, Mapping) and (tensors := _flat(value)):
-            groups[str(key)] = tensors
+            groups.setdefault("", {})[name] = _dense(path, name, value)
+        elif isinstance(value, Mapping) and (tensors := _flat(path, value)):
+            groups[name] = tensors
         else:
-            others[str(key)] = type(value).__name__
+            others[name] = type(value).__name__
     return groups, others
 
 
-def _flat(content: Mapping[Any, Any], head: str = "") -> dict[str, Tensor]:
-    """Tensors of nested dicts with text keys, their names joined by dots."""
+def _flat(path: Path, content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """Tensors of nested dicts with text keys, their names joined by dots; each dict is looked into once."""
     found: dict[str, Tensor] = {}
-    for key, value in content.items():
-        if not isinstance(key, str):
-            return {}  # an optimiser's state is keyed by numbers
-        if isinstance(value, Tensor):
-            found[f"{head}{key}"] = value.detach()
-        elif isinstance(value, Mapping):
-            found.update(_flat(value, f"{head}{key}."))
+    ahead: list[tuple[Mapping[Any, Any], str, int]] = [(content, "", 1)]
+    seen = {id(content)}
+    while ahead:
+        held, head, depth = ahead.pop()
+        if not all(isinstance(key, str) for key in held):
+            continue  # an optimiser's state is keyed by numbers
+        inner = []
+        for key, value in held.items():
+            name = printable(f"{head}{key}")
+            if isinstance(value, Tensor):
+                found[name] = _dense(path, name, value)
+            elif isinstance(value, Mapping) and id(value) not in seen:
+                seen.add(id(value))
+                inner.append((value, f"{head}{key}.", depth + 1))
+        if inner and depth == _DEPTH:
+            raise WeightsError(
+                f"{path}: dicts in {_DEPTH} layers and more, expected a state dict of one or two. Is this a checkpoint?"
+            )
+        ahead += reversed(inner)
     return found
+
+
+def _dense(path: Path, name: str, tensor: Tensor) -> Tensor:
+    """The tensor without its gradient.
+
+    Raises:
+        WeightsError: its numbers do not lie there one by one.
+    """
+    kind = "sparse" if tensor.layout is not torch.strided else "quantised" if tensor.is_quantized else ""
+    kind = "on no device" if tensor.is_meta else kind
+    if kind:
+        raise WeightsError(
+            f"{path}: {name} is {kind}, expected a dense tensor with its numbers. Ask the authors for plain weights, or"
+            f" save them so (`tensor.to_dense()`, `dequantize()`) where you have the model."
+        )
+    return tensor.detach()

@@ -1,7 +1,8 @@
 """A method in Python: `medbench.load` gives one of these, for notebooks and scripts."""
 
+import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -91,7 +92,8 @@ class LoadedMethod:
     def embed_image(self, features: ImageFeatures) -> Tensor:
         """(B, E) unit vectors in the joint space, without gradients."""
         with torch.no_grad():
-            return self.model.embed_image(features)
+            vectors: Tensor = self._half(self.model.embed_image, features)
+            return vectors
 
     def _images(self, images: Any) -> Tensor:
         if isinstance(images, Tensor):
@@ -121,7 +123,8 @@ class LoadedMethod:
         if not reports:
             raise UsageError("no texts, expected at least one.")
         cut = [_cut(report) if isinstance(report, str) else list(report) for report in reports]
-        return self.model.tokenize(cut).to(self.device)
+        batch: TextBatch = self._half(self.model.tokenize, cut)
+        return batch.to(self.device)
 
     def encode_text(self, texts: Texts | TextBatch | Tensor, mask: Tensor | None = None) -> TextFeatures:
         """Features of texts, without gradients.
@@ -131,12 +134,24 @@ class LoadedMethod:
             mask: with token ids only: (B, T), 1 or True where there is a token. All, if it is left out.
         """
         with torch.no_grad():
-            return self.model.encode_text(self._texts(texts, mask))
+            features: TextFeatures = self._half(self.model.encode_text, self._texts(texts, mask))
+            return features
 
     def embed_text(self, features: TextFeatures) -> Tensor:
         """(B, E) unit vectors in the joint space, without gradients."""
         with torch.no_grad():
-            return self.model.embed_text(features)
+            vectors: Tensor = self._half(self.model.embed_text, features)
+            return vectors
+
+    def _half(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        """What a part of the model gives that not every model has."""
+        try:
+            return call(*arguments)
+        except NotImplementedError as error:
+            raise UsageError(
+                f"{self.name}: {error}. Load a method that has it, or a released file with part='all' where the method"
+                f" can take all of it."
+            ) from None
 
     def _texts(self, texts: Any, mask: Tensor | None = None) -> TextBatch:
         if isinstance(texts, TextBatch):
@@ -181,12 +196,20 @@ def load(
     config: Mapping[str, Any],
 ) -> LoadedMethod:
     """See `medbench.load`."""
+    config = dict(config)
     catalogue = load_catalogue()
     spec = catalogue.lookup_method(name)
     place = resolve_device(device)
     progress = Progress()
-    overrides = {f"method.{field}": repr(value) for field, value in config.items()}
-    if checkpoint is None:
+    part, prefix = config.pop("part", None), config.pop("prefix", None)
+    overrides = {f"method.{field}": _written(value) for field, value in config.items()}
+    path = None if checkpoint is None else Path(checkpoint).expanduser()
+    finished = path is not None and (path.is_dir() or path.name == weights.TENSORS)
+    if (part, prefix) != (None, None) and (path is None or finished):
+        raise UsageError("part and prefix are of files that the authors released; leave them out.")
+    if part not in (None, "image", "all"):
+        raise UsageError(f"part={part!r}: expected 'image' or 'all'.")
+    if path is None:
         if spec.released_only:
             raise WeightsError(
                 f"{name} is not trained here, its encoder comes from a released checkpoint: expected"
@@ -206,8 +229,7 @@ def load(
         progress.say(f"{name}: FRESH weights (seed {seed}); nothing was pretrained")
         info = {"method": name, "recipe": recipe, "seed": seed, "config": weights.config_json(method.config)}
         return LoadedMethod(name, method, info, place)
-    path = Path(checkpoint).expanduser()
-    if path.is_dir() or path.name == weights.TENSORS:
+    if finished:
         if config:
             raise UsageError(
                 f"{', '.join(config)}: the weights in {path} bring their own config, so none can be given with them."
@@ -221,10 +243,17 @@ def load(
             f"{path}: expected a folder of finished weights, as `medbench pretrain` prints; of {name} no released"
             f" checkpoints are known."
         )
-    imported = import_released(path, spec, catalogue, overrides=overrides, offline=offline)
+    imported = import_released(
+        path, spec, catalogue, part=part, prefix=prefix, overrides=overrides, offline=offline
+    )
     progress.say(imported.coverage.text())
     ready = imported.as_weights()
     return LoadedMethod(name, ready.method, ready.info, place)
+
+
+def _written(value: Any) -> str:
+    """A value of a config's field as it is written on the command line."""
+    return repr(os.fspath(value) if isinstance(value, os.PathLike) else value)
 
 
 def _grey(film: Any) -> npt.NDArray[np.uint8]:

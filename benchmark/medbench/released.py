@@ -7,6 +7,7 @@ Every tensor that the encoder needs must come from the file; nothing is ever lef
 
 import difflib
 import re
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
@@ -40,6 +42,10 @@ Part = Literal["image", "all"]
 
 COUNTERS: Final = "num_batches_tracked"
 """Of BatchNorm: steps it was trained for. It changes no output, old files lack it, so it is filled with 0."""
+
+_FLOATING: Final = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+_COUNTED: Final = _FLOATING | {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+"""Types of numbers that parameters, and counters of BatchNorm, are taken from."""
 
 _NAMED = 8  # how many names an error lists
 
@@ -68,6 +74,9 @@ class Layout:
         unused: names behind the prefix that are known and not needed (regular expression), with the reason.
         into: what stands before the encoder's own names in the method's state dict.
         anchor: a name behind the prefix by which the prefix is found in any file, where `prefixes` is empty.
+        signs: where a prefix of `prefixes` alone could be any model's: by the prefix, what some name of the file, or a
+            part behind a dot of it, must begin with (regular expression). Not asked where the user names the prefix.
+        stored: names behind the prefix that tell this model by their shape, and this shape.
     """
 
     name: str
@@ -81,6 +90,13 @@ class Layout:
     unused: Mapping[str, str] = field(default_factory=dict)
     into: str = "model.image_encoder.body."
     anchor: str = ""
+    signs: Mapping[str, str] = field(default_factory=dict)
+    stored: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    @property
+    def model(self) -> str:
+        """Its name without the backbone."""
+        return self.name.split(",")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +108,8 @@ class Release:
         layouts: most specific first; the first one that a file covers wholly is taken.
         whole: a module that turns the whole released model into the method's own: `convert(state)` gives tensors by the
             names of the method's `state_dict()`, and `settings(state)`, where there is one, fields of its config that
-            the file asks for. "" where only the image encoder can be imported.
+            the file asks for, and `assets(config, offline)`, where there is one, what `Method.from_assets` takes, got
+            without weights that would only be written over. "" where only the image encoder can be imported.
         refused: names in files of this method that can not be imported (regular expression), with the reason.
     """
 
@@ -117,6 +134,7 @@ class Coverage:
         filled: counters of BatchNorm that the file lacks.
         unused: what is known and left out: reason -> tensors.
         unexpected: the rest of the file, by where it stands -> tensors.
+        another: why the file is not taken for this model although names fit; "" where it is.
     """
 
     layout: str
@@ -129,6 +147,7 @@ class Coverage:
     filled: int
     unused: Mapping[str, int]
     unexpected: Mapping[str, int]
+    another: str = ""
 
     @property
     def covered(self) -> int:
@@ -137,8 +156,8 @@ class Coverage:
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor that the encoder needs comes from the file."""
-        return self.covered == self.needed
+        """Whether every tensor that the encoder needs comes from the file, and the file is this model's."""
+        return self.covered == self.needed and not self.another
 
     def to_json(self) -> dict[str, Any]:
         """For weights.json; matched names are the encoder's own and stay out."""
@@ -151,6 +170,7 @@ class Coverage:
             "filled": self.filled,
             "unused": dict(self.unused),
             "unexpected": dict(self.unexpected),
+            **({"another": self.another} if self.another else {}),
         }
 
     def text(self) -> str:
@@ -160,6 +180,7 @@ class Coverage:
             f"found under: {self.where or 'the top of the file'}",
             f"matched:     {len(self.matched)} of {self.needed} tensors that the encoder needs",
             *(f"reshaped:    {name} {how}" for name, how in self.reshaped.items()),
+            *([f"not taken:   {self.another}"] if self.another else []),
         ]
         lines += [f"missing:     {name}" for name in self.missing[:_NAMED]]
         if len(self.missing) > _NAMED:
@@ -210,7 +231,7 @@ def match(checkpoint: Checkpoint, encoder: type[Method], layout: Layout, prefix:
     }
     groups = layout.groups if prefix is None else tuple(checkpoint.groups)
     found = [
-        _match_at(checkpoint, layout, expected, group, start)
+        _match_at(checkpoint, layout, expected, group, start, prefix is not None)
         for group in groups
         if group in checkpoint.groups
         for start in _starts(checkpoint.groups[group], layout, prefix)
@@ -219,7 +240,8 @@ def match(checkpoint: Checkpoint, encoder: type[Method], layout: Layout, prefix:
         compared = _compare(expected, {}, layout.reshape)
         coverage = Coverage(layout=layout.name, where="nothing", unused={}, unexpected={}, **compared.report)
         return Match(layout, coverage, {})
-    best = max(found, key=lambda m: m.coverage.covered)  # of equal ones the first
+    # Of equal ones the first; one that is another model's only where there is no other.
+    best = max(found, key=lambda m: (m.coverage.complete, m.coverage.covered))
     others = [m.coverage.where for m in found if m.coverage.complete and m is not best]
     return replace(best, others=tuple(others) if layout.anchor else ())
 
@@ -237,8 +259,14 @@ def _starts(held: Mapping[str, Tensor], layout: Layout, prefix: str | None) -> I
 
 
 def _match_at(
-    checkpoint: Checkpoint, layout: Layout, expected: Mapping[str, torch.Size], group: str, prefix: str
+    checkpoint: Checkpoint,
+    layout: Layout,
+    expected: Mapping[str, torch.Size],
+    group: str,
+    prefix: str,
+    asked: bool,
 ) -> Match:
+    """Hold a layout against one place of a file; `asked` says that the user named the prefix."""
     held = checkpoint.groups[group]
     below = {name[len(prefix) :]: tensor for name, tensor in held.items() if name.startswith(prefix)}
     unused: Counter[str] = Counter()
@@ -250,16 +278,58 @@ def _match_at(
         else:
             unused[why] += 1
     renamed = layout.rename(kept)
-    compared = _compare(expected, renamed, layout.reshape)
+    compared = _compare(expected, renamed, layout.reshape, layout.stored)
     surplus = Counter(prefix + name.split(".")[0] for name in renamed if name not in expected)
     coverage = Coverage(
         layout=layout.name,
-        where=f"{group + ': ' if group else ''}{prefix + '*' if prefix else 'names without a prefix'}",
+        where=_place(layout, group, prefix),
         unused=dict(unused),
         unexpected={**surplus, **_rest(checkpoint, group, {prefix + name for name in below})},
+        another=_another(layout, expected, renamed, held, None if asked else prefix),
         **compared.report,
     )
     return Match(layout, coverage, {layout.into + name: tensor for name, tensor in compared.state.items()})
+
+
+def _place(layout: Layout, group: str, prefix: str) -> str:
+    where = f"{group + ': ' if group else ''}{prefix + '*' if prefix else 'names without a prefix'}"
+    told = layout.anchor or "" in layout.signs or prefix not in ("", "module.")
+    return where if told else f"{where}: nothing in the file says that it is {layout.model}"
+
+
+_BLOCK: Final = re.compile(r"(blocks\.\d+|layer\d\.\d+|layers\.\d+\.blocks\.\d+)\.")
+"""Of a net in timm's names: where a block begins."""
+
+
+def _another(
+    layout: Layout,
+    expected: Mapping[str, torch.Size],
+    renamed: Mapping[str, Tensor],
+    held: Mapping[str, Tensor],
+    prefix: str | None,
+) -> str:
+    """Why a file whose names fit is another model's; "" if nothing speaks against it.
+
+    Args:
+        layout: that it is held against.
+        expected: what the encoder needs.
+        renamed: what is behind the prefix, in the encoder's names.
+        held: the whole group.
+        prefix: None where the user named it.
+    """
+    if layout.anchor:
+        return ""
+    known = {block[0] for name in expected if (block := _BLOCK.match(name))}
+    deeper = {block[0]: None for name in renamed if (block := _BLOCK.match(name)) and block[0] not in known}
+    if deeper:
+        return f"the net in the file is deeper than {layout.model}'s (it has {next(iter(deeper))}*): another model"
+    sign = None if prefix is None else layout.signs.get(prefix.removeprefix("module.").rstrip("."))
+    if sign is not None and not any(re.search(rf"(^|\.)({sign})", name) for name in held):
+        return (
+            f"nothing in the file says that it is {layout.model}: expected names that begin with {sign}. If you know"
+            f" that it is, say what stands before the encoder's names: --prefix '{prefix}'"
+        )
+    return ""
 
 
 @dataclass(frozen=True)
@@ -273,8 +343,9 @@ def _compare(
     expected: Mapping[str, torch.Size],
     found: Mapping[str, Tensor],
     reshape: Callable[[str, Tensor, torch.Size], Tensor | None],
+    stored: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
 ) -> _Compared:
-    """What of the expected tensors is found, as it is or in another shape."""
+    """What of the expected tensors is found, as it is or in another shape; all but counters must be floating point."""
     state: State = {}
     matched, missing, filled = [], [], 0
     reshaped: dict[str, str] = {}
@@ -286,6 +357,11 @@ def _compare(
             state[name] = torch.zeros(shape, dtype=torch.int64)
         elif tensor is None:
             missing.append(name)
+        elif tuple(tensor.shape) != stored.get(name, tuple(tensor.shape)):
+            shapes[name] = f"{tuple(tensor.shape)}, expected {stored[name]}"
+        elif tensor.dtype not in (_COUNTED if name.endswith(COUNTERS) else _FLOATING):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            shapes[name] = f"numbers of type {kind}, expected floating point of 16 to 64 bits"
         elif tensor.shape == shape:
             matched.append(name)
             state[name] = tensor
@@ -322,7 +398,7 @@ def _rest(checkpoint: Checkpoint, group: str = "", taken: Set[str] = frozenset()
             if where != group or name not in taken:
                 parts = re.split(r"[./]", name)
                 head = ".".join(parts[: 2 if parts[0] == "module" else 1])
-                counts[f"{where + ': ' if where else ''}{head}"] += 1
+                counts[_short(f"{where + ': ' if where else ''}{head}")] += 1
     return dict(counts)
 
 
@@ -349,15 +425,18 @@ class Imported:
         """Write the folder that --checkpoint takes; see `medbench.weights.save`.
 
         Raises:
-            UsageError: something is in its place that is not this very import.
+            UsageError: something is in its place that is not this very import, or nothing can be written there.
         """
-        if folder.exists():
-            if self._is(folder):
-                return str(weights.read_info(folder)[1]["sha256"])
-            raise UsageError(
-                f"{folder} exists and is not what would be written there. Remove it, or name another --out."
-            )
-        return weights.save(self.method, folder, self.info)
+        try:
+            if folder.exists():
+                if self._is(folder):
+                    return str(weights.read_info(folder)[1]["sha256"])
+                raise UsageError(
+                    f"{folder} exists and is not what would be written there. Remove it, or name another --out."
+                )
+            return weights.save(self.method, folder, self.info)
+        except OSError as error:
+            raise _not_writable(folder, error) from None
 
     def as_weights(self) -> Weights:
         """For use without a folder."""
@@ -377,6 +456,30 @@ class Imported:
         return same and whole and info["config"] == weights.config_json(self.method.config)
 
 
+def check_writable(folder: Path) -> None:
+    """See that a folder can be made, before the work whose result is to lie there; nothing is left behind.
+
+    Raises:
+        UsageError: it can not.
+    """
+    try:
+        there = folder
+        while not there.exists():
+            there = there.parent
+        if there != folder:  # a name that nobody has, made and taken away again
+            with tempfile.TemporaryDirectory(dir=there):
+                pass
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+
+
+def _not_writable(folder: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"{folder}: can not be written ({error.strerror or error}). Name a folder that can with --out, or a cache with"
+        f" MEDBENCH_CACHE."
+    )
+
+
 def import_released(
     path: Path,
     spec: "MethodSpec",
@@ -388,6 +491,7 @@ def import_released(
     recipe: str = "paper",
     offline: bool = False,
     checkpoint: Checkpoint | None = None,
+    out: Path | None = None,
 ) -> Imported:
     """Import a released file as weights of a method.
 
@@ -401,11 +505,14 @@ def import_released(
         recipe: that the records of these weights belong to.
         offline: do not ask a hub for anything.
         checkpoint: `path`, where it was read before.
+        out: where it will be saved, to hear at once that it can not be.
 
     Raises:
-        UsageError: the method has no released checkpoints, or not this part.
+        UsageError: the method has no released checkpoints, or not this part, or `out` can not be written.
         WeightsError: the file can not be read, does not cover what the encoder needs, or changes nothing in it.
     """
+    if out is not None:
+        check_writable(out)
     release = catalogue.load_released(spec.name)
     part = part or ("all" if release.whole and prefix is None else "image")
     if part == "all" and (not release.whole or prefix is not None):
@@ -433,10 +540,10 @@ def import_released(
         group, converted, settings = _converted(path, checkpoint, release)
         config = replace(plain.config, pretrained=False, **settings)
         config = apply_overrides(replace(plain, config=config), overrides or {}, spec.name).config
-        start = method_class.from_corpus(config, [], Setup(offline=offline))
-        assets = start.assets()
+        assets = _assets(release, method_class, config, offline)
         build = partial(method_class.from_assets, config, assets)
-        expected = {name: tensor.shape for name, tensor in start.state_dict().items()}
+        with torch.device("meta"):
+            expected = {name: tensor.shape for name, tensor in build().state_dict().items()}
         compared = _compare(expected, converted, _no_reshape)
         state = compared.state
         coverage = Coverage(
@@ -449,7 +556,7 @@ def import_released(
         if not coverage.complete:
             raise _not_covered(path, spec, Match(found.layout, coverage, {}), checkpoint)
     _check_finite(path, state)
-    method = _filled(path, build, state)
+    method = _filled(path, build, state, whole=part == "all")
     info: dict[str, Any] = {
         "method": spec.name,
         "recipe": recipe,
@@ -502,6 +609,15 @@ def _best(
     return best
 
 
+def _assets(release: Release, method: type[Method], config: Any, offline: bool) -> Mapping[str, bytes]:
+    """What the method is built from beside its tensors, without weights of another model where that can be."""
+    module = import_module(release.whole)
+    if hasattr(module, "assets"):
+        found: Mapping[str, bytes] = module.assets(config, offline)
+        return found
+    return method.from_corpus(config, [], Setup(offline=offline)).assets()
+
+
 def _converted(path: Path, checkpoint: Checkpoint, release: Release) -> tuple[str, State, Mapping[str, Any]]:
     """The whole model by the method's own converter: from which group, its tensors, and fields of the config."""
     module = import_module(release.whole)
@@ -520,6 +636,10 @@ _WHOLE: Final = ("state_dict", "model", "")
 
 def _not_covered(path: Path, spec: "MethodSpec", found: Match, checkpoint: Checkpoint) -> WeightsError:
     held = ", ".join(f"{where} ({count})" for where, count in list(_rest(checkpoint).items())[:_NAMED])
+    if found.coverage.another and found.coverage.covered == found.coverage.needed:
+        return WeightsError(
+            f"{path}: {found.coverage.another}.\n{found.coverage.text()}\nThe file holds: {held}."
+        )
     return WeightsError(
         f"{path}: covers {found.coverage.covered} of {found.coverage.needed} tensors that the encoder of {spec.name}"
         f" needs, expected all; nothing is left at random.\n{found.coverage.text()}\n"
@@ -537,31 +657,47 @@ def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
         )
 
 
-def _filled(path: Path, build: Callable[[], Method], state: Mapping[str, Tensor]) -> Method:
+_PROBES: Final = [["no focal consolidation", "the heart is enlarged"], ["small left pleural effusion"]]
+
+
+def _filled(path: Path, build: Callable[[], Method], state: Mapping[str, Tensor], whole: bool) -> Method:
     """The method with these tensors, seen to behave otherwise than a random one."""
     seed_everything(derive_seed(0, "init"))
     method = build().eval()
     size = method.model.preprocessing.size
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    text = method.model.tokenize(_PROBES) if whole else None
+
+    def seen() -> dict[str, Tensor]:
+        pooled = {"image": method.model.encode_image(images).pooled}
+        return pooled if text is None else {**pooled, "text": method.model.encode_text(text).pooled}
+
     with torch.no_grad():
-        before = method.model.encode_image(images).pooled
+        before = seen()
         method.load_state_dict(dict(state))
-        after = method.model.encode_image(images).pooled
-    if not torch.isfinite(after).all():
-        raise WeightsError(
-            f"{path}: the encoder gives features that are no numbers. Is the file whole, and of this method?"
-        )
-    if torch.allclose(before, after, rtol=1e-3, atol=1e-5):
-        raise WeightsError(
-            f"{path}: the encoder gives the same features as one with random weights, expected others. The file seems"
-            f" to hold an untrained model; ask for another one."
-        )
-    if torch.equal(after[0], after[1]):
-        raise WeightsError(
-            f"{path}: the encoder gives the same features for two different images. The file seems to hold a collapsed"
-            f" or empty model; ask for another one."
-        )
+        after = seen()
+    for what, features in after.items():
+        who = "the encoder" if what == "image" else "the text encoder"
+        if not torch.isfinite(features).all():
+            raise WeightsError(
+                f"{path}: {who} gives features that are no numbers. Is the file whole, and of this method?"
+            )
+        if torch.allclose(before[what], features, rtol=1e-3, atol=1e-5):
+            raise WeightsError(
+                f"{path}: {who} gives the same features as one with random weights, expected others. The file seems to"
+                f" hold an untrained model; ask for another one."
+            )
+        if torch.equal(features[0], features[1]):
+            raise WeightsError(
+                f"{path}: {who} gives the same features for two different {what}s. The file seems to hold a collapsed"
+                f" or empty model; ask for another one."
+            )
     return method
+
+
+def _short(name: str) -> str:
+    """A name that fits into a table, where a file has a monstrous one."""
+    return name if len(name) <= 80 else f"{name[:60]}…{name[-19:]}"
 
 
 def prefixes(checkpoint: Checkpoint) -> list[dict[str, str]]:
@@ -575,12 +711,12 @@ def prefixes(checkpoint: Checkpoint) -> list[dict[str, str]]:
             rows.setdefault((group, head), []).append((name, tensor))
     return [
         {
-            "group": group or "-",
-            "prefix": head or "-",
+            "group": _short(group) or "-",
+            "prefix": _short(head) or "-",
             "tensors": str(len(held)),
             "numbers": f"{sum(t.numel() for _, t in held):,}",
             "dtype": ", ".join(sorted({str(t.dtype).removeprefix("torch.") for _, t in held})),
-            "first": f"{held[0][0]} {tuple(held[0][1].shape)}",
+            "first": f"{_short(held[0][0])} {tuple(held[0][1].shape)}",
         }
         for (group, head), held in rows.items()
     ]

@@ -148,6 +148,10 @@ class GloriaModel(nn.Module):
         """Reports, each a list of sentences -> a padded batch on the CPU; longer than what is encoded."""
         return self.tokenizer(reports)
 
+    def text_from_ids(self, ids: Tensor, mask: Tensor) -> TextBatch:
+        """Token ids of the tokenizer's vocabulary and their mask, both (B, T), as a batch on the CPU."""
+        return self.tokenizer.from_ids(ids, mask)
+
     def shorten(self, text: TextBatch) -> TextBatch:
         """What of tokenised reports is encoded: the first `text_max_tokens`."""
         return cut(text, self.text_max_tokens)

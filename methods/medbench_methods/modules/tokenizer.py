@@ -7,6 +7,7 @@ import torch
 from tokenizers import Encoding, Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
+from medbench.errors import UsageError
 from medbench.model import TextBatch
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -111,8 +112,28 @@ class ReportTokenizer:
         Args:
             ids: (B, T) whole numbers, [CLS] and [SEP] included.
             mask: (B, T), 1 or True where there is a token.
+
+        Raises:
+            UsageError: they are of another shape, more than `max_tokens` a text, or not in this vocabulary.
         """
+        if ids.ndim != 2 or ids.shape != mask.shape:
+            raise UsageError(
+                f"token ids of shape {tuple(ids.shape)} and a mask of {tuple(mask.shape)}, expected (B, T) of both."
+            )
+        if ids.is_floating_point() or ids.is_complex():
+            raise UsageError(f"token ids of type {ids.dtype}, expected whole numbers.")
+        if ids.shape[1] > self.max_tokens:
+            raise UsageError(
+                f"{ids.shape[1]} token ids a text, expected at most {self.max_tokens} ([CLS] and [SEP] included)."
+                f" Cut them before, or give strings, which are cut here."
+            )
         ids, mask = ids.cpu().long(), mask.cpu().bool()
+        unknown = (ids < 0) | (ids >= len(self))
+        if unknown.any():
+            raise UsageError(
+                f"token id {int(ids[unknown][0])}, expected 0 to {len(self) - 1}: the vocabulary of this model. Make"
+                f" them with its own tokenizer, or give strings."
+            )
         special = (ids == self._cls) | (ids == self._sep) | (ids == self._pad) | ~mask
         pieces = [
             bool(token and token.startswith("##"))

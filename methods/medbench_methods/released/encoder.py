@@ -16,6 +16,7 @@ from medbench.model import ImageTextBatch
 from medbench_methods.modules.image_encoder import EncodedImage, ImageConfig, ImageEncoder
 from medbench_methods.random import ImageOnly
 from medbench_methods.recipes import MICRO_IMAGE
+from medbench_methods.released.swin import SwinEncoder, is_swin
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -31,7 +32,7 @@ class ReleasedConfig(ImageConfig):
 
     upsample: int = 0
     """CNNs only: side that images are enlarged to inside the encoder, pixels; 0 for none, as in most released code.
-    MGCA, GLoRIA and BenchX's ConVIRT have 299."""
+    MGCA and GLoRIA have 299."""
 
     stages: int = 4
     """CNNs only: residual stages. 3 where the authors train a ResNet without its last stage (MedKLIP, KAD at 224 px):
@@ -79,7 +80,8 @@ class ReleasedEncoder(Method):
         """Build the encoder, for weights that are loaded next."""
         super().__init__()
         self.config = config
-        self.model = ImageOnly(config, ReleasedImageEncoder(config))
+        swin = is_swin(config.backbone)
+        self.model = ImageOnly(config, SwinEncoder(config) if swin else ReleasedImageEncoder(config))
 
     @classmethod
     def from_corpus(cls, config: ReleasedConfig, reports: Sequence[Sequence[str]], setup: Setup) -> Self:

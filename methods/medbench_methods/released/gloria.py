@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from medbench.errors import WeightsError
+from medbench_methods.released.vocabulary import assets as assets
 
 UNUSED: Mapping[str, str] = {
     r"text_encoder\.model\.embeddings\.position_ids": "a counter, no weight",
@@ -52,7 +53,9 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         new = _renamed(name)
         if new is not None:
             # A convolution of width 1 is a linear layer: (E, C, 1, 1) -> (E, C).
-            ours[new] = tensor.flatten(1) if new == "model.patch_head.weight" else tensor
+            ours[new] = (
+                tensor.flatten(1) if new == "model.patch_head.weight" and tensor.dim() == 4 else tensor
+            )
         elif unused(name) is None:
             unknown.append(name)
     lacking = [part for part in _PLACES.values() if not any(name.startswith(part) for name in ours)]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from medbench.errors import WeightsError
+from medbench_methods.released.vocabulary import assets as assets
 
 UNUSED: Mapping[str, str] = {
     r"(patch|word)_local_atten_layer\..*": "learnt cross-attention of the token term, off by default",
@@ -91,7 +92,7 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     }
     words = state[f"{_TEXT}embeddings.word_embeddings.weight"]
     ours["model.text_encoder.bert.embeddings.token_type_embeddings.weight"] = torch.zeros(
-        2, words.shape[1], dtype=words.dtype
+        2, words.shape[-1] if words.dim() else 0, dtype=words.dtype
     )
     return ours
 
@@ -103,20 +104,25 @@ def settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
         WeightsError: it lacks the tensors that say so.
     """
     try:
-        prototypes, embed = state["prototype_layer.weight"].shape
-        hidden = len(state["img_encoder_q.global_embed.head.0.weight"])
+        bank, head = state["prototype_layer.weight"], state["img_encoder_q.global_embed.head.0.weight"]
     except KeyError as error:
         raise WeightsError(
             f"no MGCA checkpoint: {error.args[0]} is missing. Expected the `state_dict` of a file that"
             " github.com/HKU-MedAI/MGCA wrote or released."
         ) from None
+    if bank.dim() != 2 or head.dim() != 2:
+        raise WeightsError(
+            f"no MGCA checkpoint: prototypes of shape {tuple(bank.shape)} and a projection of {tuple(head.shape)},"
+            " expected matrices."
+        )
+    prototypes, embed = bank.shape
     return {
         "compat": True,
         "backbone": "deit_base_patch16_224" if _is_vit(state) else "resnet50.tv2_in1k",
         "text_layers": _count(state, rf"{_TEXT}encoder.layer."),
         "prototypes": prototypes,
         "embed": embed,
-        "hidden": hidden,
+        "hidden": len(head),
     }
 
 
@@ -176,5 +182,7 @@ def _bert(state: Mapping[str, Tensor]) -> Iterator[str]:
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:
     """How many parts are numbered after `prefix`, at least 1: the highest number counts, so that gaps show."""
-    found = (re.match(r"\d+", name.removeprefix(prefix)) for name in state if name.startswith(prefix))
+    found = (
+        re.match(r"[0-9]{1,3}(?=\.)", name.removeprefix(prefix)) for name in state if name.startswith(prefix)
+    )
     return max((int(number[0]) + 1 for number in found if number), default=1)

@@ -34,7 +34,7 @@ def fused(state: State, parts: tuple[str, str, str], into: str) -> State:
     """Queries, keys and values that are separate tensors joined to one, as timm has them, in this order.
 
     Args:
-        state: tensors by name; of each attention all three parts, or the joined name is not made.
+        state: tensors by name; of each attention all three parts, alike in shape and type, or no joined name is made.
         parts: how names of the three end, before `.weight` and `.bias`.
         into: what stands in their place.
     """
@@ -43,7 +43,9 @@ def fused(state: State, parts: tuple[str, str, str], into: str) -> State:
         ends = [f"{part}.{leaf}" for part in parts]
         for head in [name.removesuffix(ends[0]) for name in state if name.endswith(ends[0])]:
             names = [head + end for end in ends]
-            if all(name in state for name in names):
+            found = [state[name] for name in names if name in state]
+            alike = len({(part.shape, part.dtype) for part in found}) == 1
+            if len(found) == 3 and alike and found[0].ndim and found[0].element_size() > 1:
                 joined[f"{head}{into}.{leaf}"] = torch.cat([joined.pop(name) for name in names])
     return joined
 
@@ -102,17 +104,18 @@ def refers(state: State) -> State:
 def jax_vit(state: State) -> State:
     """A ViT as Google's JAX code writes it to npz: kernels are (in, out), heads have an axis of their own."""
     names: State = {}
-    width = state["cls"].shape[-1] if "cls" in state else 0
+    width = state["cls"].shape[-1] if "cls" in state and state["cls"].ndim else 0
     for name, tensor in state.items():
         leaf = name.rsplit("/", 1)[-1]
         if name == "embedding/kernel":
-            tensor = tensor.permute(3, 2, 0, 1)  # (16, 16, 3, D) -> (D, 3, 16, 16)
-        elif "/MultiHeadDotProductAttention_1/" in name and leaf == "kernel":
+            if tensor.ndim == 4:
+                tensor = tensor.permute(3, 2, 0, 1)  # (16, 16, 3, D) -> (D, 3, 16, 16)
+        elif "/MultiHeadDotProductAttention_1/" in name and leaf == "kernel" and tensor.numel() == width**2:
             # (D, heads, d) of queries, keys and values, (heads, d, D) of the way out -> (D, D), rows are outputs
             tensor = tensor.reshape(width, width).T
         elif "/MultiHeadDotProductAttention_1/" in name and leaf == "bias":
             tensor = tensor.reshape(-1)
-        elif leaf == "kernel":
+        elif leaf == "kernel" and tensor.ndim == 2:
             tensor = tensor.T
         names[re.sub(r"(kernel|scale)$", "weight", name)] = tensor
     block = r"Transformer/encoderblock_(\d+)/"
@@ -161,6 +164,74 @@ def hugging_face_vit(state: State) -> State:
     return fused(names, ("query", "key", "value"), "qkv")
 
 
+def hugging_face_clip(state: State) -> State:
+    """The image tower of `CLIPModel` of transformers, behind `vision_model.`; it misspells the first norm."""
+    block = r"encoder\.layers\.(\d+)\."
+    names = renamed(
+        state,
+        [
+            (r"embeddings\.class_embedding", "cls_token"),
+            (r"embeddings\.position_embedding\.weight", "pos_embed"),
+            (r"embeddings\.patch_embedding\.weight", "patch_embed.proj.weight"),
+            (r"pre_layrnorm\.(.*)", r"norm_pre.\1"),
+            (r"post_layernorm\.(.*)", r"norm.\1"),
+            (block + r"layer_norm(\d)\.(.*)", r"blocks.\1.norm\2.\3"),
+            (block + r"self_attn\.([qkv])_proj\.(.*)", r"blocks.\1.attn.\2.\3"),
+            (block + r"self_attn\.out_proj\.(.*)", r"blocks.\1.attn.proj.\2"),
+            (block + r"mlp\.(fc[12])\.(.*)", r"blocks.\1.mlp.\2.\3"),
+        ],
+    )
+    return fused(names, ("attn.q", "attn.k", "attn.v"), "attn.qkv")
+
+
+def hugging_face_swin(state: State) -> State:
+    """`SwinModel` of transformers: the names of its files, and those that it has in memory since version 5.
+
+    It merges patches at the end of a stage, timm at the beginning of the next one; both in the same order.
+    """
+    names: State = {}
+    block = r"encoder\.layers\.(\d{1,3})\.blocks\.(\d+)\."
+    into = r"layers.\1.blocks.\2."
+    rules = [
+        (r"embeddings\.patch_embeddings\.projection\.(.*)", r"patch_embed.proj.\1"),
+        (r"embeddings\.norm\.(.*)", r"patch_embed.norm.\1"),
+        (r"layernorm\.(.*)", r"norm.\1"),
+        (block + r"layernorm_before\.(.*)", into + r"norm1.\3"),
+        (block + r"layernorm_after\.(.*)", into + r"norm2.\3"),
+        (block + r"attention\..*relative_position_bias_table", into + "attn.relative_position_bias_table"),
+        (block + r"attention\.self\.(query|key|value)\.(.*)", into + r"attn.\3.\4"),
+        (block + r"attention\.q_proj\.(.*)", into + r"attn.query.\3"),
+        (block + r"attention\.k_proj\.(.*)", into + r"attn.key.\3"),
+        (block + r"attention\.v_proj\.(.*)", into + r"attn.value.\3"),
+        (block + r"attention\.(?:output\.dense|o_proj)\.(.*)", into + r"attn.proj.\3"),
+        (block + r"(?:intermediate\.dense|mlp\.fc1)\.(.*)", into + r"mlp.fc1.\3"),
+        (block + r"(?:output\.dense|mlp\.fc2)\.(.*)", into + r"mlp.fc2.\3"),
+    ]
+    for name, tensor in renamed(state, rules).items():
+        merging = re.fullmatch(r"encoder\.layers\.(\d{1,3})\.downsample\.(.*)", name)
+        names[f"layers.{int(merging[1]) + 1}.downsample.{merging[2]}" if merging else name] = tensor
+    return fused(names, ("query", "key", "value"), "qkv")
+
+
+def hugging_face_resnet(state: State) -> State:
+    """`ResNetModel` of transformers."""
+    block = r"encoder\.stages\.(\d+)\.layers\.(\d+)\."
+    names: State = {}
+    for name, tensor in state.items():
+        inner = re.fullmatch(block + r"(layer\.(\d)|shortcut)\.(convolution|normalization)\.(\w+)", name)
+        if found := re.fullmatch(r"embedder\.embedder\.(convolution|normalization)\.(\w+)", name):
+            name = f"{'conv1' if found[1] == 'convolution' else 'bn1'}.{found[2]}"
+        elif inner:
+            stage, number, _, layer, kind, leaf = inner.groups()
+            if layer is None:
+                part = f"downsample.{0 if kind == 'convolution' else 1}"
+            else:
+                part = f"{'conv' if kind == 'convolution' else 'bn'}{int(layer) + 1}"
+            name = f"layer{int(stage[:3]) + 1}.{number}.{part}.{leaf}"
+        names[name] = tensor
+    return names
+
+
 def torchvision_vit(state: State) -> State:
     """`vit_b_16` of torchvision; its first versions called the two layers of the MLP linear_1 and linear_2."""
     block = r"encoder\.layers\.encoder_layer_(\d+)\."
@@ -180,9 +251,15 @@ def torchvision_vit(state: State) -> State:
     )
 
 
+_PATCHES = 256**2 + 1
+"""Most positions that are resampled: films of 4096 px."""
+
+
 def position_embedding(name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
     """A ViT's position embedding for films of another size, resampled as timm does it (bicubic); else None."""
-    if name != "pos_embed" or tensor.shape[-1] != shape[-1]:
+    if name != "pos_embed" or tensor.ndim not in (2, 3) or tensor.shape[-1] != shape[-1]:
+        return None
+    if tensor.shape[:-2].numel() != 1 or not 1 < tensor.shape[-2] <= _PATCHES:
         return None
     grids = [int((n - 1) ** 0.5) for n in (tensor.shape[-2], shape[-2])]
     if any(side**2 + 1 != n for side, n in zip(grids, (tensor.shape[-2], shape[-2]), strict=True)):

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 
+from medbench.errors import UsageError
 from medbench_methods.modules.tokenizer import SPECIAL, ReportTokenizer
 
 REPORTS = [
@@ -116,6 +117,27 @@ def test_any_text_gives_a_sound_batch(reports: list[list[str]]) -> None:
         assert set(inside) == set(range(len(set(inside))))  # no number is left out
         assert batch.sentence[i, 1 : n - 1].ge(0).all()
         assert batch.word[i].lt(0).equal(batch.sentence[i].lt(0))
+
+
+def test_ids_from_elsewhere_must_be_of_this_vocabulary_and_fit() -> None:
+    tokenizer = trained(max_tokens=6)
+    text = tokenizer(REPORTS[:2])
+    again = tokenizer.from_ids(text.ids, text.mask)
+    assert torch.equal(again.ids, text.ids) and torch.equal(again.word, text.word)
+    for ids, mask, message in (
+        (torch.zeros(2, 7, dtype=torch.int64), torch.ones(2, 7), "7 token ids a text, expected at most 6"),
+        (
+            torch.tensor([[2, 5000, 3]]),
+            torch.ones(1, 3),
+            f"token id 5000, expected 0 to {len(tokenizer) - 1}",
+        ),
+        (torch.tensor([[2, -1, 3]]), torch.ones(1, 3), "token id -1"),
+        (torch.zeros(3, dtype=torch.int64), torch.ones(3), r"shape \(3,\)"),
+        (torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 2), r"a mask of \(1, 2\)"),
+        (torch.zeros(1, 3), torch.ones(1, 3), "expected whole numbers"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            tokenizer.from_ids(ids, mask)
 
 
 def test_a_tokenizer_of_another_family_is_refused() -> None:

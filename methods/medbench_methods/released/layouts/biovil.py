@@ -12,7 +12,7 @@ RELEASE = Release(
             corpus="MIMIC-CXR",
             config=ReleasedConfig(backbone="resnet50", size=480, resize=512, mean=0.0, std=1.0),
             groups=("", "state_dict", "model"),
-            prefixes=("encoder.encoder", "encoder"),
+            prefixes=("encoder.encoder",),
             unused={r"fc\.": "ImageNet classifier"},
         ),
     ),

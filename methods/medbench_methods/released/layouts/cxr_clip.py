@@ -7,6 +7,7 @@ from medbench_methods.released.encoder import (
     ReleasedConfig,
     ReleasedEncoder,
 )
+from medbench_methods.released.names import hugging_face_swin
 
 RELEASE = Release(
     encoder=ReleasedEncoder,
@@ -20,11 +21,20 @@ RELEASE = Release(
             prefixes=("image_encoder.resnet", "image_encoder"),
             unused={r"fc\.": "ImageNet classifier"},
         ),
+        Layout(
+            name="CXR-CLIP, Swin-T",
+            source="github.com/Soombit-ai/cxr-clip (cxrclip/model/modules/image_encoder.py, cxrclip/trainer.py)",
+            corpus="MIMIC-CXR, in some files with CheXpert and ChestX-ray14",
+            config=ReleasedConfig(backbone="swin_tiny_patch4_window7_224", resize=224),
+            groups=("model", "state_dict", ""),
+            prefixes=("image_encoder.image_encoder", "image_encoder"),
+            rename=hugging_face_swin,
+            unused={
+                r".*relative_position_index": "an index, no weight",
+                r"(projection_head|pooler)\.": "projection to the joint space",
+            },
+        ),
     ),
-    refused={
-        r"\.embeddings\.patch_embeddings\.": "a Swin transformer, which has no map at stride 2, as pyramids need."
-        " Give the authors' file with a ResNet-50."
-    },
 )
-"""Its code normalises as ImageNet for the ResNet, and by 0.5 for the Swin transformer. The files with a Swin are not
-read: it has no map at stride 2, which pyramids need."""
+"""Its code normalises as ImageNet for the ResNet, and by 0.5 for the Swin transformer. A Swin is that
+of transformers, in its names; see `released/swin.py` for its pyramid."""

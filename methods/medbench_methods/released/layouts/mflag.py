@@ -13,8 +13,10 @@ RELEASE = Release(
             config=ReleasedConfig(backbone="resnet50"),
             groups=("", "state_dict", "model", "model_state_dict"),
             prefixes=("encoder", ""),
+            signs={"encoder": "proj_v|proj_t|lm_model"},
             unused={r"fc\.": "ImageNet classifier"},
         ),
     ),
 )
-"""The projections and the frozen language model are left out."""
+"""In `_encoder.pth` nothing tells it from any other ResNet-50, which the report says.
+The projections and the frozen language model are left out."""

@@ -16,6 +16,7 @@ RELEASE = Release(
             ),
             groups=("model", "state_dict", ""),
             prefixes=("", "vision_encoder.visual"),
+            signs={"": "bert"},
             reshape=position_embedding,
             unused={
                 r"(decoder|mask_token)": "image decoder",
@@ -25,4 +26,5 @@ RELEASE = Release(
         ),
     ),
 )
-"""Trained on the mean of the patch tokens, and used that way by its authors."""
+"""Without its report decoder a file could as well be any ViT, MAE's of ImageNet for one, which MRM starts from.
+Trained on the mean of the patch tokens, and used that way by its authors."""

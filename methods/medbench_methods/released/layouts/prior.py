@@ -12,10 +12,12 @@ RELEASE = Release(
             source="github.com/QtacierP/PRIOR (codes/prior/encoders/image/resnet.py, data/pretrain/mimiccxr.py)",
             corpus="MIMIC-CXR, frontal",
             config=ReleasedConfig(backbone="resnet50", resize=224, mean=0.4755, std=0.3011),
-            prefixes=("image_encoder.encoder", "encoder", "image_encoder", ""),
+            prefixes=("image_encoder.encoder",),
             reshape=grey_stem,
+            stored={"conv1.weight": (64, 1, 7, 7)},
             unused={r"fc\.": "ImageNet classifier"},
         ),
     ),
 )
-"""The attention pooling is left out: pooled is the mean over layer4."""
+"""A net of three channels is not PRIOR's and is refused.
+The attention pooling is left out: pooled is the mean over layer4."""

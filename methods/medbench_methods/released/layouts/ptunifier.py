@@ -9,32 +9,31 @@ _SOURCE = (
 )
 _CORPUS = "ROCO, MediCaT and MIMIC-CXR"
 _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-_PREFIXES = ("vision_encoder.visual", "vision_encoder", "visual", "")
 
 RELEASE = Release(
     encoder=ReleasedEncoder,
-    layouts=tuple(
+    layouts=(
         Layout(
-            name=f"PTUnifier, CLIP ViT-B/16, {blocks} blocks",
+            name="PTUnifier, CLIP ViT-B/16, 11 blocks",
             source=_SOURCE,
             corpus=_CORPUS,
             config=ReleasedConfig(
                 backbone="vit_base_patch16_clip_quickgelu_224",
-                depth=blocks,
+                depth=11,
                 resize=224,
                 mean=_MEAN,
                 std=_STD,
             ),
             groups=("state_dict", "model", ""),
-            prefixes=_PREFIXES,
+            prefixes=("vision_encoder.visual", "vision_encoder", ""),
             rename=openai_clip,
             reshape=position_embedding,
             unused={
                 r"proj$": "projection to CLIP's joint space",
                 r"(token_embedding|ln_final|text_projection|logit_scale)": "text tower of CLIP",
             },
-        )
-        for blocks in (12, 11)
+        ),
     ),
 )
-"""The authors' code builds one transformer block less than CLIP has, so their files hold 11; 12 are taken, too."""
+"""The authors' code builds one transformer block less than CLIP has, so their files hold 11. A net with 12 is OpenAI's
+and is refused. BenchX (github.com/yangzhou12/BenchX, medvlm2mmseg.py) reads the names without a prefix."""

@@ -6,6 +6,8 @@ ResNet: He et al., arXiv 1512.03385. ViT: Dosovitskiy et al., arXiv 2010.11929.
 from medbench.released import Layout, Release
 from medbench_methods.released.encoder import ReleasedConfig, ReleasedEncoder
 from medbench_methods.released.names import (
+    hugging_face_clip,
+    hugging_face_resnet,
     hugging_face_vit,
     openai_clip,
     position_embedding,
@@ -15,8 +17,12 @@ from medbench_methods.released.names import (
 
 _RESNET = ReleasedConfig(backbone="resnet50")
 _VIT = ReleasedConfig(backbone="vit_base_patch16_224")
+_CLIP = ReleasedConfig(backbone="vit_base_patch16_clip_quickgelu_224")
 _GROUPS = ("state_dict", "model", "", "model_state_dict", "teacher", "student", "image_encoder")
-_UNUSED = {r"(fc|head|heads|classifier|fc_norm|pooler|pre_logits)\.": "classifier or pooler"}
+_UNUSED = {
+    r"(fc|head|heads|classifier|fc_norm|pooler|pre_logits)\.": "classifier or pooler",
+    r"embeddings\.position_ids": "a counter, no weight",
+}
 
 
 def _layout(name: str, config: ReleasedConfig, anchor: str, **more: object) -> Layout:
@@ -37,6 +43,12 @@ RELEASE = Release(
     layouts=(
         _layout("timm or torchvision, ResNet-50", _RESNET, "layer1.0.conv1.weight"),
         _layout("children of a ResNet-50 by number", _RESNET, "4.0.conv1.weight", rename=resnet_children),
+        _layout(
+            "transformers, ResNet-50",
+            _RESNET,
+            "embedder.embedder.convolution.weight",
+            rename=hugging_face_resnet,
+        ),
         _layout("timm, ViT-B/16", _VIT, "patch_embed.proj.weight", reshape=position_embedding),
         _layout(
             "torchvision, ViT-B/16",
@@ -54,9 +66,16 @@ RELEASE = Release(
         ),
         _layout(
             "OpenAI CLIP, ViT-B/16",
-            ReleasedConfig(backbone="vit_base_patch16_clip_quickgelu_224"),
+            _CLIP,
             "transformer.resblocks.0.ln_1.weight",
             rename=openai_clip,
+            reshape=position_embedding,
+        ),
+        _layout(
+            "transformers, CLIP ViT-B/16",
+            _CLIP,
+            "pre_layrnorm.weight",
+            rename=hugging_face_clip,
             reshape=position_embedding,
         ),
     ),
