@@ -20,14 +20,14 @@ there in any case; without SIA, they and the last stage of a ResNet stay as they
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from medbench.errors import UsageError
-from medbench.method import Method, Recipe, Setup
+from medbench.method import Method, Recipe, Setup, from_disk
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.semantic_alignment import FalseNegatives, semantic_alignment
 from medbench_methods.losses.sparse_alignment import sparse_alignment
@@ -95,7 +95,7 @@ class SistaConfig(DualEncoderConfig):
     second-hand summary says "identify and then remove"). `soft` was chosen: it contains what `mask` does and needs
     one number more. `keep` is the ablation: they stay negatives."""
 
-    report_encoder: str | None = None
+    report_encoder: str | None = field(default=None, metadata=from_disk())
     """Folder or hub name of a pretrained BERT with its tokenizer that compares reports and is never trained; None for
     `text_encoder` as it is before training. Not known; SAT compares with Bio_ClinicalBERT, which this is by default."""
 
