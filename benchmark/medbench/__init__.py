@@ -19,6 +19,8 @@ def load(
     seed: int = 0,
     device: str = "cpu",
     offline: bool = False,
+    part: str | None = None,
+    prefix: str | None = None,
     **config: Any,
 ) -> "LoadedMethod":
     """A method for a notebook or a script: encoders, preprocessing and losses.
@@ -32,6 +34,9 @@ def load(
         seed: only for fresh weights.
         device: `cpu`, `cuda` or `cuda:n`.
         offline: ask no hub for anything.
+        part: only for a released file: `image` for the encoder alone, `all` for the whole model; None for all of it
+            where the method can take it.
+        prefix: only for a released file: what stands before the encoder's names in it; None to look for it.
         **config: fields of the method's config (`medbench info NAME --recipe tiny` lists them). Finished weights bring
             their own, so none may be given with them.
 
@@ -49,5 +54,7 @@ def load(
         seed=seed,
         device=device,
         offline=offline,
+        part=part,
+        prefix=prefix,
         config=config,
     )

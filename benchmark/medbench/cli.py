@@ -560,6 +560,7 @@ def import_weights(options: o.ImportOptions) -> int:
         prefix=options.prefix,
         overrides=overrides,
         offline=offline,
+        out=options.out or environment.cache_folder() / "released",
     )
     folder = options.out or environment.cache_folder() / "released" / imported.name()
     progress.say(imported.coverage.text())

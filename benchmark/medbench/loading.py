@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -193,15 +193,15 @@ def load(
     seed: int,
     device: str,
     offline: bool,
+    part: str | None,
+    prefix: str | None,
     config: Mapping[str, Any],
 ) -> LoadedMethod:
     """See `medbench.load`."""
-    config = dict(config)
     catalogue = load_catalogue()
     spec = catalogue.lookup_method(name)
     place = resolve_device(device)
     progress = Progress()
-    part, prefix = config.pop("part", None), config.pop("prefix", None)
     overrides = {f"method.{field}": _written(value) for field, value in config.items()}
     path = None if checkpoint is None else Path(checkpoint).expanduser()
     finished = path is not None and (path.is_dir() or path.name == weights.TENSORS)
@@ -244,7 +244,7 @@ def load(
             f" checkpoints are known."
         )
     imported = import_released(
-        path, spec, catalogue, part=part, prefix=prefix, overrides=overrides, offline=offline
+        path, spec, catalogue, part=cast(Any, part), prefix=prefix, overrides=overrides, offline=offline
     )
     progress.say(imported.coverage.text())
     ready = imported.as_weights()

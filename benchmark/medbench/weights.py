@@ -205,7 +205,9 @@ def read_info(path: Path) -> tuple[Path, dict[str, Any]]:
     missing = [name for name in (INFO, TENSORS) if not (folder / name).is_file()]
     if missing:
         raise WeightsError(
-            f"{folder}: {' and '.join(missing)} not found. Give a folder written by `medbench pretrain`."
+            f"{folder}: {' and '.join(missing)} not found. Give a folder written by `medbench pretrain`. A checkpoint"
+            f" that the authors released is looked into with `medbench weights inspect FILE`, and becomes such a folder"
+            f" with `medbench weights import FILE --method NAME`."
         )
     try:
         info = json.loads((folder / INFO).read_text(encoding="utf-8"))
