@@ -38,6 +38,25 @@ from medbench_methods.modules.text_encoder import (
 from medbench_methods.modules.tokenizer import ReportTokenizer
 from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
 
+SCHEDULE = PretrainConfig(
+    epochs=50,
+    batch_size=48,
+    accumulate=1,
+    lr=5e-5,
+    warmup=0.0,
+    schedule="plateau",
+    plateau_factor=0.5,
+    plateau_patience=5,
+    final_lr=0.0,
+    betas=(0.5, 0.999),
+    weight_decay=1e-6,
+    clip_gradient=0.25,
+    patience=10,
+)
+"""Optimisation of GLoRIA's released code and its pretraining configuration, number by number: no warm-up, torch's
+ReduceLROnPlateau on the validation loss, which has no lowest rate. But for Adam: AdamW decays weights apart from the
+gradient; at 1e-6 neither decays anything. fp16 is left to --precision."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class GloriaConfig(ImageConfig, SentenceConfig):
@@ -190,26 +209,7 @@ class Gloria(Method):
             GloriaConfig(**_encoders(TINY), text_summed_layers=2, report_max_tokens=256),
             TINY_PRETRAIN,
         ),
-        # The released code and its pretraining configuration, but for Adam: AdamW decays weights apart from the
-        # gradient; at 1e-6 neither decays anything. fp16 is left to --precision.
-        "paper": Recipe(
-            GloriaConfig(),
-            PretrainConfig(
-                epochs=50,
-                batch_size=48,
-                accumulate=1,
-                lr=5e-5,
-                warmup=0.0,  # there is none
-                schedule="plateau",  # torch's ReduceLROnPlateau on the validation loss
-                plateau_factor=0.5,
-                plateau_patience=5,
-                final_lr=0.0,  # torch's default
-                betas=(0.5, 0.999),
-                weight_decay=1e-6,
-                clip_gradient=0.25,
-                patience=10,
-            ),
-        ),
+        "paper": Recipe(GloriaConfig(), SCHEDULE),
         "micro": Recipe(
             GloriaConfig(**_encoders(MICRO), text_summed_layers=1, report_max_tokens=96),
             MICRO_PRETRAIN,

@@ -27,8 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medbench.method import PretrainConfig, Recipe
+from medbench.method import Recipe
 from medbench.model import ImageTextBatch
+from medbench_methods.gloria import SCHEDULE
 from medbench_methods.losses.gather import gather as gather_rows
 from medbench_methods.losses.gather import pad_words
 from medbench_methods.losses.info_nce import info_nce
@@ -322,21 +323,7 @@ class Reclf(DualEncoderMethod):
             ),
             TINY_PRETRAIN,
         ),
-        # GLoRIA's code has Adam, here AdamW, which at this decay is the same, and halves the learning rate on a
-        # plateau, here a cosine without warm-up.
-        "paper": Recipe(
-            ReclfConfig(),
-            PretrainConfig(
-                epochs=50,
-                batch_size=48,
-                lr=5e-5,
-                warmup=0.0,
-                betas=(0.5, 0.999),
-                weight_decay=1e-6,
-                clip_gradient=0.25,
-                patience=10,
-            ),
-        ),
+        "paper": Recipe(ReclfConfig(), SCHEDULE),
         "micro": Recipe(
             ReclfConfig(
                 **MICRO,

@@ -979,9 +979,8 @@ def test_fields_of_the_encoder_can_be_set(tmp_path: Path) -> None:
     ],
 )
 def test_nets_that_can_not_be_cut_are_refused(changes: dict[str, Any], message: str) -> None:
-    config = dataclasses.replace(ReleasedEncoder.recipes["micro"].config, **changes)
     with pytest.raises(UsageError, match=message):
-        ReleasedEncoder(config)
+        ReleasedEncoder(dataclasses.replace(ReleasedEncoder.recipes["micro"].config, **changes))
 
 
 def test_it_is_neither_trained_nor_begun_here() -> None:
