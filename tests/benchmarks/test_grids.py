@@ -189,3 +189,10 @@ def test_the_commands_are_ones_that_the_program_knows(tmp_path: Path) -> None:
         values = get_command(app).commands[words[0]].make_context(verb, words[1:]).params  # type: ignore[attr-defined]
         assert list(values["overrides"]) == ["method.cce_weight=0"]
         assert list(values["fraction"]) == ["1%,100%"]
+
+
+def test_the_page_shows_what_the_committed_records_say() -> None:
+    methods, tables = script("methods"), script("tables")
+    records = tables.read(BENCHMARKS / "results" / "methods", "tiny")
+    page = BENCHMARKS.parent / "docs" / "methods.md"
+    assert tables.block(page, methods.BLOCK) == methods.table(records, list(load_catalogue().methods))
