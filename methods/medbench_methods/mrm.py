@@ -304,7 +304,7 @@ class Mrm(Method):
         self.report_head = self.film_to_words = None
         if config.report_weight:
             self.film_to_words = nn.Linear(image.width, text.width)
-            self.report_head = MaskedWordHead(text.width, len(model.tokenizer))
+            self.report_head = MaskedWordHead(text.width, text.bert.config.vocab_size)
 
     @property
     def film_scale(self) -> int:

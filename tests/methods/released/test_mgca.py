@@ -432,6 +432,7 @@ def config_for(kind: str, s: Sizes) -> MgcaConfig:
         Mgca.recipes["micro"].config,
         **image,
         size=s.size,
+        resize=s.size,
         compat=True,
         text_pooling="cls",
         text_layers=s.layers,
