@@ -128,11 +128,13 @@ def test_what_can_not_be_run_is_refused(changes: dict[str, Any], message: str) -
 
 
 def test_what_can_be_run_is_not() -> None:
-    config(
-        final_lr=2e-3,
-        betas=(0.0, 0.5),
-        weight_decay=0.0,
-        plateau_patience=0,
-        patience=None,
-        clip_gradient=0.1,
-    )
+    values = {
+        "final_lr": 2e-3,
+        "betas": (0.0, 0.5),
+        "weight_decay": 0.0,
+        "plateau_patience": 0,
+        "patience": None,
+        "clip_gradient": 0.1,
+    }
+    made = config(**values)
+    assert {name: getattr(made, name) for name in values} == values

@@ -189,8 +189,10 @@ def test_it_is_one_graph(augmentation: FilmAugmentation) -> None:
 def test_nothing_waits_for_the_gpu(augmentation: FilmAugmentation) -> None:
     films = normalised(grey()).cuda()
     augmentation(films, PREPROCESSING)
-    torch.cuda.set_sync_debug_mode("error")
+    torch.cuda.set_sync_debug_mode("error")  # a wait raises
     try:
-        augmentation(films, PREPROCESSING)
+        changed = augmentation(films, PREPROCESSING)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert changed.is_cuda
+    assert changed.shape == films.shape

@@ -19,7 +19,10 @@ class Config:
 
 @pytest.mark.parametrize("value", [0, 0.5, 1, None])
 def test_numbers_inside_and_nothing_at_all_pass(value: float | None) -> None:
-    expect(Config(number=value), "number", least=0, most=1)
+    config = Config(number=value)
+    expect(config, "number", "switch", least=0, most=1)
+    with pytest.raises(UsageError, match="one_weight is 2"):  # what comes behind them is still looked at
+        expect(Config(number=value, one_weight=2), "number", "switch", "one_weight", least=0, most=1)
 
 
 @pytest.mark.parametrize(
