@@ -295,16 +295,40 @@ def _bert(architecture: BertConfig) -> BertModel:
     return BertModel(architecture, add_pooling_layer=False)
 
 
-def _pretrained(config: TextConfig, offline: bool) -> tuple[TextEncoder, ReportTokenizer]:
+def architecture_and_vocabulary(config: TextConfig, offline: bool) -> tuple[BertConfig, ReportTokenizer]:
+    """Of a pretrained BERT, with the layers and the dropout that the config asks for; its weights are not needed.
+
+    Raises:
+        OSError: what transformers raises for a missing folder, file, repository or connection.
+        UsageError: the config asks for more layers or tokens than it has.
+        WeightsError: architecture and vocabulary do not belong together.
+    """
     from transformers.models.bert.tokenization_bert import BertTokenizer
 
     name = config.text_encoder
+    bert = BertConfig.from_pretrained(name, local_files_only=offline)
+    _check_fits(config, bert)
+    bert.num_hidden_layers = config.text_layers
+    bert.hidden_dropout_prob = bert.attention_probs_dropout_prob = config.text_dropout
+    vocabulary = BertTokenizer.from_pretrained(name, local_files_only=offline)
+    tokenizer = ReportTokenizer.from_bytes(
+        vocabulary.backend_tokenizer.to_str().encode(), config.text_max_tokens
+    )
+    if (
+        not len(SPECIAL) < len(tokenizer) <= bert.vocab_size
+    ):  # transformers makes up an empty one if none is there
+        raise WeightsError(
+            f"text encoder {name!r}: its tokenizer has {len(tokenizer)} word-pieces, but its embedding has "
+            f"{bert.vocab_size}. Expected the vocabulary that it was trained with; put its vocab.txt or "
+            "tokenizer.json into the folder."
+        )
+    return bert, tokenizer
+
+
+def _pretrained(config: TextConfig, offline: bool) -> tuple[TextEncoder, ReportTokenizer]:
+    name = config.text_encoder
     try:
-        bert = BertConfig.from_pretrained(name, local_files_only=offline)
-        _check_fits(config, bert)
-        bert.num_hidden_layers = config.text_layers
-        bert.hidden_dropout_prob = bert.attention_probs_dropout_prob = config.text_dropout
-        vocabulary = BertTokenizer.from_pretrained(name, local_files_only=offline)
+        bert, tokenizer = architecture_and_vocabulary(config, offline)
         with _without_load_report():
             loading: Any = BertModel.from_pretrained(
                 name,
@@ -331,17 +355,6 @@ def _pretrained(config: TextConfig, offline: bool) -> tuple[TextEncoder, ReportT
             f"text encoder {name!r}: its weight file lacks {len(absent)} of the model's tensors, or holds them "
             f"in another shape (first: {absent[0]}). Expected the weights of a BERT with {config.text_layers} "
             "layers or more; check the folder or give another one with --set method.text_encoder=FOLDER."
-        )
-    tokenizer = ReportTokenizer.from_bytes(
-        vocabulary.backend_tokenizer.to_str().encode(), config.text_max_tokens
-    )
-    if (
-        not len(SPECIAL) < len(tokenizer) <= bert.vocab_size
-    ):  # transformers makes up an empty one if none is there
-        raise WeightsError(
-            f"text encoder {name!r}: its tokenizer has {len(tokenizer)} word-pieces, but its embedding has "
-            f"{bert.vocab_size}. Expected the vocabulary that it was trained with; put its vocab.txt or "
-            "tokenizer.json into the folder."
         )
     return TextEncoder(model.float(), config), tokenizer
 

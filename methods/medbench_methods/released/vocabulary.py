@@ -3,12 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import BertConfig
-from transformers.models.bert.tokenization_bert import BertTokenizer
-
 from medbench.errors import UsageError, WeightsError
-from medbench_methods.modules.text_encoder import SCRATCH
-from medbench_methods.modules.tokenizer import SPECIAL, ReportTokenizer
+from medbench_methods.modules.text_encoder import SCRATCH, architecture_and_vocabulary
 
 
 def assets(config: Any, offline: bool) -> Mapping[str, bytes]:
@@ -31,8 +27,7 @@ def assets(config: Any, offline: bool) -> Mapping[str, bytes]:
             f" folder with its config.json and vocab.txt, or its name on the hub."
         )
     try:
-        bert = BertConfig.from_pretrained(name, local_files_only=offline)
-        vocabulary = BertTokenizer.from_pretrained(name, local_files_only=offline)
+        bert, tokenizer = architecture_and_vocabulary(config, offline)
     except OSError as error:  # what transformers raises for a missing folder, file, repository or connection
         looked = (
             "in the local Hugging Face cache (offline)" if offline else "in the local cache and on the hub"
@@ -41,26 +36,6 @@ def assets(config: Any, offline: bool) -> Mapping[str, bytes]:
             f"vocabulary of {name!r}: looked for as a folder and {looked}; not found. Give a folder with its"
             f" config.json and vocab.txt with --set method.text_encoder=FOLDER; its weights are not needed."
         ) from error
-    for field, asked, has in (
-        ("text_layers", config.text_layers, bert.num_hidden_layers),
-        ("text_max_tokens", config.text_max_tokens, bert.max_position_embeddings),
-    ):
-        if asked > has:
-            raise UsageError(
-                f"method.{field} is {asked}, but {name!r} has {has}. Set method.{field}={has} or lower."
-            )
-    tokenizer = ReportTokenizer.from_bytes(
-        vocabulary.backend_tokenizer.to_str().encode(), config.text_max_tokens
-    )
-    if (
-        not len(SPECIAL) < len(tokenizer) <= bert.vocab_size
-    ):  # transformers makes up an empty one if none is there
-        raise WeightsError(
-            f"vocabulary of {name!r}: {len(tokenizer)} word-pieces for an embedding of {bert.vocab_size}. Expected the"
-            f" vocabulary that it was trained with; put its vocab.txt or tokenizer.json into the folder."
-        )
-    bert.num_hidden_layers = config.text_layers
-    bert.hidden_dropout_prob = bert.attention_probs_dropout_prob = config.text_dropout
     return {
         "text_encoder.json": str(bert.to_json_string()).encode(),
         "tokenizer.json": tokenizer.to_bytes(),

@@ -55,5 +55,5 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
         assets(config_for("scratch"), offline=True)
     with pytest.raises(WeightsError, match="its weights are not needed"):
         assets(config_for(tmp_path / "nowhere"), offline=True)
-    with pytest.raises(WeightsError, match="8 word-pieces for an embedding of 7"):
+    with pytest.raises(WeightsError, match="has 8 word-pieces, but its embedding has 7"):
         assets(config_for(folder(tmp_path, vocab_size=7)), offline=True)
