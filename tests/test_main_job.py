@@ -212,7 +212,7 @@ def test_a_released_encoder_is_evaluated_and_its_file_is_in_the_record(cache: Pa
     import torch
 
     from medbench.files import sha256_file
-    from medbench.released import import_released
+    from medbench.importing import import_released
     from medbench_methods.released.encoder import ReleasedEncoder
 
     wanted = request(cache, tmp_path / "results", "released", "rsna_lp", fractions=(1.0,))

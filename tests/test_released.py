@@ -17,8 +17,9 @@ from typer.testing import CliRunner, Result
 
 from medbench.cli import app
 from medbench.errors import UsageError, WeightsError
+from medbench.importing import check_writable, import_released, method_of
 from medbench.plugins import Catalogue, load_catalogue
-from medbench.released import Release, check_writable, import_released, method_of
+from medbench.released import Release
 from medbench.weights import load, read_info
 from medbench_methods.clip import Clip
 from medbench_methods.released.encoder import ReleasedEncoder

@@ -547,8 +547,8 @@ def import_weights(options: o.ImportOptions) -> int:
     offline = options.offline or environment.offline
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+    from medbench.importing import import_released, nearest_released
     from medbench.progress import Progress
-    from medbench.released import import_released, nearest_released
 
     progress = Progress("", options.quiet)
     spec = nearest_released(options.method, catalogue)

@@ -18,12 +18,12 @@ from medbench.data.images import fit_square, read_image
 from medbench.data.reports import caption, sentences
 from medbench.devices import resolve_device
 from medbench.errors import UsageError, WeightsError
+from medbench.importing import import_released, method_of
 from medbench.method import Method, Setup
 from medbench.model import ImageFeatures, ImageTextBatch, TextBatch, TextFeatures, VisionLanguageModel
 from medbench.overrides import apply_overrides
 from medbench.plugins import load_catalogue
 from medbench.progress import Progress
-from medbench.released import import_released, method_of
 from medbench.seeding import derive_seed, seed_everything
 
 Film = str | Path | Image.Image | npt.NDArray[Any]

@@ -21,6 +21,7 @@ from medbench.data.sources import Sources
 from medbench.data.splits import FractionList, Split, fraction_rows
 from medbench.data.verify import leave_out, list_problems
 from medbench.errors import UsageError, WeightsError
+from medbench.importing import method_of
 from medbench.method import Method, Recipe
 from medbench.overrides import apply_overrides
 from medbench.plugins import Catalogue
@@ -34,7 +35,6 @@ from medbench.records import (
     WeightsIdentity,
     sha256_json,
 )
-from medbench.released import method_of
 from medbench.request import RunRequest
 from medbench.specs import MethodSpec, TaskSpec
 from medbench.task import Fit, Precision, Task, TaskData

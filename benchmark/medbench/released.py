@@ -1,44 +1,27 @@
-"""Released checkpoints: tensors under the authors' names become weights of medbench's own, or an error says what lacks.
+"""Layouts of released checkpoints, and how far a file covers one.
 
 A method says in its spec (`released`) where its `Release` is: the encoder that such files are imported into, and the
 layouts that they come in. A layout is data and at most one renaming function, so that each can be read in a minute.
-Every tensor that the encoder needs must come from the file; nothing is ever left at its random start.
 """
 
-import difflib
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
-from importlib import import_module
-from importlib.metadata import version
-from pathlib import Path
+from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor
 
-from medbench import weights
-from medbench.checkpoints import Checkpoint, read_checkpoint
-from medbench.errors import UsageError, WeightsError
-from medbench.files import sha256_file
-from medbench.method import Method, Recipe, Setup
-from medbench.overrides import apply_overrides
-from medbench.records import sha256_json
-from medbench.seeding import derive_seed, seed_everything
-from medbench.weights import Weights, tensors_sha256
+from medbench.checkpoints import Checkpoint
+from medbench.method import Method
 
 if TYPE_CHECKING:
     from medbench.plugins import Catalogue
-    from medbench.specs import MethodSpec
 
 State = dict[str, Tensor]
-
-Part = Literal["image", "all"]
-"""What of a released model is imported: its image encoder alone, or the whole model with its text half."""
 
 COUNTERS: Final = "num_batches_tracked"
 """Of BatchNorm: steps it was trained for. It changes no output, old files lack it, so it is filled with 0."""
@@ -47,14 +30,16 @@ _FLOATING: Final = frozenset({torch.float16, torch.bfloat16, torch.float32, torc
 _COUNTED: Final = _FLOATING | {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 """Types of numbers that parameters, and counters of BatchNorm, are taken from."""
 
-_NAMED = 8  # how many names an error lists
+NAMED: Final = 8
+"""How many names an error lists."""
 
 
 def _as_they_are(state: State) -> State:
     return state
 
 
-def _no_reshape(name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+def no_reshape(name: str, tensor: Tensor, shape: torch.Size) -> Tensor | None:
+    """Only the expected shape will do."""
     return None
 
 
@@ -86,7 +71,7 @@ class Layout:
     prefixes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ("state_dict", "model", "")
     rename: Callable[[State], State] = _as_they_are
-    reshape: Callable[[str, Tensor, torch.Size], Tensor | None] = _no_reshape
+    reshape: Callable[[str, Tensor, torch.Size], Tensor | None] = no_reshape
     unused: Mapping[str, str] = field(default_factory=dict)
     into: str = "model.image_encoder.body."
     anchor: str = ""
@@ -182,10 +167,10 @@ class Coverage:
             *(f"reshaped:    {name} {how}" for name, how in self.reshaped.items()),
             *([f"not taken:   {self.another}"] if self.another else []),
         ]
-        lines += [f"missing:     {name}" for name in self.missing[:_NAMED]]
-        if len(self.missing) > _NAMED:
-            lines.append(f"             and {len(self.missing) - _NAMED} more")
-        lines += [f"shape:       {name} {how}" for name, how in list(self.shapes.items())[:_NAMED]]
+        lines += [f"missing:     {name}" for name in self.missing[:NAMED]]
+        if len(self.missing) > NAMED:
+            lines.append(f"             and {len(self.missing) - NAMED} more")
+        lines += [f"shape:       {name} {how}" for name, how in list(self.shapes.items())[:NAMED]]
         if self.filled:
             lines.append(f"filled:      {self.filled} counters of BatchNorm, which change no output, with 0")
         lines += [f"left out:    {count} tensors: {why}" for why, count in self.unused.items()]
@@ -211,7 +196,7 @@ class Match:
 
 
 @cache
-def _expected(encoder: type[Method], config: Any) -> dict[str, torch.Size]:
+def expected_by(encoder: type[Method], config: Any) -> dict[str, torch.Size]:
     """Names and shapes of an encoder's tensors, without memory for them."""
     with torch.device("meta"):
         return {name: t.shape for name, t in encoder.from_assets(config, {}).state_dict().items()}
@@ -227,7 +212,7 @@ def match(checkpoint: Checkpoint, encoder: type[Method], layout: Layout, prefix:
         prefix: the user's, instead of the layout's; it is then looked for in every group.
     """
     expected = {
-        name.removeprefix(layout.into): shape for name, shape in _expected(encoder, layout.config).items()
+        name.removeprefix(layout.into): shape for name, shape in expected_by(encoder, layout.config).items()
     }
     groups = layout.groups if prefix is None else tuple(checkpoint.groups)
     found = [
@@ -237,7 +222,7 @@ def match(checkpoint: Checkpoint, encoder: type[Method], layout: Layout, prefix:
         for start in _starts(checkpoint.groups[group], layout, prefix)
     ]
     if not found:
-        compared = _compare(expected, {}, layout.reshape)
+        compared = compare(expected, {}, layout.reshape)
         coverage = Coverage(layout=layout.name, where="nothing", unused={}, unexpected={}, **compared.report)
         return Match(layout, coverage, {})
     # Of equal ones the first; one that is another model's only where there is no other.
@@ -278,13 +263,13 @@ def _match_at(
         else:
             unused[why] += 1
     renamed = layout.rename(kept)
-    compared = _compare(expected, renamed, layout.reshape, layout.stored)
+    compared = compare(expected, renamed, layout.reshape, layout.stored)
     surplus = Counter(prefix + name.split(".")[0] for name in renamed if name not in expected)
     coverage = Coverage(
         layout=layout.name,
         where=_place(layout, group, prefix),
         unused=dict(unused),
-        unexpected={**surplus, **_rest(checkpoint, group, {prefix + name for name in below})},
+        unexpected={**surplus, **rest(checkpoint, group, {prefix + name for name in below})},
         another=_another(layout, expected, renamed, held, None if asked else prefix),
         **compared.report,
     )
@@ -333,18 +318,24 @@ def _another(
 
 
 @dataclass(frozen=True)
-class _Compared:
+class Compared:
+    """Expected tensors held against found ones.
+
+    Attributes:
+        state: those that fit, by name.
+        report: fields of `Coverage`.
+    """
+
     state: State
     report: dict[str, Any]
-    """Fields of `Coverage`."""
 
 
-def _compare(
+def compare(
     expected: Mapping[str, torch.Size],
     found: Mapping[str, Tensor],
     reshape: Callable[[str, Tensor, torch.Size], Tensor | None],
     stored: Mapping[str, tuple[int, ...]] = MappingProxyType({}),
-) -> _Compared:
+) -> Compared:
     """What of the expected tensors is found, as it is or in another shape; all but counters must be floating point."""
     state: State = {}
     matched, missing, filled = [], [], 0
@@ -381,7 +372,7 @@ def _compare(
         "shapes": shapes,
         "filled": filled,
     }
-    return _Compared(state, report)
+    return Compared(state, report)
 
 
 def _squeezed(tensor: Tensor, shape: torch.Size) -> Tensor | None:
@@ -390,7 +381,7 @@ def _squeezed(tensor: Tensor, shape: torch.Size) -> Tensor | None:
     return tensor.reshape(shape) if same else None
 
 
-def _rest(checkpoint: Checkpoint, group: str = "", taken: Set[str] = frozenset()) -> dict[str, int]:
+def rest(checkpoint: Checkpoint, group: str = "", taken: Set[str] = frozenset()) -> dict[str, int]:
     """What else a file holds: where it stands -> tensors."""
     counts: Counter[str] = Counter()
     for where, tensors in checkpoint.groups.items():
@@ -400,299 +391,6 @@ def _rest(checkpoint: Checkpoint, group: str = "", taken: Set[str] = frozenset()
                 head = ".".join(parts[: 2 if parts[0] == "module" else 1])
                 counts[_short(f"{where + ': ' if where else ''}{head}")] += 1
     return dict(counts)
-
-
-@dataclass(frozen=True)
-class Imported:
-    """A released model in medbench's own form, not saved yet.
-
-    Attributes:
-        method: in eval mode, on the CPU.
-        info: for weights.json.
-        coverage: the report.
-    """
-
-    method: Method
-    info: Mapping[str, Any]
-    coverage: Coverage
-
-    def name(self) -> str:
-        """Of the folder, where the user names none: by the file and by everything that was asked of it."""
-        asked = weights.config_json(self.method.config), self.info["released"]["where"], self.info["part"]
-        return f"{self.info['method']}-{self.info['released']['sha256'][:12]}-{sha256_json(list(asked))[:8]}"
-
-    def save(self, folder: Path) -> str:
-        """Write the folder that --checkpoint takes; see `medbench.weights.save`.
-
-        Raises:
-            UsageError: something is in its place that is not this very import, or nothing can be written there.
-        """
-        try:
-            if folder.exists():
-                if self._is(folder):
-                    return str(weights.read_info(folder)[1]["sha256"])
-                raise UsageError(
-                    f"{folder} exists and is not what would be written there. Remove it, or name another --out."
-                )
-            return weights.save(self.method, folder, self.info)
-        except OSError as error:
-            raise _not_writable(folder, error) from None
-
-    def as_weights(self) -> Weights:
-        """For use without a folder."""
-        sha256 = tensors_sha256(self.method)
-        config = weights.config_json(self.method.config)
-        return Weights(self.method, sha256, {**self.info, "config": config, "sha256": sha256}, None)
-
-    def _is(self, folder: Path) -> bool:
-        try:
-            _, info = weights.read_info(folder)
-            whole = sha256_file(folder / weights.TENSORS) == info["sha256"]
-        except (WeightsError, OSError):
-            return False
-        same = all(info.get(key) == self.info[key] for key in ("method", "recipe", "part"))
-        was, ours = info.get("released", {}), self.info["released"]  # the file may have another name by now
-        same = same and all(was.get(key) == ours[key] for key in ("sha256", "layout", "where"))
-        return same and whole and info["config"] == weights.config_json(self.method.config)
-
-
-def check_writable(folder: Path) -> None:
-    """See that a folder can be made, before the work whose result is to lie there; nothing is left behind.
-
-    Raises:
-        UsageError: it can not.
-    """
-    try:
-        there = folder
-        while not there.exists():
-            there = there.parent
-        if there != folder:  # a name that nobody has, made and taken away again
-            with tempfile.TemporaryDirectory(dir=there):
-                pass
-    except OSError as error:
-        raise _not_writable(folder, error) from None
-
-
-def _not_writable(folder: Path, error: OSError) -> UsageError:
-    return UsageError(
-        f"{folder}: can not be written ({error.strerror or error}). Name a folder that can with --out, or a cache with"
-        f" MEDBENCH_CACHE."
-    )
-
-
-def import_released(
-    path: Path,
-    spec: "MethodSpec",
-    catalogue: "Catalogue",
-    *,
-    part: Part | None = None,
-    prefix: str | None = None,
-    overrides: Mapping[str, str] | None = None,
-    recipe: str = "paper",
-    offline: bool = False,
-    checkpoint: Checkpoint | None = None,
-    out: Path | None = None,
-) -> Imported:
-    """Import a released file as weights of a method.
-
-    Args:
-        path: the file.
-        spec: the method that it is a checkpoint of.
-        catalogue: which holds it.
-        part: what to import; None for all where the method can take all and no prefix is given, else the encoder.
-        prefix: what stands before the encoder's names, where the layouts do not know it.
-        overrides: "method.FIELD" -> value, as `--set`.
-        recipe: that the records of these weights belong to.
-        offline: do not ask a hub for anything.
-        checkpoint: `path`, where it was read before.
-        out: where it will be saved, to hear at once that it can not be.
-
-    Raises:
-        UsageError: the method has no released checkpoints, or not this part, or `out` can not be written.
-        WeightsError: the file can not be read, does not cover what the encoder needs, or changes nothing in it.
-    """
-    if out is not None:
-        check_writable(out)
-    release = catalogue.load_released(spec.name)
-    part = part or ("all" if release.whole and prefix is None else "image")
-    if part == "all" and (not release.whole or prefix is not None):
-        why = "--prefix is of image encoders" if release.whole else "no whole model can be imported"
-        raise UsageError(f"--part all: for {spec.name} {why}. Use --part image.")
-    checkpoint = checkpoint or read_checkpoint(path)
-    found = _best(checkpoint, release, prefix, overrides if part == "image" else None, spec.name)
-    if not found.coverage.complete:
-        names = [name for tensors in checkpoint.groups.values() for name in tensors]
-        for rule, why in release.refused.items():
-            if any(re.search(rule, name) for name in names):
-                raise WeightsError(f"{path}: {why}")
-        raise _not_covered(path, spec, found, checkpoint)
-    if found.others:
-        raise WeightsError(
-            f"{path}: holds more than one whole encoder, {found.coverage.where} and {' and '.join(found.others)};"
-            f" expected to know which is meant. Name what stands before its names with --prefix."
-        )
-    if part == "image":
-        build: Callable[[], Method] = partial(release.encoder.from_assets, found.layout.config, {})
-        state, coverage = found.state, found.coverage
-    else:
-        method_class: type[Method] = catalogue.load("methods", spec.name)
-        plain = method_class.recipes[recipe]
-        group, converted, settings = _converted(path, checkpoint, release)
-        config = replace(plain.config, pretrained=False, **settings)
-        config = apply_overrides(replace(plain, config=config), overrides or {}, spec.name).config
-        assets = _assets(release, method_class, config, offline)
-        build = partial(method_class.from_assets, config, assets)
-        with torch.device("meta"):
-            expected = {name: tensor.shape for name, tensor in build().state_dict().items()}
-        compared = _compare(expected, converted, _no_reshape)
-        state = compared.state
-        coverage = Coverage(
-            layout=f"{found.coverage.layout}, the whole model",
-            where=group,
-            unused={},
-            unexpected=dict(Counter(name.split(".")[0] for name in converted if name not in expected)),
-            **compared.report,
-        )
-        if not coverage.complete:
-            raise _not_covered(path, spec, Match(found.layout, coverage, {}), checkpoint)
-    _check_finite(path, state)
-    method = _filled(path, build, state, whole=part == "all")
-    info: dict[str, Any] = {
-        "method": spec.name,
-        "recipe": recipe,
-        "part": part,
-        "provides": sorted(spec.provides if part == "all" else _IMAGE & spec.provides),
-        "fidelity": spec.fidelity,
-        "medbench": version("medbench"),
-        "corpus": {
-            "dataset": found.layout.corpus,
-            "source": "real",
-            "subset": None,
-            "fingerprint": "as released",
-            "excluded": 0,
-        },
-        "released": {
-            "file": path.name,
-            "sha256": checkpoint.sha256,
-            "bytes": path.stat().st_size,
-            "kind": checkpoint.kind,
-            "layout": coverage.layout,
-            "where": coverage.where,
-            "coverage": coverage.to_json(),
-        },
-    }
-    return Imported(method, info, coverage)
-
-
-_IMAGE: Final = frozenset({"image.pooled", "image.local", "image.pyramid"})
-
-
-def _best(
-    checkpoint: Checkpoint,
-    release: Release,
-    prefix: str | None,
-    overrides: Mapping[str, str] | None,
-    name: str,
-) -> Match:
-    """The first layout that is covered wholly, else the one that is covered most."""
-    best: Match | None = None
-    for layout in release.layouts:
-        changed = apply_overrides(Recipe(layout.config), overrides or {}, name).config
-        found = match(checkpoint, release.encoder, replace(layout, config=changed), prefix)
-        if found.coverage.complete:
-            return found
-        if best is None or found.coverage.covered / found.coverage.needed > (
-            best.coverage.covered / best.coverage.needed
-        ):
-            best = found
-    assert best is not None  # a release has layouts
-    return best
-
-
-def _assets(release: Release, method: type[Method], config: Any, offline: bool) -> Mapping[str, bytes]:
-    """What the method is built from beside its tensors, without weights of another model where that can be."""
-    module = import_module(release.whole)
-    if hasattr(module, "assets"):
-        found: Mapping[str, bytes] = module.assets(config, offline)
-        return found
-    return method.from_corpus(config, [], Setup(offline=offline)).assets()
-
-
-def _converted(path: Path, checkpoint: Checkpoint, release: Release) -> tuple[str, State, Mapping[str, Any]]:
-    """The whole model by the method's own converter: from which group, its tensors, and fields of the config."""
-    module = import_module(release.whole)
-    group = next(name for name in (*_WHOLE, *checkpoint.groups) if name in checkpoint.groups)
-    held = checkpoint.groups[group]
-    try:
-        settings = module.settings(held) if hasattr(module, "settings") else {}
-        return group, module.convert(held), settings
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error} `--part image` asks for the image encoder alone.") from None
-
-
-_WHOLE: Final = ("state_dict", "model", "")
-"""Where the tensors of a whole model are looked for first."""
-
-
-def _not_covered(path: Path, spec: "MethodSpec", found: Match, checkpoint: Checkpoint) -> WeightsError:
-    held = ", ".join(f"{where} ({count})" for where, count in list(_rest(checkpoint).items())[:_NAMED])
-    if found.coverage.another and found.coverage.covered == found.coverage.needed:
-        return WeightsError(
-            f"{path}: {found.coverage.another}.\n{found.coverage.text()}\nThe file holds: {held}."
-        )
-    return WeightsError(
-        f"{path}: covers {found.coverage.covered} of {found.coverage.needed} tensors that the encoder of {spec.name}"
-        f" needs, expected all; nothing is left at random.\n{found.coverage.text()}\n"
-        f"The file holds: {held}.\nSee `medbench weights inspect {path.name}`: another --method may fit, or name"
-        f" what stands before the encoder's names with --prefix."
-    )
-
-
-def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
-    bad = [name for name, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]
-    if bad:
-        raise WeightsError(
-            f"{path}: {bad[0]}{f' and {len(bad) - 1} more tensors hold' if len(bad) > 1 else ' holds'} values that are"
-            f" no numbers, expected finite weights. Download the file again, or ask for an earlier checkpoint."
-        )
-
-
-_PROBES: Final = [["no focal consolidation", "the heart is enlarged"], ["small left pleural effusion"]]
-
-
-def _filled(path: Path, build: Callable[[], Method], state: Mapping[str, Tensor], whole: bool) -> Method:
-    """The method with these tensors, seen to behave otherwise than a random one."""
-    seed_everything(derive_seed(0, "init"))
-    method = build().eval()
-    size = method.model.preprocessing.size
-    images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
-    text = method.model.tokenize(_PROBES) if whole else None
-
-    def seen() -> dict[str, Tensor]:
-        pooled = {"image": method.model.encode_image(images).pooled}
-        return pooled if text is None else {**pooled, "text": method.model.encode_text(text).pooled}
-
-    with torch.no_grad():
-        before = seen()
-        method.load_state_dict(dict(state))
-        after = seen()
-    for what, features in after.items():
-        who = "the encoder" if what == "image" else "the text encoder"
-        if not torch.isfinite(features).all():
-            raise WeightsError(
-                f"{path}: {who} gives features that are no numbers. Is the file whole, and of this method?"
-            )
-        if torch.allclose(before[what], features, rtol=1e-3, atol=1e-5):
-            raise WeightsError(
-                f"{path}: {who} gives the same features as one with random weights, expected others. The file seems to"
-                f" hold an untrained model; ask for another one."
-            )
-        if torch.equal(features[0], features[1]):
-            raise WeightsError(
-                f"{path}: {who} gives the same features for two different {what}s. The file seems to hold a collapsed"
-                f" or empty model; ask for another one."
-            )
-    return method
 
 
 def _short(name: str) -> str:
@@ -744,42 +442,3 @@ def matching(
         for name, coverage in found
         if coverage.covered
     ]
-
-
-def method_of(catalogue: "Catalogue", name: str, info: Mapping[str, Any]) -> type[Method]:
-    """The class that weights of a method are loaded into: its own, or its encoder where only that was imported.
-
-    Args:
-        catalogue: which holds the method.
-        name: of the method.
-        info: what weights.json says.
-
-    Raises:
-        WeightsError: the weights are an image encoder's, and this version knows no such encoder of the method.
-    """
-    if info.get("part") != "image":
-        found: type[Method] = catalogue.load("methods", name)
-        return found
-    if not catalogue.lookup_method(name).released:
-        raise WeightsError(
-            f"weights of the image encoder of {name}, imported from a released file; in this version {name} has no"
-            f" released checkpoints. Use the version of medbench that wrote them."
-        )
-    return catalogue.load_released(name).encoder
-
-
-def nearest_released(name: str, catalogue: "Catalogue") -> "MethodSpec":
-    """The spec of a method that has released checkpoints.
-
-    Raises:
-        UsageError: there is no such method, or it has none.
-    """
-    spec = catalogue.lookup_method(name)
-    if spec.released:
-        return spec
-    known = sorted(n for n, s in catalogue.methods.items() if s.released)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise UsageError(
-        f"{name} has no released checkpoints that are known here.{hint} Methods with some: {', '.join(known)}."
-    )

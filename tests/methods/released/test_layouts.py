@@ -33,7 +33,8 @@ from transformers import (
 )
 
 from medbench.errors import UsageError, WeightsError
-from medbench.released import Imported, Layout, Release, _expected, import_released
+from medbench.importing import Imported, import_released
+from medbench.released import Layout, Release, expected_by
 from medbench.seeding import derive_seed
 from medbench.specs import MethodSpec
 from medbench_methods import IMAGE, medbench_methods
@@ -616,7 +617,7 @@ def test_real_backbones_have_the_names_and_shapes_of_torchvision(name: str) -> N
         if config.backbone == "resnet50":
             with torch.device("meta"):
                 real = torchvision.models.resnet50().state_dict()
-            expected = _expected(ReleasedEncoder, config)
+            expected = expected_by(ReleasedEncoder, config)
             kept = {
                 layout.into + k: v.shape
                 for k, v in real.items()
@@ -630,7 +631,7 @@ def test_real_swins_have_the_names_and_shapes_of_transformers(name: str) -> None
     layout = release_of(name).layouts[1]
     with torch.device("meta"):
         real = layout.rename(dict(SwinModel(SwinConfig()).state_dict()))
-    assert _expected(ReleasedEncoder, layout.config) == {layout.into + k: t.shape for k, t in real.items()}
+    assert expected_by(ReleasedEncoder, layout.config) == {layout.into + k: t.shape for k, t in real.items()}
 
 
 def test_a_swin_takes_films_of_other_sizes_and_no_fields_of_others() -> None:
