@@ -19,7 +19,6 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from medbench.errors import UsageError
@@ -165,6 +164,8 @@ class PatchDecoder(nn.Module):
 
     def __init__(self, config: MrmConfig, width: int) -> None:
         """A way in, a token for what is hidden, blocks, and a way out."""
+        from timm.models.vision_transformer import Block  # takes seconds
+
         super().__init__()
         inner = config.decoder_width
         norm: Any = partial(nn.LayerNorm, eps=1e-6)  # the ViT's
@@ -287,7 +288,7 @@ class Mrm(Method):
         """
         super().__init__()
         image, text = model.image_encoder, model.text_encoder
-        if not isinstance(image.body, VisionTransformer):
+        if not image.vit:
             raise UsageError(
                 f"method mrm hides patches from a ViT, but method.backbone is {config.backbone!r}. Set "
                 "method.backbone=vit_base_patch16_224.mae or another ViT with 16 px patches."

@@ -5,6 +5,8 @@ import dataclasses
 import importlib
 import inspect
 import re
+import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -94,6 +96,18 @@ OWN_IMAGES = {
 }
 """Recipes with images or an encoder of their own: the one whose ImageNet weights need no hub; torchvision's first
 ImageNet weights, as published (two); a ViT to mask; films normalised in another way, as published."""
+
+
+def test_reading_the_recipes_imports_no_library_of_models() -> None:
+    code = (
+        "import sys\n"
+        "from medbench_methods import medbench_methods\n"
+        "assert all(spec.load().recipes for spec in medbench_methods())\n"
+        "loaded = sys.modules.keys() & {'timm', 'transformers', 'torchvision'}\n"
+        "assert not loaded, loaded"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", SIZES)

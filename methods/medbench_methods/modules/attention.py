@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import sdpa_mask
 
 from medbench_methods.modules.packing import Packing
 
@@ -75,10 +73,6 @@ def attend(
         scores = scores + attention_mask
     weights = F.dropout(scores.softmax(-1), dropout, module.training)
     return (weights @ value).transpose(1, 2).contiguous(), None
-
-
-AttentionInterface.register(ATTENTION, attend)
-AttentionMaskInterface.register(ATTENTION, sdpa_mask)  # BertModel makes boolean masks for it
 
 
 def choose_attention(blocks: nn.ModuleList, device: torch.device) -> None:

@@ -1,22 +1,16 @@
 """Image encoders: timm's ResNets (and CNNs like them) and ViTs behind one class, with the same outputs."""
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
-import timm
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from medbench.errors import UsageError, WeightsError
+from medbench.errors import UsageError
 from medbench.model import ImageFeatures, Preprocessing
 from medbench_methods.modules.attention import choose_attention
-from medbench_methods.modules.imagenet_weights import check_covers
 from medbench_methods.modules.ranges import expect
 
 STRIDES = (2, 4, 8, 16, 32)
@@ -94,19 +88,18 @@ class ImageConfig:
         expect(self, "layers", "channels", "width", "heads", least=1)
         expect(self, "depth", least=2)  # the attention of the last block is computed from the one before
         _ = self.preprocessing
-        if self.size % 16 and _is_vit(self.backbone):
-            raise UsageError(
-                f"method.size is {self.size}; expected a multiple of 16, the patches of {self.backbone!r}."
-            )
+        if self.size % 16:
+            from medbench_methods.modules.backbone import is_vit  # timm takes seconds to import
+
+            if is_vit(self.backbone):
+                raise UsageError(
+                    f"method.size is {self.size}; expected a multiple of 16, the patches of {self.backbone!r}."
+                )
 
     @property
     def preprocessing(self) -> Preprocessing:
         """The input contract of this model."""
         return Preprocessing(self.size, self.resize, _by_channel(self.mean), _by_channel(self.std))
-
-
-def _is_vit(backbone: str) -> bool:
-    return bool(timm.models.is_model_in_modules(backbone, ["vision_transformer", "deit"]))
 
 
 def _by_channel(value: float | tuple[float, float, float]) -> tuple[float, float, float]:
@@ -131,6 +124,7 @@ class ImageEncoder(nn.Module):
     Attributes:
         width: D of `pooled`.
         local_width: C of `local`.
+        vit: whether the backbone is a ViT.
     """
 
     def __init__(
@@ -155,60 +149,20 @@ class ImageEncoder(nn.Module):
                 the strides.
             WeightsError: the ImageNet weights can not be had, or `state` does not cover the backbone.
         """
+        from medbench_methods.modules.backbone import is_vit, make_backbone  # timm takes seconds to import
+
         super().__init__()
         self.config = config
-        self.body: Any  # a timm model, not typed
-        _check_name(config.backbone)
-        vit = _is_vit(config.backbone)
-        shape = _shape(config, vit)
-        overlay: dict[str, Any] | None = None
-        if weights and config.pretrained and state is not None:
-            check_covers(state, config.backbone, shape, "ImageNet weights")
-            overlay = {"state_dict": dict(state)}
-        elif weights and config.pretrained:
-            overlay = {"file": _imagenet_weights(config.backbone, offline)}
-        if vit:
-            self.body = timm.create_model(
-                config.backbone,
-                pretrained=overlay is not None,
-                pretrained_cfg_overlay=overlay,
-                num_classes=0,
-                img_size=config.size,
-                dynamic_img_size=True,  # resizes its position embedding for other sizes
-                **shape,
-            )
-            self._check_vit()
+        self.body: Any = make_backbone(config, weights=weights, offline=offline, state=state)
+        self.vit = is_vit(config.backbone)
+        if self.vit:
             choose_attention(self.body.blocks, torch.device("cpu"))  # where it is built
             self.width = self.local_width = int(self.body.num_features)
         else:
-            with _without_load_report():
-                self.body = timm.create_model(
-                    config.backbone,
-                    pretrained=overlay is not None,
-                    pretrained_cfg_overlay=overlay,
-                    features_only=True,
-                    **shape,
-                )
-            strides = tuple(self.body.feature_info.reduction())
-            if strides != STRIDES:
-                raise UsageError(
-                    f"backbone {config.backbone!r} has maps at strides {strides}; expected {STRIDES}. "
-                    "Choose a ResNet or another CNN with five stages."
-                )
             channels = self.body.feature_info.channels()
             self.width, self.local_width = int(channels[-1]), int(channels[LOCAL])
             # Convolutions on CPU (and on GPU in half precision) are faster when channels are innermost.
             self.body.to(memory_format=torch.channels_last)
-
-    def _check_vit(self) -> None:
-        patch = getattr(getattr(self.body, "patch_embed", None), "patch_size", None)
-        token = getattr(self.body, "cls_token", None)
-        if not isinstance(self.body, VisionTransformer) or patch != (16, 16) or token is None:
-            raise UsageError(
-                f"backbone {self.config.backbone!r} has patches of {patch} and "
-                f"{'no' if token is None else 'a'} CLS token; expected 16 px patches and a CLS token, "
-                "as vit_base_patch16_224 has."
-            )
 
     def forward(self, images: Tensor, pyramid: bool = False) -> EncodedImage:
         """(B, 3, H, W) normalised images -> features; all of them come from one pass.
@@ -218,7 +172,7 @@ class ImageEncoder(nn.Module):
             pyramid: give the five maps too. A CNN then sees the images as they are, without
                 `config.upsample`.
         """
-        if isinstance(self.body, VisionTransformer):
+        if self.vit:
             return self._vit(images, pyramid)
         if self.config.upsample and not pyramid:
             images = F.interpolate(images, size=self.config.upsample, mode="bilinear", align_corners=True)
@@ -266,7 +220,7 @@ class ImageEncoder(nn.Module):
 
 
 @torch.no_grad()
-def _cls_attention(body: VisionTransformer, tokens: Tensor) -> Tensor:
+def _cls_attention(body: Any, tokens: Tensor) -> Tensor:
     """(B, N, D) input of the last block -> (B, P) its attention from CLS to the patches, mean over heads.
 
     Computed again for this one row: no query but that of CLS, no value, and no gradient. It takes about a
@@ -300,68 +254,3 @@ def _simple_pyramid(grid: Tensor) -> tuple[Tensor, ...]:
         F.interpolate(grid, scale_factor=s, mode="bilinear", align_corners=False) for s in (8.0, 4.0, 2.0)
     ]
     return (*finer, grid, F.avg_pool2d(grid, 2))
-
-
-def _shape(config: ImageConfig, vit: bool) -> dict[str, Any]:
-    """What the named net is built with where the config has values of its own, under timm's names.
-
-    Raises:
-        UsageError: the net is a CNN and a field of ViTs is set.
-    """
-    for field, own in (("width", None), ("depth", None), ("heads", None), ("token_pooling", "cls")):
-        if not vit and getattr(config, field) != own:
-            raise UsageError(
-                f"method.{field} is {getattr(config, field)} for backbone {config.backbone!r}; expected a ViT."
-            )
-    of_vits = {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
-    of_resnets = {"layers": config.layers, "channels": config.channels}
-    return {name: value for name, value in (of_vits if vit else of_resnets).items() if value is not None}
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    """Keep timm from listing the layers after the last map, which are left out on purpose."""
-    log = logging.getLogger("timm.models._builder")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-
-
-def _check_name(backbone: str) -> None:
-    known = timm.is_model(backbone)
-    if known and "." in backbone:
-        known = backbone in timm.list_pretrained(f"{backbone.split('.')[0]}.*")
-    if not known:
-        names = [*timm.list_models(), *timm.list_pretrained()]
-        near = ", ".join(get_close_matches(backbone, names, 3)) or "none"
-        raise UsageError(
-            f"backbone {backbone!r} is no model of timm {timm.__version__}; nearest: {near}. "
-            "List them with timm.list_models() and timm.list_pretrained()."
-        )
-
-
-def _imagenet_weights(backbone: str, offline: bool) -> str:
-    """Path of timm's weights in the local Hugging Face cache; downloaded if need be, unless offline."""
-    from huggingface_hub import hf_hub_download
-
-    config = timm.get_pretrained_cfg(backbone)
-    repository = None if config is None else config.hf_hub_id
-    if config is None or repository is None:
-        raise UsageError(
-            f"timm has no pretrained weights for backbone {backbone!r}. "
-            "Set method.pretrained=false, or choose another backbone (timm.list_pretrained())."
-        )
-    name = config.hf_hub_filename or "model.safetensors"
-    try:
-        return hf_hub_download(repository, name, local_files_only=offline)
-    except Exception as error:  # the hub client raises OSError, its own and its HTTP library's exceptions
-        looked = "the local Hugging Face cache (offline)" if offline else "the Hugging Face hub and its cache"
-        raise WeightsError(
-            f"ImageNet weights of {backbone!r}: looked for {name} of {repository} in {looked}; "
-            f"not there ({type(error).__name__}). Run `hf download {repository} {name}` on a machine that "
-            "reaches the hub, copy its cache folder here and point HF_HOME to it; or start from scratch with "
-            "--set method.pretrained=false."
-        ) from error

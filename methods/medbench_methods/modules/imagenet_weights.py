@@ -9,7 +9,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -66,6 +65,8 @@ def packaged_state() -> dict[str, Tensor] | None:
     Raises:
         WeightsError: the package holds something else than it did.
     """
+    import timm  # takes seconds
+
     spec = find_spec(_MODULE)
     if spec is None or spec.origin is None:
         return None
@@ -98,6 +99,8 @@ def check_covers(state: Mapping[str, Tensor], backbone: str, shape: Mapping[str,
     Raises:
         WeightsError: some are missing, or have another shape. A position embedding may: it is resized.
     """
+    import timm  # takes seconds
+
     with torch.device("meta"):
         wanted = timm.create_model(backbone, num_classes=0, **shape).state_dict()
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers.models.bert.modeling_bert import BertModel
 
 from medbench.files import replacing, sha256_file, write_atomic
 from medbench.method import Setup
@@ -40,6 +39,9 @@ from medbench.model import TextBatch
 from medbench.seeding import derive_seed
 from medbench_methods.losses.masked_words import masked_words
 from medbench_methods.modules.tokenizer import SPECIAL, ReportTokenizer
+
+if TYPE_CHECKING:
+    from transformers.models.bert.modeling_bert import BertModel
 
 FORMAT: Final = 1
 """Part of the key: raised when the same inputs would give another encoder or another folder, and with it `ENGINE` in
@@ -104,7 +106,7 @@ class MaskedWordHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.dense(hidden))), embedding, self.bias)
 
 
-def encode(bert: BertModel, ids: Tensor, mask: Tensor, added: Tensor | None = None) -> Tensor:
+def encode(bert: "BertModel", ids: Tensor, mask: Tensor, added: Tensor | None = None) -> Tensor:
     """Last hidden states of a BERT.
 
     Args:
@@ -155,12 +157,12 @@ def _disguise(
 
 def pretrained_on_words(
     make_tokenizer: Callable[[], ReportTokenizer],
-    make_bert: Callable[[int], BertModel],
+    make_bert: Callable[[int], "BertModel"],
     architecture: Mapping[str, Any],
     reports: Sequence[Sequence[str]],
     training: MaskedWordTraining,
     setup: Setup,
-) -> tuple[BertModel, ReportTokenizer]:
+) -> tuple["BertModel", ReportTokenizer]:
     """A BERT that was trained to tell hidden words of `reports`: found in `setup.store`, or made now and kept there.
 
     Draws nothing from the caller's random state, found or made.
@@ -234,8 +236,8 @@ def _locked(path: Path, setup: Setup) -> Iterator[None]:
 
 
 def _read(
-    folder: Path, make_bert: Callable[[int], BertModel], max_tokens: int, setup: Setup
-) -> tuple[BertModel, ReportTokenizer] | None:
+    folder: Path, make_bert: Callable[[int], "BertModel"], max_tokens: int, setup: Setup
+) -> tuple["BertModel", ReportTokenizer] | None:
     """What `_keep` wrote; None, with a line for the user, where it is not what was written."""
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
@@ -256,7 +258,7 @@ def _read(
     return bert, tokenizer
 
 
-def _keep(folder: Path, bert: BertModel, tokenizer: ReportTokenizer, about: Mapping[str, Any]) -> None:
+def _keep(folder: Path, bert: "BertModel", tokenizer: ReportTokenizer, about: Mapping[str, Any]) -> None:
     """Write the folder, which appears as a whole or not at all; called with the lock held."""
     for leftover in folder.parent.glob(f"{folder.name}.*.tmp"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
@@ -275,7 +277,7 @@ def _keep(folder: Path, bert: BertModel, tokenizer: ReportTokenizer, about: Mapp
 
 
 def _train(
-    bert: BertModel,
+    bert: "BertModel",
     tokenizer: ReportTokenizer,
     reports: Sequence[Sequence[str]],
     training: MaskedWordTraining,
@@ -356,7 +358,7 @@ def _rows(text: TextBatch, rows: Tensor) -> TextBatch:
 
 
 def _loss(
-    bert: BertModel,
+    bert: "BertModel",
     head: MaskedWordHead,
     text: TextBatch,
     shown: Tensor,
@@ -373,7 +375,7 @@ def _loss(
 
 @torch.no_grad()
 def _accuracy(
-    bert: BertModel,
+    bert: "BertModel",
     head: MaskedWordHead,
     mask_id: int,
     text: TextBatch,

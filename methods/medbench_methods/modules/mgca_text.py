@@ -11,12 +11,11 @@ What differs from `TextEncoder`:
 - all slots pass the projection, enter its batch statistics and come out as unit vectors.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers.models.bert.modeling_bert import BertModel
 
 from medbench.errors import UsageError
 from medbench.model import TextBatch, TextFeatures
@@ -26,6 +25,9 @@ from medbench_methods.modules.image_encoder import ImageEncoder
 from medbench_methods.modules.text_encoder import EncodedText, TextConfig, TextEncoder
 from medbench_methods.modules.tokenizer import ReportTokenizer
 
+if TYPE_CHECKING:
+    from transformers.models.bert.modeling_bert import BertModel
+
 MASKED = -10_000.0
 """What is added to the attention scores of padding."""
 
@@ -33,7 +35,7 @@ MASKED = -10_000.0
 class MgcaTextEncoder(TextEncoder):
     """BERT without positions and token types, its words in a fixed number of slots, [SEP] among them."""
 
-    def __init__(self, bert: BertModel, config: TextConfig) -> None:
+    def __init__(self, bert: "BertModel", config: TextConfig) -> None:
         """Take the token types out of a BERT.
 
         Raises:

@@ -1,26 +1,23 @@
 """Text encoders: a pretrained BERT or a small one from scratch, with features word by word."""
 
-import json
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers.models.bert.configuration_bert import BertConfig
-from transformers.models.bert.modeling_bert import BertModel
 
-from medbench.errors import UsageError, WeightsError
+from medbench.errors import UsageError
 from medbench.method import Setup, from_disk
 from medbench.model import TextBatch, TextFeatures
-from medbench_methods.modules.attention import ATTENTION
 from medbench_methods.modules.masked_language import MaskedWordTraining, pretrained_on_words
 from medbench_methods.modules.packing import Packing
 from medbench_methods.modules.ranges import expect
 from medbench_methods.modules.tokenizer import SPECIAL, ReportTokenizer
 from medbench_methods.modules.word_aggregation import aggregate_words
+
+if TYPE_CHECKING:
+    from transformers.models.bert.modeling_bert import BertModel
 
 SCRATCH = "scratch"
 
@@ -135,7 +132,7 @@ class TextEncoder(nn.Module):
         width: D of the features.
     """
 
-    def __init__(self, bert: BertModel, config: TextConfig) -> None:
+    def __init__(self, bert: "BertModel", config: TextConfig) -> None:
         """Wrap a BERT without pooling layer, whose attention is `attend` of attention.py."""
         super().__init__()
         self.bert, self.pooling, self.summed = bert, config.text_pooling, config.text_summed_layers
@@ -224,8 +221,14 @@ def build_text(
             pretraining that can not be done.
         WeightsError: the pretrained encoder is in neither place, or its weights do not cover the model.
     """
+    from medbench_methods.modules.bert import (  # transformers takes seconds to import
+        pretrained_bert,
+        small_bert,
+    )
+
     if config.text_encoder != SCRATCH:
-        return _pretrained(config, setup.offline)
+        bert, tokenizer = pretrained_bert(config, setup.offline)
+        return TextEncoder(bert, config), tokenizer
     architecture = {
         "vocabulary": config.text_vocabulary,
         "max_tokens": config.text_max_tokens,
@@ -241,21 +244,8 @@ def build_text(
             reports, vocabulary=config.text_vocabulary, max_tokens=config.text_max_tokens
         )
 
-    def make_bert(vocabulary: int) -> BertModel:
-        return _bert(
-            BertConfig(
-                vocab_size=vocabulary,
-                hidden_size=config.text_width,
-                num_hidden_layers=config.text_layers,
-                num_attention_heads=config.text_heads,
-                intermediate_size=4 * config.text_width,
-                max_position_embeddings=config.text_max_tokens,
-                initializer_range=config.text_init,
-                hidden_dropout_prob=config.text_dropout,
-                attention_probs_dropout_prob=config.text_dropout,
-                pad_token_id=0,
-            )
-        )
+    def make_bert(vocabulary: int) -> "BertModel":
+        return small_bert(config, vocabulary)
 
     if config.text_mlm_epochs:
         training = _masked_word_training(config, reports)
@@ -286,98 +276,8 @@ def rebuild_text(
     config: TextConfig, architecture: bytes, vocabulary: bytes
 ) -> tuple[TextEncoder, ReportTokenizer]:
     """The same, without weights, from what `TextEncoder.to_bytes` and `ReportTokenizer.to_bytes` gave."""
-    bert = BertConfig.from_dict(json.loads(architecture))
-    return TextEncoder(_bert(bert), config), ReportTokenizer.from_bytes(vocabulary, config.text_max_tokens)
+    from medbench_methods.modules.bert import bert_of
 
-
-def _bert(architecture: BertConfig) -> BertModel:
-    architecture._attn_implementation = ATTENTION
-    return BertModel(architecture, add_pooling_layer=False)
-
-
-def architecture_and_vocabulary(config: TextConfig, offline: bool) -> tuple[BertConfig, ReportTokenizer]:
-    """Of a pretrained BERT, with the layers and the dropout that the config asks for; its weights are not needed.
-
-    Raises:
-        OSError: what transformers raises for a missing folder, file, repository or connection.
-        UsageError: the config asks for more layers or tokens than it has.
-        WeightsError: architecture and vocabulary do not belong together.
-    """
-    from transformers.models.bert.tokenization_bert import BertTokenizer
-
-    name = config.text_encoder
-    bert = BertConfig.from_pretrained(name, local_files_only=offline)
-    _check_fits(config, bert)
-    bert.num_hidden_layers = config.text_layers
-    bert.hidden_dropout_prob = bert.attention_probs_dropout_prob = config.text_dropout
-    vocabulary = BertTokenizer.from_pretrained(name, local_files_only=offline)
-    tokenizer = ReportTokenizer.from_bytes(
-        vocabulary.backend_tokenizer.to_str().encode(), config.text_max_tokens
+    return TextEncoder(bert_of(architecture), config), ReportTokenizer.from_bytes(
+        vocabulary, config.text_max_tokens
     )
-    if (
-        not len(SPECIAL) < len(tokenizer) <= bert.vocab_size
-    ):  # transformers makes up an empty one if none is there
-        raise WeightsError(
-            f"text encoder {name!r}: its tokenizer has {len(tokenizer)} word-pieces, but its embedding has "
-            f"{bert.vocab_size}. Expected the vocabulary that it was trained with; put its vocab.txt or "
-            "tokenizer.json into the folder."
-        )
-    return bert, tokenizer
-
-
-def _pretrained(config: TextConfig, offline: bool) -> tuple[TextEncoder, ReportTokenizer]:
-    name = config.text_encoder
-    try:
-        bert, tokenizer = architecture_and_vocabulary(config, offline)
-        with _without_load_report():
-            loading: Any = BertModel.from_pretrained(
-                name,
-                config=bert,
-                add_pooling_layer=False,
-                attn_implementation=ATTENTION,
-                local_files_only=offline,
-                output_loading_info=True,
-            )
-    except OSError as error:  # what transformers raises for a missing folder, file, repository or connection
-        looked = "as a folder and in the local Hugging Face cache" + (
-            " (offline)" if offline else ", then on the hub"
-        )
-        raise WeightsError(
-            f"text encoder {name!r}: looked {looked}; not found. Give the folder of a BERT "
-            "(config.json, vocab.txt or tokenizer.json, model.safetensors or pytorch_model.bin) with "
-            f"--set method.text_encoder=FOLDER; or run `hf download {name}` on a machine that reaches the hub, copy "
-            "its cache folder here and point HF_HOME to it."
-        ) from error
-    model, loaded = loading
-    absent = [*loaded["missing_keys"], *loaded["mismatched_keys"]]
-    if absent:  # transformers would go on with random values in their place
-        raise WeightsError(
-            f"text encoder {name!r}: its weight file lacks {len(absent)} of the model's tensors, or holds them "
-            f"in another shape (first: {absent[0]}). Expected the weights of a BERT with {config.text_layers} "
-            "layers or more; check the folder or give another one with --set method.text_encoder=FOLDER."
-        )
-    return TextEncoder(model.float(), config), tokenizer
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    """Keep transformers from listing the layers and heads that are left out on purpose."""
-    log = logging.getLogger("transformers.modeling_utils")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
-
-
-def _check_fits(config: TextConfig, bert: BertConfig) -> None:
-    for name, asked, has, what in (
-        ("text_layers", config.text_layers, bert.num_hidden_layers, "layers"),
-        ("text_max_tokens", config.text_max_tokens, bert.max_position_embeddings, "positions"),
-    ):
-        if asked > has:
-            raise UsageError(
-                f"method.{name} is {asked}, but text encoder {config.text_encoder!r} has {has} {what}. "
-                f"Set method.{name}={has} or lower."
-            )

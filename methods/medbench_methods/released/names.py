@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 
 import torch
-from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor
 
 State = dict[str, Tensor]
@@ -261,6 +260,8 @@ def position_embedding(name: str, tensor: Tensor, shape: torch.Size) -> Tensor |
         return None
     if tensor.shape[:-2].numel() != 1 or not 1 < tensor.shape[-2] <= _PATCHES:
         return None
+    from timm.layers.pos_embed import resample_abs_pos_embed  # takes seconds
+
     grids = [int((n - 1) ** 0.5) for n in (tensor.shape[-2], shape[-2])]
     if any(side**2 + 1 != n for side, n in zip(grids, (tensor.shape[-2], shape[-2]), strict=True)):
         return None

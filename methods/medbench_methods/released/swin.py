@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import timm
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,6 +11,8 @@ from medbench_methods.modules.image_encoder import EncodedImage, ImageConfig, Im
 
 def is_swin(backbone: str) -> bool:
     """Whether timm's name is that of a Swin transformer."""
+    import timm  # takes seconds
+
     return timm.is_model(backbone) and timm.models.is_model_in_modules(backbone, ["swin_transformer"])
 
 
@@ -29,6 +30,8 @@ class SwinEncoder(ImageEncoder):
         Raises:
             UsageError: fields are set that a Swin transformer does not have.
         """
+        import timm  # takes seconds
+
         nn.Module.__init__(self)
         for field, own in (("channels", None), ("depth", None), ("heads", None), ("token_pooling", "cls")):
             if getattr(config, field) != own:
@@ -36,7 +39,7 @@ class SwinEncoder(ImageEncoder):
                     f"method.{field} is {getattr(config, field)} for backbone {config.backbone!r}; expected none for"
                     f" a Swin transformer."
                 )
-        self.config = config
+        self.config, self.vit = config, False
         shape: dict[str, Any] = {"depths": config.layers, "embed_dim": config.width}
         self.body = timm.create_model(
             config.backbone,

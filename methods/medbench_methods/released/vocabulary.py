@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from medbench.errors import UsageError, WeightsError
-from medbench_methods.modules.text_encoder import SCRATCH, architecture_and_vocabulary
+from medbench_methods.modules.bert import architecture_and_vocabulary
+from medbench_methods.modules.text_encoder import SCRATCH
 
 
 def assets(config: Any, offline: bool) -> Mapping[str, bytes]:
