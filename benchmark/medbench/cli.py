@@ -157,6 +157,7 @@ _FIRST = (
     "checkpoint",
     "data_root",
     "data",
+    "split",
     "corpus",
     "columns",
     "overrides",
@@ -325,6 +326,7 @@ def _run_request(options: o.PlanOptions, catalogue: Catalogue) -> RunRequest:
         results=options.output or request.results,
         fractions=o.fractions(options.fraction),
         checkpoint=options.checkpoint,
+        split=options.split,
         overwrite=options.overwrite,
     )
 

@@ -232,7 +232,7 @@ def dataset_folders(
     catalogue: Catalogue, data_root: Path | None, data: Mapping[str, Path]
 ) -> list[dict[str, str]]:
     """Where each dataset is looked for and what is there, for `describe.table`."""
-    from medbench.data.verify import source_of
+    from medbench.data.index import source_of
 
     rows = []
     for name, spec in catalogue.datasets.items():

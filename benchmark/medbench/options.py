@@ -170,6 +170,14 @@ class PlanOptions(PretrainOptions):
         list[str],
         typer.Option("--fraction", metavar="F", help="Label fractions: 0.01, 1%, or all (of the task)."),
     ] = field(default_factory=lambda: ["all"])
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            metavar="NAME|lists:DIR",
+            help="Split of the tasks' datasets, instead of each task's own; `data splits` lists them.",
+        ),
+    ] = None
     checkpoint: Annotated[
         str | None,
         typer.Option("--checkpoint", metavar="PATH|NAME", help="Finished weights, instead of pretraining."),

@@ -16,11 +16,12 @@ from pydantic import ValidationError
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
+from medbench.data.lists import PREFIX, read_lists
 from medbench.data.prepared import BrokenImages, PreparedImages, prepare
 from medbench.data.sources import Sources
 from medbench.data.splits import FractionList, Split, fraction_rows
 from medbench.data.verify import leave_out, list_problems
-from medbench.errors import UsageError, WeightsError
+from medbench.errors import DataError, UsageError, WeightsError
 from medbench.importing import method_of
 from medbench.method import Method, Recipe
 from medbench.overrides import apply_overrides
@@ -48,10 +49,34 @@ class OpenDataset:
     dataset: Dataset
     index: Index
     images: Callable[[int, Fit], PreparedImages]
+    say: Callable[[str], None]
+    """What is noteworthy about a split goes there."""
+    _splits: dict[str, Split] = field(default_factory=dict)
+
+    def split(self, name: str) -> Split:
+        """A split by its name, or by `lists:FOLDER`; worked out once.
+
+        Raises:
+            DataError: there is none, or the lists do not fit.
+        """
+        if name not in self._splits:
+            if name.startswith(PREFIX):
+                listed = read_lists(self.index, Path(name.removeprefix(PREFIX)).expanduser())
+                for problem in listed.problems[listed.fatal :]:
+                    self.say(f"--split {name}: {problem}")
+                if listed.fatal:
+                    wrong = "\n".join(f"  {problem}" for problem in listed.problems[: listed.fatal])
+                    raise DataError(
+                        f"--split {name} can not be used for {self.index.dataset} in {self.index.root}:\n{wrong}"
+                    )
+                self._splits[name] = listed.split
+            else:
+                self._splits[name] = self.dataset.split(self.index, name)
+        return self._splits[name]
 
     def training_split(self) -> Split:
         """The split that a corpus is pretrained with: the first one it names."""
-        return self.dataset.split(self.index, self.dataset.splits[0])
+        return self.split(next(iter(self.dataset.splits)))
 
 
 @dataclass(frozen=True)
@@ -203,7 +228,7 @@ class Planner:
             )
 
         self.progress.say(describe(dataset, index))
-        return OpenDataset(dataset, index, images)
+        return OpenDataset(dataset, index, images, self.progress.say)
 
     # Weights.
 
@@ -314,7 +339,9 @@ class Planner:
         """The cells of an encoder on a task, with the records that are there."""
         opened = self.evaluation(spec.dataset)
         task: Task = self.catalogue.load("tasks", spec.name)(self.request.recipe)
-        split = opened.dataset.split(opened.index, task.split)
+        split = opened.split(self.request.split or task.split)
+        if split.leak:
+            self.progress.say(f"{spec.name}: split {split.name} leaks: {split.leak}")
         pixels: dict[str, str] = {}
 
         def images(side: int, fit: Fit) -> PreparedImages:

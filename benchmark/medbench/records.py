@@ -95,6 +95,9 @@ class Counts(_Block):
     validation: int
     test: int
     excluded: list[str] = Field(default_factory=list, description="samples left out, with the reason")
+    split_leak: str = Field(
+        default="", description="why scores on this split are too good; empty for a clean one"
+    )
     pixels_sha256: dict[str, str] = Field(default_factory=dict, description="prepared films, by side and fit")
 
 

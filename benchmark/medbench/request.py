@@ -22,6 +22,7 @@ class RunRequest:
         precision: `auto`, `32` or `bf16`.
         data_root: folder that holds every dataset in a folder of its own name.
         data: folder of one dataset, by dataset; wins over `data_root`.
+        split: of the tasks' datasets, instead of the one that a task has: a name, or `lists:FOLDER`.
         corpus: pretraining corpus: a dataset's name, `table:FILE` or `phantom`; None for the default.
         columns: columns of a table corpus by kind (`report`, `patient`, ...); what is not named is guessed.
         overrides: `method.*` and `pretrain.*` fields of the recipe.
@@ -46,6 +47,7 @@ class RunRequest:
     precision: str = "auto"
     data_root: Path | None = None
     data: Mapping[str, Path] = field(default_factory=dict)
+    split: str | None = None
     corpus: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     overrides: Mapping[str, str] = field(default_factory=dict)

@@ -345,6 +345,7 @@ class Runner:
                 train_patients=cell.train.patients,
                 validation=len(data.split.val),
                 test=len(data.split.test),
+                split_leak=data.split.leak,
                 excluded=[str(problem) for problem in data.index.excluded],
                 pixels_sha256=dict(group.pixels) if status == "ok" else {},
             ),

@@ -82,7 +82,7 @@ def test_real_boxes_of_a_file_of_their_own(test_data: Path) -> None:
     assert sum(map(len, annotated)) == 58
     assert 0 < len(annotated) < 201
     assert dataset.mapping["boxes"] == "x, y, width, height of lung_boxes.csv"
-    assert (table["mask"] != "").sum() == 125
+    assert table["regions"].notna().sum() == 125
 
 
 def test_an_image_column_is_enough(table: Callable[..., Table]) -> None:

@@ -2,11 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from medbench.data.index import Index
-from medbench.data.splits import Split
+from medbench.data.splits import Split, SplitSpec
+from medbench.errors import DataError
 from medbench.specs import DatasetSpec
 
 
@@ -17,10 +19,10 @@ class Dataset(ABC):
         spec: its declaration.
         root: the folder (or, for `table`, the file) that it is read from.
         options: what the user said about it; only `table` has any (column names).
-        splits: names of the splits it knows.
+        splits: the splits it knows, by name; the first one is taken where nobody names one.
     """
 
-    splits: ClassVar[tuple[str, ...]]
+    splits: ClassVar[Mapping[str, SplitSpec]]
 
     def __init__(self, spec: DatasetSpec, root: Path, options: Mapping[str, Any] | None = None) -> None:
         self.spec = spec
@@ -43,10 +45,20 @@ class Dataset(ABC):
         """Lines for the log about how it was read, once `index` was called: columns that were guessed, say."""
         return ()
 
-    @abstractmethod
     def split(self, index: Index, name: str) -> Split:
         """The split called `name` of this index.
 
         Raises:
-            DataError: the dataset has no split of that name.
+            DataError: the dataset has no split of that name, or the index can not be divided.
+        """
+        if name not in self.splits:
+            raise DataError(f"{self.spec.name} has no split {name!r}; it has {', '.join(self.splits)}.")
+        return replace(self.divide(index, name), leak=self.splits[name].leak)
+
+    @abstractmethod
+    def divide(self, index: Index, name: str) -> Split:
+        """The split called `name`, which is one of `splits`.
+
+        Raises:
+            DataError: the index can not be divided.
         """

@@ -2,16 +2,36 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from medbench.specs import DatasetSpec
+
 Source = Literal["phantom", "real"]
+
+_ANNOTATIONS: Final = {"box_labels", "regions"}
+
+
+def source_of(folder: Path) -> Source:
+    """`phantom` if the folder says so of itself."""
+    return "phantom" if (folder / "PHANTOM.json").is_file() else "real"
+
+
+def _column(values: Any) -> Any:
+    """Arrays and tuples in cells stay what they are."""
+    if not isinstance(values, list):
+        return values
+    column = np.empty(len(values), object)
+    for row, value in enumerate(values):
+        column[row] = value
+    return column
 
 
 @dataclass(frozen=True)
@@ -39,6 +59,9 @@ class Index:
             view (str), image (str, path below root), bytes (int64, size of the image file),
             boxes (object: (N, 4) float64 array, x y width height in pixels of the file, top left origin, N >= 0;
             None where the sample was not annotated),
+            box_labels (object: N names, one a box; None where the boxes have no names, or there are none),
+            regions (object: tuple of `medbench.data.regions.Region`, which are outlines with a label; None where the
+            sample was not annotated),
             report (str: the text a method reads, "" where there is none),
             and `label_<name>` (float64: 1, 0, or NaN where not known) for each of `labels`.
         labels: names of the label columns, without the prefix.
@@ -56,6 +79,47 @@ class Index:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    @classmethod
+    def of(
+        cls,
+        spec: DatasetSpec,
+        root: Path,
+        columns: Mapping[str, Any],
+        *,
+        labels: Mapping[str, Any] | None = None,
+        official_size: int | None = None,
+    ) -> Self:
+        """An index from those columns that a dataset has.
+
+        Args:
+            spec: of the dataset.
+            root: its folder.
+            columns: at least `sample`, `patient`, `image` and `bytes`. Without `study` a patient is one; the others
+                are empty where they are not given.
+            labels: (N,) values by name.
+            official_size: images of the official release, where it is not the spec's.
+        """
+        n = len(columns["sample"])
+        nothing = np.full(n, None, object)
+        filled: dict[str, Any] = {
+            "sample": columns["sample"],
+            "patient": columns["patient"],
+            "study": columns.get("study", columns["patient"]),
+            **{name: columns.get(name, np.full(n, "", object)) for name in ("split", "view")},
+            "image": columns["image"],
+            "bytes": np.asarray(columns["bytes"], np.int64),
+            **{name: columns.get(name, nothing) for name in ("boxes", "box_labels", "regions")},
+            "report": columns.get("report", np.full(n, "", object)),
+        }
+        unknown = columns.keys() - filled.keys()
+        if unknown:
+            raise ValueError(f"an index has no columns {', '.join(sorted(unknown))}")
+        table = pd.DataFrame({name: _column(values) for name, values in filled.items()})
+        for name, values in (labels or {}).items():
+            table[f"label_{name}"] = np.asarray(values, np.float64)
+        size = spec.official_size if official_size is None else official_size
+        return cls(spec.name, root, source_of(root), table, tuple(labels or ()), size)
 
     @property
     def subset(self) -> str | None:
@@ -75,7 +139,9 @@ class Index:
     @cached_property
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
-        columns = sorted(self.table.columns)
+        # What says nothing counts for nothing, so that a new kind of annotation changes no dataset without any.
+        silent = {name for name in _ANNOTATIONS & set(self.table) if self.table[name].isna().all()}
+        columns = sorted(set(self.table.columns) - silent)
         digest.update(json.dumps([self.dataset, columns]).encode())
         for row in self.table[columns].itertuples(index=False):
             values = [v.tolist() if isinstance(v, np.ndarray) else v for v in row]

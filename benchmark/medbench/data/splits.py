@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +21,39 @@ Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
+class SplitSpec:
+    """What is known of a split of the whole official release.
+
+    Attributes:
+        source: where it comes from: paper, code file, list.
+        sizes: samples for training, validation and test, where they are published; None where they are not.
+        sha256: `Split.sha256` of the whole release; "" where nobody has worked it out yet.
+        leak: why scores on it are too good or too hard to compare; "" for a split whose parts share no patient.
+    """
+
+    source: str
+    sizes: tuple[int, int, int] | None = None
+    sha256: str = ""
+    leak: str = ""
+
+
+@dataclass(frozen=True)
 class Split:
     """Rows of an index for training, validation and test.
 
     Attributes:
         name: of the split ("mgca_det").
         train, val, test: sorted row positions; a part that a split does not have is empty.
+        leak: as in `SplitSpec`; goes into every record.
+        fractions: training rows of label fractions that come with the split, by fraction; others are drawn.
     """
 
     name: str
     train: Rows
     val: Rows
     test: Rows
+    leak: str = field(default="", kw_only=True)
+    fractions: Mapping[float, Rows] = field(default_factory=dict, kw_only=True)
 
     def sha256(self, index: Index) -> str:
         """SHA-256 over the sample ids of the three parts; the same for any order of the index."""
@@ -115,7 +136,7 @@ def fraction_rows(
 
     Whole patients are drawn, by the hash of `hashed_share`; so a list depends on `list_number` and on the
     patient ids of the training part only, and rows(1 %) are inside rows(10 %), and those inside the training
-    part.
+    part. List 0 is the split's own, where it comes with one.
 
     Args:
         index: the dataset.
@@ -124,14 +145,18 @@ def fraction_rows(
         list_number: which of the stored lists.
         positives: (N,) True for samples of the index that hold something to learn.
     """
-    patients = index.table["patient"].to_numpy()[split.train]
-    drawn = set(hashed_share(patients, fraction, f"fraction|{list_number}")) if len(patients) else set()
-    rows = split.train[np.fromiter((p in drawn for p in patients), np.bool_, len(patients))]
+    everyone = index.table["patient"].to_numpy()
+    patients = everyone[split.train]
+    if list_number == 0 and fraction in split.fractions:
+        rows = split.fractions[fraction]
+        drawn = set(everyone[rows])
+    else:
+        drawn = set(hashed_share(patients, fraction, f"fraction|{list_number}")) if len(patients) else set()
+        rows = split.train[np.fromiter((p in drawn for p in patients), np.bool_, len(patients))]
     too_small = None
     if len(drawn) < MIN_PATIENTS:
-        everyone = len(set(patients))
         too_small = (
-            f"{fraction:.0%} of {everyone:,} training patients is {len(drawn)}; a label fraction must hold "
+            f"{fraction:.0%} of {len(set(patients)):,} training patients is {len(drawn)}; a label fraction must hold "
             f"at least {MIN_PATIENTS}"
         )
     elif not positives[rows].any():

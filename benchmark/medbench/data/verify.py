@@ -21,7 +21,7 @@ import pandas as pd
 
 from medbench.data.dataset import Dataset
 from medbench.data.images import image_size, read_image
-from medbench.data.index import Index, Problem, Source
+from medbench.data.index import Index, Problem
 from medbench.errors import DataError
 from medbench.progress import Progress
 from medbench.specs import DatasetSpec
@@ -47,11 +47,6 @@ class BrokenSamples(DataError):
         self.dataset = index.dataset
         self.root = index.root
         self.problems = tuple(problems)
-
-
-def source_of(folder: Path) -> Source:
-    """`phantom` if the folder says so of itself."""
-    return "phantom" if (folder / "PHANTOM.json").is_file() else "real"
 
 
 def where_to_get(spec: DatasetSpec, root: Path) -> str:

@@ -11,7 +11,9 @@ findings, and at least three words in them.
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,14 +21,13 @@ import pandas as pd
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.reports import caption, sections, sentences
-from medbench.data.splits import Split
+from medbench.data.splits import Split, SplitSpec
 from medbench.data.verify import (
     file_problem,
     read_table,
     require_columns,
     require_file,
     settle,
-    source_of,
     where_to_get,
 )
 from medbench.errors import DataError
@@ -46,7 +47,13 @@ class MimicCxr(Dataset):
         dropped: after `index`, how many rows of the metadata table are no pairs, by reason.
     """
 
-    splits = ("official",)
+    splits: ClassVar[Mapping[str, SplitSpec]] = {
+        "official": SplitSpec(
+            "mimic-cxr-2.0.0-split.csv; as in mgca/preprocess/mimic_cxr.py, validation is the released validate and"
+            " test parts together",
+            leak="the test part is inside the validation part: choose nothing on it that is then scored on test",
+        )
+    }
     dropped: dict[str, int]
 
     def index(self, *, exclude_broken: bool = False) -> Index:
@@ -56,7 +63,6 @@ class MimicCxr(Dataset):
         if the chexpert table is not there.
         """
         rows = self._table("metadata", [*_IDS, "ViewPosition"])
-        official = OFFICIAL_IMAGES
         complete = len(rows) >= OFFICIAL_IMAGES
         split = self._table("split", [*_IDS, "split"])
         problems = [
@@ -84,19 +90,27 @@ class MimicCxr(Dataset):
                 ]
         rows = rows[np.array(keep, np.bool_)].reset_index(drop=True)
         self.dropped = {reason: count for reason, count in dropped.items() if count}
-        table = pd.DataFrame(
-            {"sample": rows["dicom_id"], "patient": rows["subject_id"], "study": rows["study_id"]}
-        )
-        table["split"] = rows["split"].fillna("")
-        table["view"] = rows["ViewPosition"]
-        table["image"] = [_image(row) for row in rows.itertuples()]
-        sizes = [_size(self.root / image) for image in table["image"]]
-        table["bytes"] = np.array([size or 0 for size in sizes], np.int64)
-        table["boxes"] = pd.Series([None] * len(table), dtype=object)
-        table["report"] = [texts.get(str(study), "") for study in rows["study_id"]]
         labels = self._labels(rows)
-        for name in labels.columns:
-            table[f"label_{name}"] = labels[name].to_numpy(np.float64)
+        images = [_image(row) for row in rows.itertuples()]
+        sizes = [_size(self.root / image) for image in images]
+        # Nobody knows how many pairs a full release gives; it is complete by its metadata.
+        index = Index.of(
+            self.spec,
+            self.root,
+            {
+                "sample": rows["dicom_id"],
+                "patient": rows["subject_id"],
+                "study": rows["study_id"],
+                "split": rows["split"].fillna(""),
+                "view": rows["ViewPosition"],
+                "image": images,
+                "bytes": [size or 0 for size in sizes],
+                "report": [texts.get(str(study), "") for study in rows["study_id"]],
+            },
+            labels={name: labels[name] for name in labels.columns},
+            official_size=len(rows) if complete else OFFICIAL_IMAGES,
+        )
+        table = index.table
         for sample, image, part, size in zip(
             table["sample"], table["image"], table["split"], sizes, strict=True
         ):
@@ -104,9 +118,6 @@ class MimicCxr(Dataset):
                 problems.append(Problem(sample, image, bad))
             if part not in ("train", "validate", "test"):
                 problems.append(Problem(sample, image, f"not in the split table ({part!r})"))
-        if complete:  # nobody knows how many pairs a full release gives; it is complete by its metadata
-            official = len(table)
-        index = Index(self.spec.name, self.root, source_of(self.root), table, tuple(labels.columns), official)
         if not len(table):
             raise DataError(
                 f"{self.spec.name}: none of the {len(keep):,} frontal films in {self.root} has a report that "
@@ -114,14 +125,12 @@ class MimicCxr(Dataset):
             )
         return settle(self, index, problems, exclude_broken=exclude_broken)
 
-    def split(self, index: Index, name: str) -> Split:
+    def divide(self, index: Index, name: str) -> Split:
         """`official`: train as released; val the released validate and test together; test the released test.
 
         Published pretraining validates on both parts (mgca/preprocess/mimic_cxr.py), so `val` holds `test`: a
         task that scores on `test` must not choose anything on `val`.
         """
-        if name != "official":
-            raise DataError(f"{self.spec.name} has no split {name!r}; it has {', '.join(self.splits)}.")
         part = index.table["split"].to_numpy()
         train, val, test = (
             np.flatnonzero(np.isin(part, p)) for p in (["train"], ["validate", "test"], ["test"])

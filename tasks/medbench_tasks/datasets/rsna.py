@@ -8,6 +8,8 @@ films have no public labels; the splits divide the training part.
 """
 
 import os
+from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,7 @@ import pandas as pd
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
-from medbench.data.splits import Split, three_way_by_patient
+from medbench.data.splits import Split, SplitSpec, three_way_by_patient
 from medbench.data.verify import (
     box_problem,
     file_problem,
@@ -23,7 +25,6 @@ from medbench.data.verify import (
     require_columns,
     require_file,
     settle,
-    source_of,
     where_to_get,
 )
 from medbench.errors import DataError
@@ -37,7 +38,16 @@ _BOX = ["x", "y", "width", "height"]
 class Rsna(Dataset):
     """The challenge's own folder layout. Sample, patient and study are the patientId; label: `pneumonia`."""
 
-    splits = ("mgca_det", "mgca_cls")
+    splits: ClassVar[Mapping[str, SplitSpec]] = {
+        "mgca_det": SplitSpec(
+            "mgca/preprocess/rsna.py: 60/20/20 of the patients, sklearn's train_test_split, random_state 0",
+            (16_010, 5_337, 5_337),
+        ),
+        "mgca_cls": SplitSpec(
+            "mgca/preprocess/rsna.py: 70/15/15 of the patients, sklearn's train_test_split, random_state 0",
+            (18_678, 4_003, 4_003),
+        ),
+    }
 
     def index(self, *, exclude_broken: bool = False) -> Index:
         """Read the labels and list the images; see `Dataset.index`. No image is opened."""
@@ -53,20 +63,22 @@ class Rsna(Dataset):
             Problem(patient, f"{IMAGES}/{patient}.dcm", f"on disk, but not in {LABELS}")
             for patient in sorted(set(sizes) - known)
         ]
-        table = pd.DataFrame(
-            {"sample": patients, "patient": patients, "study": patients, "split": "", "view": ""}
-        )
-        table["image"] = [f"{IMAGES}/{patient}.dcm" for patient in patients]
-        table["bytes"] = np.array([sizes.get(patient) or 0 for patient in patients], np.int64)
-        table["boxes"] = pd.Series(_boxes(labels, patients), dtype=object)
-        table["report"] = ""
-        table["label_pneumonia"] = np.array([len(boxes) > 0 for boxes in table["boxes"]], np.float64)
-        index = Index(
-            self.spec.name, self.root, source_of(self.root), table, ("pneumonia",), self.spec.official_size
+        boxes = _boxes(labels, patients)
+        index = Index.of(
+            self.spec,
+            self.root,
+            {
+                "sample": patients,
+                "patient": patients,
+                "image": [f"{IMAGES}/{patient}.dcm" for patient in patients],
+                "bytes": [sizes.get(patient) or 0 for patient in patients],
+                "boxes": boxes,
+            },
+            labels={"pneumonia": [len(found) > 0 for found in boxes]},
         )
         return settle(self, index, problems, exclude_broken=exclude_broken)
 
-    def split(self, index: Index, name: str) -> Split:
+    def divide(self, index: Index, name: str) -> Split:
         """`mgca_det` (60/20/20, for detection and segmentation) or `mgca_cls` (70/15/15, for classification).
 
         Of MGCA (mgca/preprocess/rsna.py): 16,010 / 5,337 / 5,337 and 18,678 / 4,003 / 4,003 patients of the
@@ -77,9 +89,7 @@ class Rsna(Dataset):
         if name == "mgca_det":
             # The code holds out 2 x 5,337 patients; of a subset, the same share.
             return three_way_by_patient(index, name, round(len(patients) * 10_674 / 26_684), patients)
-        if name == "mgca_cls":
-            return three_way_by_patient(index, name, 0.3, patients)
-        raise DataError(f"{self.spec.name} has no split {name!r}; it has {', '.join(self.splits)}.")
+        return three_way_by_patient(index, name, 0.3, patients)
 
     def _labels(self) -> pd.DataFrame:
         """All rows as text, "" for an empty cell."""

@@ -11,7 +11,7 @@ import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +19,10 @@ import pandas as pd
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
+from medbench.data.regions import MaskFile
 from medbench.data.reports import caption
-from medbench.data.splits import Split, hashed_share, rows_of
-from medbench.data.verify import box_problem, file_problem, settle, source_of
+from medbench.data.splits import Split, SplitSpec, hashed_share, rows_of
+from medbench.data.verify import box_problem, file_problem, settle
 from medbench.errors import DataError
 from medbench.specs import DatasetSpec
 
@@ -84,7 +85,12 @@ class Table(Dataset):
         mapping: after `index`, what was read from which column.
     """
 
-    splits = ("default", "patient_90_10")
+    splits: ClassVar[Mapping[str, SplitSpec]] = {
+        "default": SplitSpec("the table's split column; without one, patient_90_10"),
+        "patient_90_10": SplitSpec(
+            "a tenth of the patients, chosen by a hash of their ids, validates; nobody tests"
+        ),
+    }
     mapping: dict[str, str]
 
     def __init__(self, spec: DatasetSpec, root: Path, options: Mapping[str, Any] | None = None) -> None:
@@ -174,17 +180,21 @@ class Table(Dataset):
                 and _size(folder / table["mask"].iloc[row]) is None
             ):
                 problems.append(Problem(name, table["mask"].iloc[row], "no such mask file"))
-        index = Index(self.spec.name, folder, source_of(folder), table, labels)
+        columns: dict[str, Any] = {
+            str(name): table[name] for name in table.columns if not str(name).startswith("label_")
+        }
+        if "mask" in columns:
+            masks = columns.pop("mask")
+            columns["regions"] = [(MaskFile("mask", path),) if path else None for path in masks]
+        index = Index.of(self.spec, folder, columns, labels={name: table[f"label_{name}"] for name in labels})
         return settle(self, index, problems, exclude_broken=exclude_broken)
 
-    def split(self, index: Index, name: str) -> Split:
+    def divide(self, index: Index, name: str) -> Split:
         """`default`: the table's own split column, or `patient_90_10` if it has none.
 
         `patient_90_10`: a tenth of the patients, chosen by a hash of their ids, validates; nobody tests. The
         same is done to the training part of a split column that names no validation.
         """
-        if name not in self.splits:
-            raise DataError(f"table has no split {name!r}; it has {', '.join(self.splits)}.")
         given = index.table["split"].str.strip().str.lower().to_numpy(dtype=object)
         if name == "patient_90_10" or not (given != "").any():
             return _ninety_ten(index, "patient_90_10", np.arange(len(index)), np.zeros(0, np.int64))

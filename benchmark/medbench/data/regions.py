@@ -1,0 +1,157 @@
+"""Outlines of findings as datasets store them, and their masks.
+
+A region knows its label and what its file says; pixels are made of it only when they are asked for.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from medbench.data.images import read_image
+from medbench.errors import DataError
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Rle:
+    """Run lengths as SIIM-ACR writes them, from the top left corner column by column.
+
+    They are pairs: pixels left out since the last run, pixels in this run.
+    """
+
+    label: str
+    runs: str
+
+    def mask(self, height: int, width: int, root: Path) -> Mask:
+        """See `mask_of`."""
+        return decode_rle(self.runs, height, width)
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """Corners (x, y) in pixels of the file, at least three; the inside belongs to the region."""
+
+    label: str
+    corners: tuple[tuple[float, float], ...]
+
+    def mask(self, height: int, width: int, root: Path) -> Mask:
+        """See `mask_of`."""
+        canvas = Image.new("1", (width, height))
+        ImageDraw.Draw(canvas).polygon(list(self.corners), fill=1)
+        return np.array(canvas)
+
+
+@dataclass(frozen=True)
+class Ellipse:
+    """The ellipse inside the box x, y, width, height, in pixels of the file."""
+
+    label: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def mask(self, height: int, width: int, root: Path) -> Mask:
+        """See `mask_of`; a pixel belongs to it if its centre does."""
+        rows, columns = np.ogrid[:height, :width]
+        down = (rows + 0.5 - self.y - self.height / 2) / (self.height / 2)
+        across = (columns + 0.5 - self.x - self.width / 2) / (self.width / 2)
+        inside: Mask = down**2 + across**2 <= 1
+        return inside
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """A picture of the image's size, white where the region is; `path` is below the dataset's root."""
+
+    label: str
+    path: str
+
+    def mask(self, height: int, width: int, root: Path) -> Mask:
+        """See `mask_of`."""
+        pixels = read_image(root / self.path)
+        if pixels.shape != (height, width):
+            raise DataError(
+                f"{root / self.path}: the mask is {pixels.shape[1]} x {pixels.shape[0]} pixels and its image {width} x "
+                f"{height}. Expected the same size; get both again."
+            )
+        return pixels > 127
+
+
+Region = Rle | Polygon | Ellipse | MaskFile
+
+
+def mask_of(regions: Iterable[Region], height: int, width: int, root: Path) -> Mask:
+    """The union of regions.
+
+    Args:
+        regions: of one image.
+        height: of the image, pixels.
+        width: likewise.
+        root: folder that paths of mask files are below.
+
+    Returns:
+        (height, width), True inside of any region.
+
+    Raises:
+        DataError: a mask file can not be read or has another size; run lengths are none, or leave the image.
+    """
+    union = np.zeros((height, width), np.bool_)
+    for region in regions:
+        union |= region.mask(height, width, root)
+    return union
+
+
+def boxes_mask(boxes: npt.NDArray[np.float64], height: int, width: int) -> Mask:
+    """The union of filled boxes, as RSNA's segmentation task takes it.
+
+    Args:
+        boxes: (N, 4) x, y, width, height in pixels; rounded to whole ones.
+        height: of the image, pixels.
+        width: likewise.
+    """
+    union = np.zeros((height, width), np.bool_)
+    for x, y, across, down in np.rint(boxes).astype(int):
+        union[max(y, 0) : y + down, max(x, 0) : x + across] = True
+    return union
+
+
+def decode_rle(runs: str, height: int, width: int) -> Mask:
+    """(height, width) mask of run lengths in the form of `Rle`.
+
+    Raises:
+        DataError: they are no pairs of whole numbers, or leave the image.
+    """
+    try:
+        numbers = np.array(runs.split(), np.int64)
+    except (ValueError, OverflowError):
+        raise DataError(f"run lengths {_short(runs)} hold something that is no whole number") from None
+    if len(numbers) % 2 or (numbers < 0).any():
+        raise DataError(f"run lengths {_short(runs)} are no pairs of numbers from 0 up")
+    ends = np.cumsum(numbers)[1::2]
+    if len(ends) and ends[-1] > height * width:
+        raise DataError(
+            f"run lengths {_short(runs)} end at pixel {ends[-1]:,}, but an image of {width} x {height} has"
+            f" {height * width:,}"
+        )
+    # +1 where a run begins and -1 behind its end; the running sum is 1 inside.
+    edges = np.zeros(height * width + 1, np.int64)
+    np.add.at(edges, ends - numbers[1::2], 1)
+    np.add.at(edges, ends, -1)
+    return np.cumsum(edges[:-1]).astype(np.bool_).reshape(width, height).T
+
+
+def encode_rle(mask: Mask) -> str:
+    """Run lengths, in the form of `Rle`, of a (height, width) mask; "" of an empty one."""
+    flat = np.concatenate([[False], mask.T.ravel(), [False]])
+    edges = np.flatnonzero(flat[1:] != flat[:-1])  # begin, end, begin, end, ...
+    return " ".join(map(str, np.diff(edges, prepend=0)))
+
+
+def _short(runs: str) -> str:
+    return repr(runs if len(runs) <= 40 else f"{runs[:37]}...")
