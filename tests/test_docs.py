@@ -22,7 +22,11 @@ PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted(DOCS.
 CATALOGUE = load_catalogue(third_party=False)
 HOOKS = [hook for hook in vars(hookspecs) if hook.startswith("medbench_")]
 ENVIRONMENT = sorted(
-    set(re.findall(r"\b(?:MEDBENCH|HF)_[A-Z_]+\b", (REPOSITORY / "benchmark/medbench/cli.py").read_text()))
+    set(
+        re.findall(
+            r"\b(?:MEDBENCH|HF)_[A-Z_]+\b", (REPOSITORY / "benchmark/medbench/commands.py").read_text()
+        )
+    )
 )
 HELP_WIDTH = "100"
 

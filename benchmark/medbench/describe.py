@@ -29,6 +29,22 @@ def rows(catalogue: Catalogue, kind: Kind) -> list[dict[str, str]]:
     ]
 
 
+def dataset_rows(catalogue: Catalogue) -> list[dict[str, str]]:
+    """One row a dataset, with what a user has to know to get it."""
+    return [
+        {
+            "name": name,
+            "images": f"{spec.official_size:,}" if spec.official_size is not None else "-",
+            "reports": "yes" if spec.paired else "no",
+            "phantom": "yes" if spec.phantom else "no",
+            "credentialed": "yes" if spec.credentialed else "no",
+            "licence": spec.licence,
+            "access": spec.access or "-",
+        }
+        for name, spec in catalogue.datasets.items()
+    ]
+
+
 def _short(spec: Spec) -> dict[str, str]:
     if isinstance(spec, MethodSpec):
         return {"fidelity": spec.fidelity}

@@ -36,7 +36,7 @@ class Options:
 
 @dataclass(frozen=True, kw_only=True)
 class JsonOptions(Options):
-    """Of `plugins list`."""
+    """Of `plugins list` and `data list`."""
 
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 
@@ -73,6 +73,36 @@ class VerifyDataOptions(DataOptions):
     name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset.")]
     full: Annotated[bool, typer.Option("--full", help="Decode every image.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitsOptions(DataOptions):
+    """Of `data splits`."""
+
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset.")]
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="SPLIT", help="Of this split alone; for --out.")
+    ] = None
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Write the lists of ids there, for --split lists:DIR."),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions(DataOptions):
+    """Of `data show`."""
+
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset, or table:FILE.")]
+    sample: Annotated[str, typer.Argument(metavar="SAMPLE", help="Id of a sample, or number of its row.")]
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME-SAMPLE.png, here.")
+    ] = None
+    columns: Annotated[
+        list[str],
+        typer.Option("--column", metavar="KIND=NAME", help="Column of a table, as report=note. Repeatable."),
+    ] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

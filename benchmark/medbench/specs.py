@@ -92,6 +92,7 @@ class DatasetSpec(Spec):
     Attributes:
         licence: one line.
         access: the page to get it from.
+        credentialed: whether a training course or a signed agreement stands before the download.
         official_size: images of the official release, None where there is none (`table`).
         paired: True if its images come with reports (it can be a pretraining corpus).
         phantom: "package.module:function" that writes the synthetic twin in the same layout, or "".
@@ -100,6 +101,7 @@ class DatasetSpec(Spec):
 
     licence: str = ""
     access: str = ""
+    credentialed: bool = False
     official_size: int | None = None
     paired: bool = False
     phantom: str = ""

@@ -21,6 +21,7 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         reference="A. Johnson et al., MIMIC-CXR, Scientific Data 2019, doi:10.1038/s41597-019-0322-0",
         licence="PhysioNet Credentialed Health Data License 1.5.0",
         access="https://physionet.org/content/mimic-cxr-jpg/",
+        credentialed=True,
         official_size=377_110,
         paired=True,
         phantom="medbench.phantom.mimic_cxr:write",

@@ -25,7 +25,7 @@ import pandas as pd
 from medbench.data.decoding import Chunk, Outcome, decode, decode_one
 from medbench.data.images import READER, Fit
 from medbench.data.index import Index, Problem
-from medbench.data.verify import BrokenSamples, boxes_outside, list_problems
+from medbench.data.verify import BrokenSamples, list_problems, outside
 from medbench.errors import DataError
 from medbench.files import locked
 from medbench.progress import Progress
@@ -109,7 +109,7 @@ def prepare(
         raise DataError(
             f"The prepared images vanished from {folder} while they were opened. Run the command again."
         )
-    problems = entry.broken + boxes_outside(index, entry.sizes)
+    problems = entry.broken + outside(index, entry.sizes)
     if problems:
         raise BrokenImages(
             f"{index.dataset}: {len({p.sample for p in problems}):,} of {len(index):,} images have problems "

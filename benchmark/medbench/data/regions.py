@@ -6,12 +6,13 @@ A region knows its label and what its file says; pixels are made of it only when
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from medbench.data.images import read_image
+from medbench.data.images import image_size, read_image
 from medbench.errors import DataError
 
 Mask = npt.NDArray[np.bool_]
@@ -31,6 +32,14 @@ class Rle:
         """See `mask_of`."""
         return decode_rle(self.runs, height, width)
 
+    def problem(self, height: int, width: int, root: Path) -> str | None:
+        """What is wrong with it for an image of this size; None if nothing is."""
+        try:
+            _runs(self.runs, height, width)
+        except DataError as error:
+            return str(error)
+        return None
+
 
 @dataclass(frozen=True)
 class Polygon:
@@ -44,6 +53,15 @@ class Polygon:
         canvas = Image.new("1", (width, height))
         ImageDraw.Draw(canvas).polygon(list(self.corners), fill=1)
         return np.array(canvas)
+
+    def problem(self, height: int, width: int, root: Path) -> str | None:
+        """What is wrong with it for an image of this size; None if nothing is."""
+        if len(self.corners) < 3:
+            return f"polygon of {len(self.corners)} corners"
+        (left, top), (right, bottom) = (
+            tuple(pick(axis) for axis in zip(*self.corners, strict=True)) for pick in (min, max)
+        )
+        return _outside("polygon", left, top, right, bottom, height, width)
 
 
 @dataclass(frozen=True)
@@ -64,6 +82,13 @@ class Ellipse:
         inside: Mask = down**2 + across**2 <= 1
         return inside
 
+    def problem(self, height: int, width: int, root: Path) -> str | None:
+        """What is wrong with it for an image of this size; None if nothing is."""
+        if self.width <= 0 or self.height <= 0:
+            return f"ellipse without area ({self.width:g} x {self.height:g})"
+        right, bottom = self.x + self.width, self.y + self.height
+        return _outside("ellipse", self.x, self.y, right, bottom, height, width)
+
 
 @dataclass(frozen=True)
 class MaskFile:
@@ -81,6 +106,16 @@ class MaskFile:
                 f"{height}. Expected the same size; get both again."
             )
         return pixels > 127
+
+    def problem(self, height: int, width: int, root: Path) -> str | None:
+        """What is wrong with it for an image of this size; None if nothing is."""
+        try:
+            found = image_size(root / self.path)
+        except DataError as error:
+            return f"mask {str(error).removeprefix(f'{root}/')}"
+        if found != (height, width):
+            return f"mask of another size ({self.path}: {found[1]} x {found[0]}; the image is {width} x {height})"
+        return None
 
 
 Region = Rle | Polygon | Ellipse | MaskFile
@@ -127,18 +162,8 @@ def decode_rle(runs: str, height: int, width: int) -> Mask:
     Raises:
         DataError: they are no pairs of whole numbers, or leave the image.
     """
-    try:
-        numbers = np.array(runs.split(), np.int64)
-    except (ValueError, OverflowError):
-        raise DataError(f"run lengths {_short(runs)} hold something that is no whole number") from None
-    if len(numbers) % 2 or (numbers < 0).any():
-        raise DataError(f"run lengths {_short(runs)} are no pairs of numbers from 0 up")
+    numbers = _runs(runs, height, width)
     ends = np.cumsum(numbers)[1::2]
-    if len(ends) and ends[-1] > height * width:
-        raise DataError(
-            f"run lengths {_short(runs)} end at pixel {ends[-1]:,}, but an image of {width} x {height} has"
-            f" {height * width:,}"
-        )
     # +1 where a run begins and -1 behind its end; the running sum is 1 inside.
     edges = np.zeros(height * width + 1, np.int64)
     np.add.at(edges, ends - numbers[1::2], 1)
@@ -146,11 +171,41 @@ def decode_rle(runs: str, height: int, width: int) -> Mask:
     return np.cumsum(edges[:-1]).astype(np.bool_).reshape(width, height).T
 
 
+def _runs(runs: str, height: int, width: int) -> npt.NDArray[np.int64]:
+    """The numbers, once they are known to be good; see `decode_rle`."""
+    try:
+        numbers = np.array(runs.split(), np.int64)
+    except (ValueError, OverflowError):
+        raise DataError(f"run lengths {_short(runs)} hold something that is no whole number") from None
+    if len(numbers) % 2 or (numbers < 0).any():
+        raise DataError(f"run lengths {_short(runs)} are no pairs of numbers from 0 up")
+    end = sum(numbers.tolist())  # whole numbers of any size
+    if end > height * width:
+        raise DataError(
+            f"run lengths {_short(runs)} end at pixel {end:,}, but an image of {width} x {height} has"
+            f" {height * width:,}"
+        )
+    return numbers
+
+
 def encode_rle(mask: Mask) -> str:
     """Run lengths, in the form of `Rle`, of a (height, width) mask; "" of an empty one."""
     flat = np.concatenate([[False], mask.T.ravel(), [False]])
     edges = np.flatnonzero(flat[1:] != flat[:-1])  # begin, end, begin, end, ...
     return " ".join(map(str, np.diff(edges, prepend=0)))
+
+
+EDGE: Final = 1.0
+"""Pixels by which an outline may pass the edge of its image: some tools count both end pixels, others neither."""
+
+
+def _outside(
+    what: str, left: float, top: float, right: float, bottom: float, height: int, width: int
+) -> str | None:
+    if min(left, top) >= -EDGE and right <= width + EDGE and bottom <= height + EDGE:
+        return None
+    at = f"{left:g}, {top:g} to {right:g}, {bottom:g}"
+    return f"{what} outside its image ({at}; the image is {width} x {height})"
 
 
 def _short(runs: str) -> str:

@@ -22,15 +22,17 @@ import pandas as pd
 from medbench.data.dataset import Dataset
 from medbench.data.images import image_size, read_image
 from medbench.data.index import Index, Problem
+from medbench.data.regions import EDGE
+from medbench.data.split_check import SplitCheck
 from medbench.errors import DataError
 from medbench.progress import Progress
 from medbench.specs import DatasetSpec
 
+SAMPLED = 1_000
+"""Headers read, about, of images without boxes and regions."""
+
 NAMED = 10
 """Problems that a message names; the others are counted."""
-
-EDGE = 1.0
-"""Pixels by which a box may pass the edge of its image: some tools count both end pixels, others neither."""
 
 
 class BrokenSamples(DataError):
@@ -120,8 +122,8 @@ def box_problem(box: npt.NDArray[np.float64]) -> str | None:
     return f"{what} (x, y, width, height: {x:g}, {y:g}, {width:g}, {height:g})"
 
 
-def boxes_outside(index: Index, sizes: npt.NDArray[np.int64]) -> list[Problem]:
-    """Boxes that pass the right or lower edge of their image.
+def outside(index: Index, sizes: npt.NDArray[np.int64]) -> list[Problem]:
+    """Boxes that pass the right or lower edge of their image, and regions that do not fit it.
 
     Args:
         index: the dataset.
@@ -129,16 +131,23 @@ def boxes_outside(index: Index, sizes: npt.NDArray[np.int64]) -> list[Problem]:
             at.
     """
     problems = []
+    outlined = "regions" in index.table
     for row, boxes in enumerate(index.table["boxes"]):
-        if boxes is None or not len(boxes) or not sizes[row, 0]:
+        regions = index.table["regions"].iloc[row] if outlined else None
+        if not sizes[row, 0] or not (regions or (boxes is not None and len(boxes))):
             continue
-        height, width = sizes[row]
+        height, width = sizes[row].tolist()
+        sample, image = (str(value) for value in index.table.loc[row, ["sample", "image"]])
+        for region in regions or ():
+            if (wrong := region.problem(height, width, index.root)) is not None:
+                problems.append(Problem(sample, image, wrong))
+        if boxes is None:
+            continue
         over = (boxes[:, 0] + boxes[:, 2] > width + EDGE) | (boxes[:, 1] + boxes[:, 3] > height + EDGE)
         for box in boxes[over]:
             shown = ", ".join(f"{value:g}" for value in box)
-            sample, image = index.table.loc[row, ["sample", "image"]]
             what = f"box outside its image (x, y, width, height: {shown}; the image is {width} x {height})"
-            problems.append(Problem(str(sample), str(image), what))
+            problems.append(Problem(sample, image, what))
     return problems
 
 
@@ -194,12 +203,29 @@ def require_columns(
         )
 
 
+def findings(index: Index, problems: Sequence[Problem], checks: Sequence[SplitCheck]) -> list[dict[str, str]]:
+    """What is wrong with samples, counted by kind, and with splits: rows for a table."""
+    kinds: dict[str, list[Problem]] = {}
+    for problem in problems:
+        kinds.setdefault(re.split(r" \(|: ", problem.what, maxsplit=1)[0], []).append(problem)
+    ordered = sorted(kinds.items(), key=lambda kind: -len(kind[1]))
+    rows = [
+        {"finding": kind, "samples": f"{len({p.sample for p in found}):,}", "first": str(found[0])}
+        for kind, found in ordered
+    ]
+    return rows + [
+        {"finding": f"split {check.name}", "samples": "", "first": check.wrong}
+        for check in checks
+        if check.wrong
+    ]
+
+
 def verify(dataset: Dataset, *, full: bool, progress: Progress) -> tuple[Index, list[Problem]]:
     """Look for everything that is wrong with a dataset.
 
     Args:
         dataset: what to check.
-        full: also decode every image; else only the headers of those that have boxes are read.
+        full: decode every image; else only headers are read, of those with boxes or regions and of some others.
         progress: where to report to.
 
     Returns:
@@ -211,9 +237,12 @@ def verify(dataset: Dataset, *, full: bool, progress: Progress) -> tuple[Index, 
     index = dataset.index(exclude_broken=True)
     problems: list[Problem] = []
     sizes = np.zeros((len(index), 2), np.int64)
-    has_boxes = [boxes is not None and len(boxes) > 0 for boxes in index.table["boxes"]]
-    rows = np.arange(len(index)) if full else np.flatnonzero(has_boxes)
-    what = "decoding every image" if full else "reading the headers of images with boxes"
+    table = index.table
+    outlined = table["boxes"].map(_some) | table["regions"].map(_some)
+    others = np.flatnonzero(~outlined)
+    some = others[:: max(1, len(others) // SAMPLED)]
+    rows = np.arange(len(index)) if full else np.union1d(np.flatnonzero(outlined), some)
+    what = "decoding every image" if full else "reading headers, of all images with boxes or regions"
     with progress.track(what, len(rows), "images") as advance:
         for row in rows:
             sample, image = (str(value) for value in index.table.loc[row, ["sample", "image"]])
@@ -223,6 +252,10 @@ def verify(dataset: Dataset, *, full: bool, progress: Progress) -> tuple[Index, 
             except DataError as error:
                 problems.append(Problem(sample, image, str(error).removeprefix(f"{path}: ")))
             advance(1)
-    problems += boxes_outside(index, sizes)
+    problems += outside(index, sizes)
     index = leave_out(index, problems)
     return index, list(index.excluded)
+
+
+def _some(annotations: Any) -> bool:
+    return annotations is not None and len(annotations) > 0
