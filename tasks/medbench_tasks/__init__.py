@@ -9,6 +9,7 @@ _RSNA = (
     "G. Shih et al., Augmenting the National Institutes of Health Chest Radiograph Dataset with Expert "
     "Annotations of Possible Pneumonia, Radiology: AI 2019, doi:10.1148/ryai.2019180041"
 )
+_CHEXPERT = "J. Irvin et al., CheXpert, AAAI 2019, arXiv 1901.07031"
 
 
 @hookimpl
@@ -26,6 +27,30 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         paired=True,
         phantom="medbench.phantom.mimic_cxr:write",
         phantom_patients={"default": 1_500, "micro": 80},
+    )
+    yield DatasetSpec(
+        name="chexpert",
+        target="medbench_tasks.datasets.chexpert:Chexpert",
+        summary="CheXpert v1.0, original or small: the five labels of its competition",
+        reference=_CHEXPERT,
+        licence="Stanford University Dataset Research Use Agreement: research, no redistribution",
+        access="https://stanfordmlgroup.github.io/competitions/chexpert/",
+        credentialed=True,
+        official_size=223_648,
+        phantom="medbench.phantom.chexpert:write",
+        phantom_patients={"default": 1_500, "micro": 80},
+    )
+    yield DatasetSpec(
+        name="chexpert_5x200",
+        target="medbench_tasks.datasets.chexpert_5x200:Chexpert5x200",
+        summary="a thousand films of CheXpert, two hundred with each finding of the competition alone",
+        reference=f"S.-C. Huang et al., GLoRIA, ICCV 2021; data: {_CHEXPERT}",
+        licence="Stanford University Dataset Research Use Agreement: research, no redistribution",
+        access="https://stanfordmlgroup.github.io/competitions/chexpert/",
+        credentialed=True,
+        official_size=1_000,
+        phantom="medbench.phantom.chexpert_5x200:write",
+        phantom_patients={"default": 1_500, "micro": 150},
     )
     yield DatasetSpec(
         name="rsna",
