@@ -64,6 +64,17 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         phantom_patients={"default": 5_000, "micro": 150},
     )
     yield DatasetSpec(
+        name="nih",
+        target="medbench_tasks.datasets.nih:Nih",
+        summary="NIH ChestX-ray14: fourteen labels read off reports, boxes for 880 films",
+        reference="X. Wang et al., ChestX-ray8, CVPR 2017, pp. 3462-3471, arXiv 1705.02315",
+        licence="no restriction on use; the NIH Clinical Center is to be named as the source",
+        access="https://nihcc.app.box.com/v/ChestXray-NIHCC",
+        official_size=112_120,
+        phantom="medbench.phantom.nih:write",
+        phantom_patients={"default": 1_500, "micro": 100},
+    )
+    yield DatasetSpec(
         name="table",
         target="medbench_tasks.datasets.table:Table",
         summary="your own films: a CSV or parquet file of paths, with reports, labels or boxes if there are any",
