@@ -64,6 +64,17 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         phantom_patients={"default": 5_000, "micro": 150},
     )
     yield DatasetSpec(
+        name="covidx",
+        target="medbench_tasks.datasets.covidx:Covidx",
+        summary="COVIDx: normal, pneumonia, COVID-19 (version 9A), or COVID-19 or not (CXR-4)",
+        reference="L. Wang et al., COVID-Net, Scientific Reports 2020, arXiv 2003.09871; CXR-4: arXiv 2311.17677",
+        licence="those of its sources, some of them non-commercial",
+        access="https://www.kaggle.com/datasets/andyczhao/covidx-cxr2",
+        official_size=30_386,
+        phantom="medbench.phantom.covidx:write",
+        phantom_patients={"default": 1_500, "micro": 100},
+    )
+    yield DatasetSpec(
         name="nih",
         target="medbench_tasks.datasets.nih:Nih",
         summary="NIH ChestX-ray14: fourteen labels read off reports, boxes for 880 films",
