@@ -53,6 +53,18 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         phantom_patients={"default": 1_500, "micro": 150},
     )
     yield DatasetSpec(
+        name="mimic_5x200",
+        target="medbench_tasks.datasets.mimic_5x200:Mimic5x200",
+        summary="studies of MIMIC-CXR, two hundred with each finding of CheXpert's competition alone",
+        reference="S.-C. Huang et al., GLoRIA, ICCV 2021; data: A. Johnson et al., MIMIC-CXR, Scientific Data 2019",
+        licence="PhysioNet Credentialed Health Data License 1.5.0",
+        access="https://physionet.org/content/mimic-cxr-jpg/",
+        credentialed=True,
+        official_size=1_000,
+        phantom="medbench.phantom.mimic_5x200:write",
+        phantom_patients={"default": 1_500, "micro": 300},
+    )
+    yield DatasetSpec(
         name="rsna",
         target="medbench_tasks.datasets.rsna:Rsna",
         summary="RSNA Pneumonia Detection Challenge 2018: films with boxes around pneumonia opacities",
