@@ -260,7 +260,8 @@ class Mrm(Method):
                 betas=(0.9, 0.95),
                 weight_decay=0.05,
                 clip_gradient=None,  # there is none
-                patience=None,  # nor is there validation
+                patience=None,
+                keep="last",  # there is no validation
             ),
         ),
         "micro": Recipe(
