@@ -1,20 +1,18 @@
 """What holds for every method of the catalogue, the ones added later included."""
 
-import ast
 import dataclasses
 import importlib
-import inspect
 import re
 import subprocess
 import sys
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from medbench.field_docs import field_docs
 from medbench.method import Method, Recipe, Setup
 from medbench.model import ImageTextBatch, VisionLanguageModel
 from medbench.overrides import apply_overrides
@@ -120,27 +118,10 @@ def test_all_methods_share_their_image_encoder(name: str) -> None:
     assert len({image_fields(spec.load().recipes[name]) for spec in sharing}) == 1
 
 
-def documented_fields(config: type) -> Iterator[tuple[str, str | None]]:
-    """Each field that the class itself declares, with the docstring under it."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
-    assert isinstance(tree, ast.ClassDef)
-    for node, below in zip(tree.body, [*tree.body[1:], None], strict=True):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            text = below.value if isinstance(below, ast.Expr) else None
-            constant = text.value if isinstance(text, ast.Constant) else None
-            yield node.target.id, constant if isinstance(constant, str) else None
-
-
 @pytest.mark.parametrize("spec", named(SPECS))
 def test_every_field_of_a_config_is_documented(spec: MethodSpec) -> None:
     config = type(spec.load().recipes["paper"].config)
-    docs = {
-        name: text
-        for part in config.__mro__
-        if dataclasses.is_dataclass(part)
-        for name, text in documented_fields(part)
-    }
-    assert set(docs) == {field.name for field in dataclasses.fields(config)}
+    docs = field_docs(config)
     assert [name for name, text in docs.items() if not text or len(text) < 20] == []
 
 
