@@ -1,4 +1,4 @@
-"""A net of timm for an image config: the only module of the encoders that imports timm, which takes seconds."""
+"""A net of timm for an image config. Imported where one is built: timm takes seconds."""
 
 import logging
 from collections.abc import Iterator, Mapping
