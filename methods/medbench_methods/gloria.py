@@ -36,7 +36,7 @@ from medbench_methods.modules.text_encoder import (
     rebuild_text,
 )
 from medbench_methods.modules.tokenizer import ReportTokenizer
-from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
+from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN, WHOLE_REPORTS
 
 SCHEDULE = PretrainConfig(
     epochs=50,
@@ -206,7 +206,7 @@ class Gloria(Method):
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(
-            GloriaConfig(**_encoders(TINY), text_summed_layers=2, report_max_tokens=256),
+            GloriaConfig(**_encoders(TINY), **WHOLE_REPORTS, text_summed_layers=2, report_max_tokens=256),
             TINY_PRETRAIN,
         ),
         "paper": Recipe(GloriaConfig(), SCHEDULE),
