@@ -182,7 +182,7 @@ class Audit:
         copies: a row a film that has a copy: group, dataset, sample, patient, image, evidence (the surest kind by which
             it is a copy of any other), bits (distance to the nearest film that only looks the same, -1 where there is
             none).
-        declared: what is known of these datasets beforehand.
+        declared: what is known beforehand of films that these datasets have of others.
         problems: films that could not be decoded, the first few of each dataset.
     """
 
@@ -207,10 +207,10 @@ def audit(
     """
     prints = [fingerprints(one.index, cache, workers=workers, progress=progress) for one in datasets]
     whole = Prints(
-        *(
-            np.concatenate([getattr(p, name) for p in prints])
-            for name in ("files", "pixels", "looks", "sound")
-        )
+        np.concatenate([p.files for p in prints]),
+        np.concatenate([p.pixels for p in prints]),
+        np.concatenate([p.looks for p in prints]),
+        np.concatenate([p.sound for p in prints]),
     )
     links = _links(whole, near, progress)
     codes = {kind: _components(len(whole.sound), links[: n + 1]) for n, kind in enumerate(EVIDENCE)}
@@ -221,7 +221,7 @@ def audit(
         {one.name: len(one.index) for one in datasets},
         tuple(_overlaps(datasets, codes, patients, people)),
         _copies(datasets, codes, links[-1]),
-        tuple(known for known in DECLARED if {known.one, known.other} & names),
+        tuple(known for known in DECLARED if known.other in names),
         tuple(
             f"{one.name}: {problem}"
             for one, p in zip(datasets, prints, strict=True)
@@ -269,11 +269,12 @@ def fingerprints(index: Index, cache: Path, *, workers: int, progress: Progress)
         _save(path, known)
     rows = [known[film] for film in films]
     problems = [f"{film[0]}: {row[3]}" for film, row in zip(films, rows, strict=True) if row[3]]
-    arrays = [
-        np.frombuffer(b"".join(row[n] for row in rows), np.uint8).reshape(-1, _DIGEST) for n in range(3)
-    ]
+    files, pixels, looks = (
+        np.frombuffer(b"".join(digests), np.uint8).reshape(-1, _DIGEST)
+        for digests in ([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
+    )
     sound = np.array([any(row[2]) for row in rows], np.bool_)
-    return Prints(arrays[0], arrays[1], arrays[2], sound, tuple(problems[:5]))
+    return Prints(files, pixels, looks, sound, tuple(problems[:5]))
 
 
 _Film = tuple[str, int, int]
@@ -427,7 +428,8 @@ def _copies(datasets: Sequence[Audited], codes: Mapping[str, Codes], near: _Link
     films = films.assign(group=codes["looks"], evidence=evidence, bits=np.where(bits < 256, bits, -1))
     films = films[evidence != ""].sort_values("group", kind="stable")
     films["group"] = pd.factorize(films["group"])[0]
-    return films[["group", "dataset", *columns, "evidence", "bits"]].reset_index(drop=True)
+    table: pd.DataFrame = films[["group", "dataset", *columns, "evidence", "bits"]].reset_index(drop=True)
+    return table
 
 
 # Who is in which part
@@ -478,17 +480,17 @@ def _overlaps(
         start += len(one.index)
     pairs = [pair for own in cells for parts in own for pair in combinations(parts, 2)]
     pairs += [pair for one, other in combinations(cells, 2) for pair in product(one[0], other[0])]
-    for one, other in pairs:
-        shared = {kind: int(np.isin(own[other.rows], own[one.rows]).sum()) for kind, own in codes.items()}
-        comparable = _family(one.dataset) == _family(other.dataset)
-        ids = len(np.intersect1d(patients[one.rows], patients[other.rows])) if comparable else None
-        both = len(np.intersect1d(people[one.rows], people[other.rows]))
+    for first, second in pairs:
+        shared = {kind: int(np.isin(own[second.rows], own[first.rows]).sum()) for kind, own in codes.items()}
+        comparable = _family(first.dataset) == _family(second.dataset)
+        ids = len(np.intersect1d(patients[first.rows], patients[second.rows])) if comparable else None
+        both = len(np.intersect1d(people[first.rows], people[second.rows]))
         if shared["looks"] or ids or both:
             yield Overlap(
-                *(one.dataset, one.split, one.part),
-                *(other.dataset, other.split, other.part),
+                *(first.dataset, first.split, first.part),
+                *(second.dataset, second.split, second.part),
                 shared,
-                len(other.rows),
+                len(second.rows),
                 ids,
                 both,
             )

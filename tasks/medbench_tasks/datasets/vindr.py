@@ -193,7 +193,8 @@ class VinDr(Dataset):
             votes = table.apply(pd.to_numeric, errors="coerce").groupby(level=0).sum()
             labels = (votes >= (AGREE if part == "train" else 1)).astype(float)
             tables.append(labels.reset_index().assign(part=part))
-        return pd.concat(tables, ignore_index=True)
+        both: pd.DataFrame = pd.concat(tables, ignore_index=True)
+        return both
 
     def _files(self, part: str) -> dict[str, tuple[str, int]]:
         """Path below the root and bytes of each film of a part, by image_id."""
