@@ -136,7 +136,9 @@ class ObjectCxr(Dataset):
         parts = {part: rows["sample"][rows["part"] == part].to_numpy(object) for part in TABLES}
         if name == "official":
             if not len(parts["test"]):
-                raise SplitUnavailable("its third part is test.csv, which this copy does not have")
+                raise SplitUnavailable(
+                    f"{index.dataset}: the third part of the split {name} is test.csv, which this copy does not have"
+                )
             return split_of(index, name, parts["train"], parts["dev"], parts["test"])
         from sklearn.model_selection import train_test_split
 

@@ -82,11 +82,15 @@ class Siim(Dataset):
             return three_way_by_patient(index, name, round(len(everyone) * 3_614 / 12_047), everyone)
         if name == "mgca":
             if below is not None:
-                raise SplitUnavailable(f"made of the rows of {RUNS}, which the PNG mirror does not have")
+                raise SplitUnavailable(
+                    f"{index.dataset}: the split {name} is made of the rows of {RUNS}, "
+                    "which the PNG mirror does not have"
+                )
             return _by_row(index, name, images)
         if below is None:
             raise SplitUnavailable(
-                "made of the file names of the PNG mirror, which the DICOM tree does not have"
+                f"{index.dataset}: the split {name} is made of the file names of the PNG mirror, "
+                "which the DICOM tree does not have"
             )
         return _benchx(index, name, self._stages(below))
 

@@ -128,7 +128,10 @@ class VinDr(Dataset):
         train = np.array(sorted(set(rows["image_id"][rows["part"] == "train"])), object)
         test = set(rows["image_id"][rows["part"] == "test"])
         if name != "train" and not test:
-            raise SplitUnavailable("its test films have no labels in Kaggle's release; take the split train")
+            raise SplitUnavailable(
+                f"{index.dataset}: the split {name} needs test films, which have no labels in Kaggle's release; "
+                "take the split train"
+            )
         if name == "official":
             return split_of(index, name, train, [], test)
         from sklearn.model_selection import train_test_split
