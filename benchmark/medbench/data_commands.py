@@ -9,8 +9,9 @@ import typer
 from medbench import options as o
 from medbench.commands import data_request, make_progress, print_json, read_plugins, verb
 from medbench.errors import DataError, UsageError
+from medbench.files import replacing
 
-app = typer.Typer(help="Data: list, status, verify, splits, show, phantom.", no_args_is_help=True)
+app = typer.Typer(help="Data: list, status, verify, splits, show, audit, phantom.", no_args_is_help=True)
 
 
 @verb(app, "list")
@@ -157,6 +158,57 @@ def data_show(options: o.ShowOptions) -> int:
     out = options.out or Path(f"{index.dataset}-{name}.png")
     write(index, row, out)
     typer.echo(str(out))
+    return 0
+
+
+@verb(app, "audit")
+def data_audit(options: o.AuditOptions) -> int:
+    """Look for films and patients that datasets, or parts of one, share.
+
+    By the files' bytes, by the pixels, and by how films look, in whatever size, format or window; and by patient ids.
+    """
+    catalogue = read_plugins(options)
+    request = replace(data_request(options, catalogue), quiet=options.quiet)
+    if options.out is not None and options.out.suffix not in (".parquet", ".csv"):
+        raise UsageError(f"--out {options.out}: expected a file that ends in .parquet or .csv.")
+    from medbench.data.audit import Audited, as_json, audit, rows
+    from medbench.data.sources import Sources
+    from medbench.describe import table
+    from medbench.doctor import dataset_folders
+
+    progress = make_progress(request)
+    sources = Sources(request, catalogue, progress)
+    found = dataset_folders(catalogue, request.data_root, request.data)
+    names = options.names or [
+        row["dataset"] for row in found if row["folder"] and row["state"] in ("real", "phantom")
+    ]
+    if not names:
+        raise UsageError("No dataset is named, and none is found. Name some, or give --data-root DIR.")
+    datasets = []
+    for name in dict.fromkeys(names):
+        own = name.startswith("table:")
+        mine = Sources(replace(request, corpus=name), catalogue, progress) if own else sources
+        dataset = mine.corpus() if own else mine.evaluation(catalogue.lookup_dataset(name).name)
+        datasets.append(Audited.of(name, dataset))
+    result = audit(datasets, request.cache, workers=request.workers, progress=progress)
+    if options.out is not None:
+        with replacing(options.out) as temporary:
+            if options.out.suffix == ".csv":
+                result.copies.to_csv(temporary, index=False)
+            else:
+                result.copies.to_parquet(temporary, index=False)
+    if options.as_json:
+        print_json(as_json(result))
+        return 0
+    films = ", ".join(f"{name} {count:,}" for name, count in result.films.items())
+    typer.echo(f"films: {films}")
+    groups = result.copies["group"].nunique()
+    typer.echo(f"{len(result.copies):,} films have a copy, in {groups:,} groups")
+    typer.echo(f"\n{table(rows(result))}" if result.overlaps else "no two parts share a film or a patient")
+    for known in result.declared:
+        typer.echo(f"known: {known.other} has films of {known.one}: {known.what} ({known.source})")
+    for problem in result.problems:
+        typer.echo(f"not compared: {problem}")
     return 0
 
 

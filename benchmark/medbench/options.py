@@ -109,6 +109,26 @@ class ShowOptions(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AuditOptions(DataOptions):
+    """Of `data audit`."""
+
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...", help="Datasets, or table:FILE. Default: every dataset that is found."
+        ),
+    ] = None
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="Write every film that has a copy there: .parquet or .csv."
+        ),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class PhantomOptions(Options):
     """Of `data phantom`."""
 

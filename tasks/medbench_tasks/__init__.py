@@ -76,6 +76,17 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         phantom_patients={"default": 5_000, "micro": 150},
     )
     yield DatasetSpec(
+        name="siim",
+        target="medbench_tasks.datasets.siim:Siim",
+        summary="SIIM-ACR Pneumothorax Segmentation 2019: films with outlines of pneumothorax",
+        reference="S. Zawacki et al., SIIM-ACR Pneumothorax Segmentation, Kaggle 2019",
+        licence="terms of the Kaggle competition: no commercial use, no redistribution",
+        access="https://www.kaggle.com/c/siim-acr-pneumothorax-segmentation",
+        official_size=12_047,
+        phantom="medbench.phantom.siim:write",
+        phantom_patients={"default": 1_500, "micro": 120},
+    )
+    yield DatasetSpec(
         name="covidx",
         target="medbench_tasks.datasets.covidx:Covidx",
         summary="COVIDx: normal, pneumonia, COVID-19 (version 9A), or COVID-19 or not (CXR-4)",
@@ -87,6 +98,17 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         phantom_patients={"default": 1_500, "micro": 100},
     )
     yield DatasetSpec(
+        name="object_cxr",
+        target="medbench_tasks.datasets.object_cxr:ObjectCxr",
+        summary="Object-CXR 2020: films with foreign objects in boxes, ellipses and polygons",
+        reference="JF Healthcare, object-CXR, MIDL 2020, https://jfhealthcare.github.io/object-CXR/",
+        licence="CC BY-NC 4.0 as its mirrors state it",
+        access="https://academictorrents.com/details/fdc91f11d7010f7259a05403fc9d00079a09f5d5",
+        official_size=9_000,
+        phantom="medbench.phantom.object_cxr:write",
+        phantom_patients={"default": 1_800, "micro": 126},
+    )
+    yield DatasetSpec(
         name="nih",
         target="medbench_tasks.datasets.nih:Nih",
         summary="NIH ChestX-ray14: fourteen labels read off reports, boxes for 880 films",
@@ -96,6 +118,29 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         official_size=112_120,
         phantom="medbench.phantom.nih:write",
         phantom_patients={"default": 1_500, "micro": 100},
+    )
+    yield DatasetSpec(
+        name="vindr",
+        target="medbench_tasks.datasets.vindr:VinDr",
+        summary="VinDr-CXR: films with boxes of 22 findings, three readers or a consensus of five",
+        reference="H. Q. Nguyen et al., VinDr-CXR, Scientific Data 2022, doi:10.1038/s41597-022-01498-w",
+        licence="PhysioNet Credentialed Health Data License 1.5.0",
+        access="https://physionet.org/content/vindr-cxr/1.0.0/",
+        credentialed=True,
+        official_size=18_000,
+        phantom="medbench.phantom.vindr:write",
+        phantom_patients={"default": 1_500, "micro": 120},
+    )
+    yield DatasetSpec(
+        name="tbx11k",
+        target="medbench_tasks.datasets.tbx11k:Tbx11k",
+        summary="TBX11K: healthy, sick and tuberculosis films, boxes around active and latent tuberculosis",
+        reference="Y. Liu et al., Rethinking Computer-Aided Tuberculosis Diagnosis, CVPR 2020",
+        licence="the authors' terms: research and education only",
+        access="https://mmcheng.net/tb/",
+        official_size=8_400,
+        phantom="medbench.phantom.tbx11k:write",
+        phantom_patients={"default": 1_600, "micro": 140},
     )
     yield DatasetSpec(
         name="table",

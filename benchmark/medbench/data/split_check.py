@@ -8,7 +8,7 @@ import numpy as np
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index
-from medbench.data.splits import PARTS, Split, ids_sha256
+from medbench.data.splits import PARTS, Split, SplitUnavailable, ids_sha256
 from medbench.errors import DataError
 from medbench.files import write_atomic
 
@@ -48,6 +48,8 @@ def _check(dataset: Dataset, index: Index, name: str) -> SplitCheck:
     spec = dataset.splits[name]
     try:
         split = dataset.split(index, name)
+    except SplitUnavailable as error:  # nothing is wrong with the folder
+        return SplitCheck(name, f"{spec.source} (not here: {error})", {}, {}, "", "n/a", spec.leak, "")
     except DataError as error:
         return SplitCheck(name, spec.source, {}, {}, "", "n/a", spec.leak, str(error))
     everyone = index.table["patient"].to_numpy()

@@ -20,6 +20,10 @@ PARTS = ("train", "val", "test")
 Rows = npt.NDArray[np.int64]
 
 
+class SplitUnavailable(DataError):
+    """This layout of the dataset does not hold what the split is made of; another one does. The message says what."""
+
+
 @dataclass(frozen=True)
 class SplitSpec:
     """What is known of a split of the whole official release.
@@ -170,6 +174,15 @@ def rows_of(index: Index, patients: Iterable[str]) -> Rows:
     """Sorted positions of the samples of these patients."""
     return np.flatnonzero(index.table["patient"].isin(pd.Series(list(patients), dtype=object))).astype(
         np.int64
+    )
+
+
+def split_of(index: Index, name: str, train: Iterable[str], val: Iterable[str], test: Iterable[str]) -> Split:
+    """The split whose parts are these samples; ids that the index does not have are left out."""
+    samples = index.table["sample"]
+    return Split(
+        name,
+        *(np.flatnonzero(samples.isin(set(part))).astype(np.int64) for part in (train, val, test)),
     )
 
 
