@@ -39,6 +39,7 @@ ADDENDUM = f"""                                 FINAL ADDENDUM
         (" impression:\n Normal.", {"impression": "Normal."}),
         (" IMPRESSION:Normal.", {"impression": "Normal."}),
         (" IMPRESSION\n\n Normal.", {"impression": "Normal."}),
+        (" HISTORY: Cough.\n \n Impression\n Normal.", {"history": "Cough.", "impression": "Normal."}),
         (" Impression - Normal.", {"impression": "Normal."}),
         ("AP CHEST. FINDINGS: Clear. IMPRESSION: Normal.", {"findings": "Clear.", "impression": "Normal."}),
         ("Chest film. Impression: Normal.", {"impression": "Normal."}),
@@ -56,6 +57,7 @@ ADDENDUM = f"""                                 FINAL ADDENDUM
         # These are no headers.
         (" FINDINGS: Seen at 10:30 AM: no change in the impression: normal.", None),
         (" FINDINGS: Findings are stable - no effusion.", None),
+        (" FINDINGS: Compare with earlier\n findings\n - none. Seen on this\n study - twice.", None),
     ],
 )
 def test_headers(text: str, expected: dict[str, str] | None) -> None:
@@ -97,9 +99,10 @@ def test_what_only_a_wet_read_or_an_addendum_says_counts_where_there_is_nothing_
             "Clear lungs.\n\nNo change.",
         ),
         (" HISTORY: Cough.\n\n COMPARISON: ___.\n \n Clear lungs.\n", "Clear lungs."),
+        (" COMPARISON: None.\n\n Clear.\n\n Small.\n", "Clear.\n\nSmall."),
         (
-            " HISTORY: Cough.\n\n CHEST, TWO VIEWS: PA and\n lateral.\n\n Clear.\n\n Small.",
-            "Clear.\n\nSmall.",
+            " HISTORY: Cough.\n\n PA AND LATERAL CHEST: Clear.\n\n Small.",
+            "Clear.\n\n Small.",
         ),
     ],
 )

@@ -107,6 +107,7 @@ def test_the_index(layout: Callable[..., MimicCxr], packed: bool, version: str) 
         "not frontal (ViewPosition is neither PA nor AP)": 2,
         "report with fewer words than are needed": 1,
     }
+    assert dataset.notes()[1] == "not used: 1 x report with fewer words than are needed"
     assert index.subset == "4 of 377,110"
     assert all(boxes is None for boxes in table["boxes"])
 

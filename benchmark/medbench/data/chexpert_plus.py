@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from medbench.data.reports import CLEANINGS, Reason, Text
+from medbench.data.reports import Reason, Text, cleaning_of
 from medbench.data.verify import read_table, require_columns
 from medbench.specs import DatasetSpec
 
@@ -56,13 +56,13 @@ def read_reports(
         number of films with such a report, by reason.
 
     Raises:
-        DataError: the table can not be read, or a column is missing.
+        DataError: the table can not be read, a column is missing, or there is no cleaning of that name.
     """
     found = list(read_table(spec, root, path, nrows=0).columns)
     require_columns(spec, root, path, found, _NEEDED)
     columns = [name for name in (*SECTIONS, "report") if name in found]
     rows = read_table(spec, root, path, usecols=["path_to_image", *columns], dtype=str, keep_default_na=False)
-    way = CLEANINGS[cleaning]
+    way = cleaning_of(spec.name, {"cleaning": cleaning})
     films = rows["path_to_image"].str.strip().str.extract(r"((?:train|valid|test)/.*)$")[0]
     read: dict[tuple[str, ...], Text] = {}  # the films of a study share a report
     texts: dict[str, str] = {}

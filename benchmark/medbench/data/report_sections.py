@@ -41,14 +41,16 @@ _KNOWN = "|".join(
     re.escape(name).replace(r"\ ", "[ \t]+") for name in sorted(_CANONICAL, key=lambda n: (-len(n), n))
 )
 _HEADER = re.compile(
-    # A known header at the beginning of a line in any case, its colon or dash there ...
-    rf"^[ \t]*(?P<line>(?i:{_KNOWN}))[ \t]*(?::|[-\u2013\u2014](?=\s))"
-    # ... or alone on its line without one.
-    rf"|^[ \t]*(?P<alone>(?i:{_KNOWN}))[ \t]*[.]?[ \t]*$"
+    # A known header at the beginning of a line: with a colon in any case, with a dash if it has a capital ...
+    rf"^[ \t]*(?P<line>(?i:{_KNOWN}))[ \t]*:"
+    rf"|^[ \t]*(?P<dash>(?=[A-Z])(?i:{_KNOWN}))[ \t]*[-\u2013\u2014](?=\s)"
+    # ... or alone on its line: in capitals, or with one below a blank line (else it is the end of a wrapped sentence).
+    rf"|^[ \t]*(?P<alone>{_KNOWN.upper()})[ \t]*$"
+    rf"|(?:\A|(?<=\n\n))[ \t]*(?P<title>(?=[A-Z])(?i:{_KNOWN}))[ \t]*$"
     # Any other header in capitals at the beginning of a line; a colon of 10:30 or 1:2 is none.
     r"|^[ \t]*(?P<other>[A-Z][A-Z ()/,&#-]*?)[ \t]*:(?=\s|$)"
     # A known header inside a line: in capitals, or with a capital where a sentence has ended.
-    rf"|(?<=[\s.;:)_])(?-i:(?P<inside>{_KNOWN.upper()}))[ \t]*:"
+    rf"|(?<=[\s.;:)_])(?P<inside>{_KNOWN.upper()})[ \t]*:"
     rf"|(?<=[.;)_][ \t])(?P<after>(?=[A-Z])(?i:{_KNOWN}))[ \t]*:",
     re.MULTILINE,
 )
@@ -62,6 +64,8 @@ _BANNER = re.compile(
 )
 """Lines that say what the text below them is; a line of underscores ends a wet read."""
 
+_BLANK = re.compile(r"(?<=\n)[ \t]+\n")
+"""Spaces on an empty line."""
 _PARAGRAPH = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
 
 
@@ -76,10 +80,11 @@ def report_sections(text: str) -> dict[str, str]:
         one that holds both findings and impression is `findings`. Of a section that occurs more than once the last
         one counts. `wet read` and `addendum` are all that stands below these words; the sections inside them count
         only where the final report has nothing to read. If neither `findings` nor `impression` is there,
-        `last paragraph` is what follows the first paragraph of the last section, or, in a report without any header,
-        all of it.
+        `last paragraph` is what follows the first paragraph of the last section (all of that under a header of no known
+        kind), or, in a report without any header, the whole.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\xa0", " ")
+    text = _BLANK.sub("\n", text)
     final, apart = _parts(text)
     found = _cut(final)
     for body in apart.values():
@@ -93,13 +98,15 @@ def _cut(text: str) -> dict[str, str]:
     headers = list(_HEADER.finditer(text))
     found: dict[str, str] = {}
     ends = [header.start() for header in headers[1:]] + [len(text)]
-    last = ""
+    last, named = "", True
     for header, end in zip(headers, ends, strict=False):
         name = " ".join(next(group for group in header.groups() if group).lower().split())
         if body := text[header.end() : end].strip():
             found[_CANONICAL.get(name, name)] = last = body
+            named = name in _CANONICAL
     if not found.keys() & {"findings", "impression"}:
-        body = _after_first_paragraph(last) if headers else _without_titles(text.strip())
+        # Below a header that says what was done ("PA AND LATERAL CHEST:") stands what was seen.
+        body = (_after_first_paragraph(last) if named else last) if headers else _without_titles(text.strip())
         if body:
             found[LAST_PARAGRAPH] = body
     return found

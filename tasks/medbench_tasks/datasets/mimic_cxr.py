@@ -22,7 +22,7 @@ import pandas as pd
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.many_files import MISSING, file_sizes, texts_below, texts_in_zip
-from medbench.data.reports import CLEANINGS, Reason, Text
+from medbench.data.reports import Reason, Text, cleaning_of
 from medbench.data.splits import Split, SplitSpec
 from medbench.data.verify import (
     file_problem,
@@ -53,8 +53,7 @@ class MimicCxr(Dataset):
     Options:
         cleaning: how reports are read, a name of `medbench.data.reports.CLEANINGS`; `mgca` if nothing is said.
 
-    Attributes:
-        dropped: after `index`, how many rows of the metadata table are no pairs, by reason.
+    `dropped` counts how many rows of the metadata table are no pairs, by reason.
     """
 
     splits: ClassVar[Mapping[str, SplitSpec]] = {
@@ -64,16 +63,10 @@ class MimicCxr(Dataset):
             leak="the test part is inside the validation part: choose nothing on it that is then scored on test",
         )
     }
-    dropped: dict[str, int]
 
     def __init__(self, spec: DatasetSpec, root: Path, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(spec, root, options)
-        name = self.options.get("cleaning", next(iter(CLEANINGS)))
-        if name not in CLEANINGS:
-            raise DataError(
-                f"{spec.name}: no cleaning of reports {name!r}; there are {', '.join(CLEANINGS)}."
-            )
-        self.cleaning = CLEANINGS[name]
+        self.cleaning = cleaning_of(spec.name, self.options)
 
     def index(self, *, exclude_broken: bool = False) -> Index:
         """Read the tables and the reports; see `Dataset.index`. No image is opened.

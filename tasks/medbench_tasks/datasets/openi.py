@@ -25,7 +25,7 @@ import numpy as np
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.many_files import MISSING, file_sizes
-from medbench.data.reports import CLEANINGS
+from medbench.data.reports import cleaning_of
 from medbench.data.splits import Split, SplitSpec, hashed_three_way
 from medbench.data.verify import (
     file_problem,
@@ -93,8 +93,7 @@ class OpenI(Dataset):
     Options:
         cleaning: how reports are read, a name of `medbench.data.reports.CLEANINGS`; `mgca` if nothing is said.
 
-    Attributes:
-        dropped: after `index`, how many reports give no pair, by reason.
+    `dropped` counts how many reports give no pair, by reason.
     """
 
     splits: ClassVar[Mapping[str, SplitSpec]] = {
@@ -103,7 +102,6 @@ class OpenI(Dataset):
             " 2020), whose own lists are no procedure's: read them with --split lists:FOLDER"
         )
     }
-    dropped: dict[str, int]
 
     def index(self, *, exclude_broken: bool = False) -> Index:
         """Read the reports and list the films; see `Dataset.index`. No image is opened.
@@ -112,7 +110,7 @@ class OpenI(Dataset):
         """
         problems: list[Problem] = []
         reports = self._xml(problems) if (self.root / REPORTS).is_dir() else self._kaggle()
-        cleaning = CLEANINGS[self.options.get("cleaning", next(iter(CLEANINGS)))]
+        cleaning = cleaning_of(self.spec.name, self.options)
         read = [cleaning.of_sections(report.sections) for report in reports]
         reasons = Counter(text.reason.value for text in read if text.reason is not None)
         reasons[NO_FILM] = sum(not report.films for report in reports)

@@ -22,7 +22,7 @@ import pandas as pd
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.many_files import MISSING, file_sizes
-from medbench.data.reports import CLEANINGS
+from medbench.data.reports import cleaning_of
 from medbench.data.splits import Split, SplitSpec, hashed_share, hashed_three_way
 from medbench.data.verify import (
     file_problem,
@@ -81,8 +81,7 @@ class PadChest(Dataset):
     Options:
         cleaning: how reports are read, a name of `medbench.data.reports.CLEANINGS`; `mgca` if nothing is said.
 
-    Attributes:
-        dropped: after `index`, how many films have a report that gives no text, by reason.
+    `dropped` counts how many films have a report that gives no text, by reason.
     """
 
     splits: ClassVar[Mapping[str, SplitSpec]] = {
@@ -94,7 +93,6 @@ class PadChest(Dataset):
             " Engineering 2022, test CheXzero); of the patients without any, 90 % train and 10 % validate, by hash"
         ),
     }
-    dropped: dict[str, int]
 
     def index(self, *, exclude_broken: bool = False) -> Index:
         """Read the table and look at the files; see `Dataset.index`. No image is opened.
@@ -172,7 +170,7 @@ class PadChest(Dataset):
 
     def _texts(self, reports: pd.Series) -> list[str]:
         """The text of each report; each that occurs is read once."""
-        cleaning = CLEANINGS[self.options.get("cleaning", next(iter(CLEANINGS)))]
+        cleaning = cleaning_of(self.spec.name, self.options)
         read = {report: cleaning.of_text(_plain(report)) for report in reports.unique()}
         reasons = reports.map({report: text.reason for report, text in read.items() if text.reason})
         self.dropped = {str(reason): int(count) for reason, count in Counter(reasons.dropna()).items()}
