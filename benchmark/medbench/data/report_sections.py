@@ -40,18 +40,20 @@ _CANONICAL = {other: name for name, others in _NAMES.items() for other in (name,
 _KNOWN = "|".join(
     re.escape(name).replace(r"\ ", "[ \t]+") for name in sorted(_CANONICAL, key=lambda n: (-len(n), n))
 )
+# The lookaheads say nothing new; they spare most places the list of names, and the groups most places the lookaheads.
 _HEADER = re.compile(
+    r"^[ \t]*(?:"
     # A known header at the beginning of a line: with a colon in any case, with a dash if it has a capital ...
-    rf"^[ \t]*(?P<line>(?i:{_KNOWN}))[ \t]*:"
-    rf"|^[ \t]*(?P<dash>(?=[A-Z])(?i:{_KNOWN}))[ \t]*[-\u2013\u2014](?=\s)"
+    rf"(?=[A-Za-z/& \t]+:)(?P<line>(?i:{_KNOWN}))[ \t]*:"
+    rf"|(?=[A-Z][A-Za-z/& \t]+[-\u2013\u2014])(?P<dash>(?i:{_KNOWN}))[ \t]*[-\u2013\u2014](?=\s)"
     # ... or alone on its line: in capitals, or with one below a blank line (else it is the end of a wrapped sentence).
-    rf"|^[ \t]*(?P<alone>{_KNOWN.upper()})[ \t]*$"
-    rf"|(?:\A|(?<=\n\n))[ \t]*(?P<title>(?=[A-Z])(?i:{_KNOWN}))[ \t]*$"
+    rf"|(?=[A-Z/& \t]+$)(?P<alone>{_KNOWN.upper()})[ \t]*$"
     # Any other header in capitals at the beginning of a line; a colon of 10:30 or 1:2 is none.
-    r"|^[ \t]*(?P<other>[A-Z][A-Z ()/,&#-]*?)[ \t]*:(?=\s|$)"
+    r"|(?P<other>[A-Z][A-Z ()/,&#-]*?)[ \t]*:(?=\s|$))"
+    rf"|(?:\A|(?<=\n\n))[ \t]*(?=[A-Z][A-Za-z/& \t]+$)(?P<title>(?i:{_KNOWN}))[ \t]*$"
     # A known header inside a line: in capitals, or with a capital where a sentence has ended.
-    rf"|(?<=[\s.;:)_])(?P<inside>{_KNOWN.upper()})[ \t]*:"
-    rf"|(?<=[.;)_][ \t])(?P<after>(?=[A-Z])(?i:{_KNOWN}))[ \t]*:",
+    r"|(?<=[\s.;:)_])(?=[A-Z][A-Za-z/& \t]+:)"
+    rf"(?:(?P<inside>{_KNOWN.upper()})|(?<=[.;)_][ \t])(?P<after>(?i:{_KNOWN})))[ \t]*:",
     re.MULTILINE,
 )
 
