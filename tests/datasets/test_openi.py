@@ -1,6 +1,5 @@
 """The Indiana University collection: XML and PNG, the mirror's tables, the phantom, all real reports, real films."""
 
-import importlib.util
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -173,11 +172,8 @@ def test_the_declared_phantom_is_the_writers(size: str) -> None:
 # The real collection
 
 
-def test_all_real_reports(tmp_path: Path) -> None:
-    found = importlib.util.find_spec("torchxrayvision")
-    if found is None or not found.submodule_search_locations:
-        pytest.skip("torchxrayvision is not installed; it ships all reports")
-    with tarfile.open(Path(found.submodule_search_locations[0]) / "data" / "NLMCXR_reports.tgz") as files:
+def test_all_real_reports(label_files: Path, tmp_path: Path) -> None:
+    with tarfile.open(label_files / "NLMCXR_reports.tgz") as files:
         files.extractall(tmp_path, filter="data")
     dataset = OpenI(SPEC, tmp_path)
     reports = dataset._xml([])

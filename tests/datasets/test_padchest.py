@@ -1,7 +1,6 @@
 """PadChest: the layout and its variants, labels by name, Spanish reports, the phantom, the full table."""
 
 import gzip
-import importlib.util
 import os
 import re
 import shutil
@@ -160,11 +159,8 @@ def test_the_declared_phantom_is_the_writers(size: str) -> None:
     assert SPEC.phantom_patients[size] == phantom.SIZES[size]
 
 
-def test_the_real_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec("torchxrayvision")
-    if found is None or not found.submodule_search_locations:
-        pytest.skip("torchxrayvision is not installed; it ships the table")
-    source = Path(found.submodule_search_locations[0]) / "data" / f"{TABLE}.gz"
+def test_the_real_table(label_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = label_files / f"{TABLE}.gz"
     os.symlink(source, tmp_path / f"{TABLE}.gz")
     module = "medbench_tasks.datasets.padchest.file_sizes"
     monkeypatch.setattr(module, lambda root, names: np.ones(len(names), np.int64))
