@@ -57,6 +57,7 @@ ADDENDUM = f"""                                 FINAL ADDENDUM
         # These are no headers.
         (" FINDINGS: Seen at 10:30 AM: no change in the impression: normal.", None),
         (" FINDINGS: Findings are stable - no effusion.", None),
+        (" FINDINGS: See the\n addendum to the\n final report of today. Clear.", None),
         (" FINDINGS: Compare with earlier\n findings\n - none. Seen on this\n study - twice.", None),
     ],
 )
@@ -72,6 +73,13 @@ def test_a_wet_read_is_no_report() -> None:
         "examination": "CHEST (PORTABLE AP)",
         "impression": "Moderate edema at 10:30 AM.",
     }
+
+
+def test_banners_may_be_in_lower_case() -> None:
+    found = report_sections(
+        f" Wet read: Edema.\n {RULE}\n Final Report\n Findings: Clear.\n\n Addendum: Called.\n"
+    )
+    assert found == {"wet read": "Edema.", "findings": "Clear.", "addendum": "Called."}
 
 
 def test_an_addendum_is_told_from_the_report() -> None:

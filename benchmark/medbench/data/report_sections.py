@@ -58,11 +58,13 @@ _HEADER = re.compile(
 )
 
 _BANNER = re.compile(
-    r"^[ \t]*(?:(?P<final>FINAL[ \t]+REPORT)\b[ \t]*:?"
-    r"|(?P<addendum>(?:FINAL[ \t]+)?ADDENDUM(?:[ \t]+#?\d+)?)\b[ \t]*:?"
-    r"|(?P<wet>WET[ \t]+READ(?:[ \t]+VERSION)?(?:[ \t]*#?\d+)?|PRELIMINARY[ \t]+(?:REPORT|READ))\b[ \t]*:?"
+    # In capitals, or with a colon: a wrapped line may begin with "addendum", too.
+    r"^[ \t]*(?:(?P<final>FINAL[ \t]+REPORT\b[ \t]*:?|(?i:FINAL[ \t]+REPORT)[ \t]*(?::|$))"
+    r"|(?P<addendum>(?:FINAL[ \t]+)?ADDENDUM(?:[ \t]+#?\d+)?\b[ \t]*:?|(?i:(?:FINAL[ \t]+)?ADDENDUM)[ \t]*:)"
+    r"|(?P<wet>WET[ \t]+READ(?:[ \t]+VERSION)?(?:[ \t]*#?\d+)?\b[ \t]*:?|(?i:WET[ \t]+READ)[ \t]*:"
+    r"|PRELIMINARY[ \t]+(?:REPORT|READ)\b[ \t]*:?)"
     r"|(?P<rule>_{10,})[ \t]*$)",
-    re.MULTILINE | re.IGNORECASE,
+    re.MULTILINE,
 )
 """Lines that say what the text below them is; a line of underscores ends a wet read."""
 
