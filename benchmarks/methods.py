@@ -55,7 +55,7 @@ def main() -> int:
         ]
         grid.estimate(parts)
         failed = grid.run(parts)
-    text = table(tables.read(options.results, options.recipe), list(catalogue.methods))
+    text = table(tables.read(options.results, options.recipe))
     if not text:
         grid.say(f"{options.results} holds no record of recipe {options.recipe} on phantoms")
         return 1
@@ -78,21 +78,15 @@ def served(catalogue: Catalogue, method: str, tasks: Sequence[str]) -> tuple[str
     return tuple(task for task in tasks if catalogue.lookup_task(task).needs <= provides)
 
 
-def table(records: Sequence[Record], order: Sequence[str] = ()) -> str:
-    """One row an encoder; "" without records.
-
-    Args:
-        records: as `tables.read` gives them.
-        order: names of methods, in the order of the rows; others follow by name.
-    """
+def table(records: Sequence[Record]) -> str:
+    """One row an encoder, by name; "" without records. `records` are as `tables.read` gives them."""
     if not records:
         return ""
     encoders: dict[str, list[Record]] = {}
     for record in records:
         encoders.setdefault(row_key(record.identity), []).append(record)
     names = {key: own[0].identity.method for key, own in encoders.items()}
-    place = {name: number for number, name in enumerate(order)}
-    keys = sorted(encoders, key=lambda key: (place.get(names[key], len(place)), names[key], key))
+    keys = sorted(encoders, key=lambda key: (names[key], key))
     first = TASKS.split(",")
     tasks = sorted(
         {record.identity.task for record in records},

@@ -75,7 +75,10 @@ class ReferenceMGCA(nn.Module):
             )
         config = BertConfig(vocab_size=len(vocabulary), num_hidden_layers=6, pad_token_id=0)
         config._attn_implementation = "eager"
-        self.text_encoder_q = _Encoder(BertModel(config, add_pooling_layer=False), 768, 768)
+        bert = BertModel(config, add_pooling_layer=False)
+        nn.init.zeros_(bert.embeddings.token_type_embeddings.weight)  # the released code's BERT has none
+        bert.embeddings.token_type_embeddings.weight.requires_grad_(False)
+        self.text_encoder_q = _Encoder(bert, 768, 768)
         self.prototype_layer = nn.Linear(128, 500, bias=False)
         self._attention = torch.empty(0)
 
@@ -107,9 +110,9 @@ class ReferenceMGCA(nn.Module):
         """The three terms, each with weight 1."""
         image, patches = self.encode_image(images)
         hidden, attention = self.encode_text(ids, mask)
-        words, seen = token_loop(hidden, attention, ids, self.vocabulary, TOKENS)
+        words, seen, counts = token_loop(hidden, attention, ids, self.vocabulary, TOKENS)
         words, seen = words[:, 1:], seen[:, 1:]  # (B, 111, C), (B, 111): without [CLS]
-        empty = seen == 0
+        empty = torch.arange(1, TOKENS) >= counts[:, None]  # (B, 111), True in padding
         v, patches = self.img_encoder_q.embed(image, patches)
         t, words = self.text_encoder_q.embed(hidden[:, 0], words)
 
@@ -133,8 +136,10 @@ class ReferenceMGCA(nn.Module):
 
 def token_loop(
     hidden: Tensor, attention: Tensor, ids: Tensor, vocabulary: Sequence[str], slots: int
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Word-pieces to words, token by token: [CLS], the words, [SEP], zeros up to `slots`.
+
+    A report whose [SEP] the loop does not reach, because attention ends before it, loses its last word.
 
     Args:
         hidden: (B, T, C).
@@ -144,9 +149,9 @@ def token_loop(
         slots: words that each report is padded to.
 
     Returns:
-        (B, slots, C) sums over the pieces of each word, (B, slots) sums of their attention.
+        (B, slots, C) sums over the pieces of each word, (B, slots) sums of their attention, (B,) words of each report.
     """
-    reports, weights = [], []
+    reports, weights, counts = [], [], []
     for states, row, values in zip(hidden, ids.tolist(), attention, strict=True):
         words: list[Tensor] = []
         sums: list[Tensor] = []
@@ -161,13 +166,14 @@ def token_loop(
             pieces.append(state)
             seen.append(value)
             if piece == "[SEP]":
+                words.append(state)
+                sums.append(value)
                 break
-        words.append(torch.stack(pieces).sum(0))
-        sums.append(torch.stack(seen).sum(0))
+        counts.append(len(words))
         missing = slots - len(words)
         reports.append(torch.cat([torch.stack(words), states.new_zeros(missing, states.shape[1])]))
         weights.append(torch.cat([torch.stack(sums), values.new_zeros(missing)]))
-    return torch.stack(reports), torch.stack(weights)
+    return torch.stack(reports), torch.stack(weights), torch.tensor(counts)
 
 
 def local_loss(

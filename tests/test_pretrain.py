@@ -28,7 +28,7 @@ from medbench.method import Method, PretrainConfig, Recipe, Setup
 from medbench.model import ImageFeatures, ImageTextBatch, Preprocessing, TextBatch, TextFeatures
 from medbench.pretrain import pretrain, top1_accuracy
 from medbench.progress import Progress
-from medbench.weights import finished, load, weights_key
+from medbench.weights import finished, load, read_info, weights_key
 
 SIDE, SIZE, WORDS = (
     12,
@@ -510,6 +510,24 @@ def test_corpus_smaller_than_a_batch_is_one_batch(tmp_path: Path) -> None:
     info = outcome(train(tmp_path, micro(batch_size=500)))
     assert info["batch_size"] == 16
     assert info["optimiser_steps"] == 4
+
+
+def test_the_last_epoch_is_kept_where_the_recipe_says_so(tmp_path: Path) -> None:
+    recipe = micro(epochs=12, lr=1.0, patience=None)
+    best = train(tmp_path / "best", recipe)
+    assert recipe.pretrain is not None
+    last = train(tmp_path / "last", replace(recipe, pretrain=replace(recipe.pretrain, keep="last")))
+    info = outcome(last)
+    assert (info["chosen_by"], info["best_epoch"]) == ("last epoch", 11)
+    assert info["history"] == outcome(best)["history"]  # trained alike, and the last was not the best
+    losses = [entry["validation"]["loss"] for entry in info["history"]]
+    assert losses[11] > min(losses)
+    kept, other = (load(folder, Toy, "toy").method.state_dict() for folder in (last, best))
+    assert any(not torch.equal(kept[name], other[name]) for name in kept)
+    assert read_info(last)[1]["pretrain"]["keep"] == "last"
+    assert (
+        "keep" not in read_info(best)[1]["pretrain"]
+    )  # made before there was a choice, they are found again
 
 
 def test_without_validation_the_last_epoch_counts(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ def load(
     method: str,
     checkpoint: str | Path | None = None,
     *,
-    recipe: str = "tiny",
+    recipe: str | None = None,
     reports: Sequence[str] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     device: str = "cpu",
     offline: bool = False,
     part: str | None = None,
@@ -28,10 +28,10 @@ def load(
     Args:
         method: a name of `medbench list methods`.
         checkpoint: a folder of finished weights, or a file that the method's authors released; None for fresh weights.
-        recipe: only for fresh weights: `tiny`, `paper` or `micro`.
+        recipe: only for fresh weights: `tiny` (None), `paper` or `micro`.
         reports: only for fresh weights: texts that a vocabulary is learnt from, where the text encoder starts from
             scratch; None for phantom reports.
-        seed: only for fresh weights.
+        seed: only for fresh weights; None for 0.
         device: `cpu`, `cuda` or `cuda:n`.
         offline: ask no hub for anything.
         part: only for a released file: `image` for the encoder alone, `all` for the whole model; None for all of it
@@ -41,7 +41,7 @@ def load(
             their own, so none may be given with them.
 
     Raises:
-        UsageError: an unknown name, recipe or field.
+        UsageError: an unknown name, recipe or field, or an argument that the checkpoint leaves no room for.
         WeightsError: the weights can not be read, or lack something.
     """
     from medbench.loading import load as load_method  # torch is imported here, and not by `import medbench`

@@ -401,7 +401,7 @@ def inspect_weights(options: o.InspectOptions) -> int:
         print_json(read_info(options.file)[1])
         return 0
     from medbench.checkpoints import read_checkpoint
-    from medbench.released import matching, prefixes
+    from medbench.inspection import matching, prefixes
 
     checkpoint = read_checkpoint(options.file)
     held, layouts = prefixes(checkpoint), matching(checkpoint, catalogue, options.prefix)

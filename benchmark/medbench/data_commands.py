@@ -8,7 +8,7 @@ import typer
 
 from medbench import options as o
 from medbench.commands import data_request, make_progress, print_json, read_plugins, verb
-from medbench.errors import DataError
+from medbench.errors import DataError, UsageError
 
 app = typer.Typer(help="Data: list, status, verify, splits, show, phantom.", no_args_is_help=True)
 
@@ -58,20 +58,35 @@ def data_status(options: o.StatusOptions) -> int:
 def data_verify(options: o.VerifyDataOptions) -> int:
     """Look for everything that is wrong with a dataset.
 
-    Its tables, files and boxes; with --full every image is decoded, too. Exit code 3 if anything is wrong.
+    Its tables, files, boxes and splits; with --full every image is decoded, too, and with --split lists of ids are
+    held against it. Exit code 3 if anything is wrong.
     """
     catalogue = read_plugins(options)
     request = replace(data_request(options, catalogue), quiet=options.quiet)
+    from medbench.data.lists import PREFIX, read_lists
     from medbench.data.sources import Sources
     from medbench.data.split_check import check_splits
     from medbench.data.verify import findings, verify
     from medbench.describe import table
 
+    if options.split is not None and not options.split.startswith(PREFIX):
+        raise UsageError(
+            f"--split {options.split}: expected {PREFIX}DIR. The splits that {options.name} has by name are checked "
+            "anyway; `medbench data splits` prints them."
+        )
     progress = make_progress(request)
     dataset = Sources(request, catalogue, progress).evaluation(catalogue.lookup_dataset(options.name).name)
     index, problems = verify(dataset, full=options.full, progress=progress)
     checks = check_splits(dataset, index)
     found = findings(index, problems, checks)
+    listed = None
+    if options.split is not None:
+        listed = read_lists(index, Path(options.split.removeprefix(PREFIX)).expanduser())
+        found += [
+            {"finding": f"--split {options.split}", "samples": "", "first": problem}
+            for problem in listed.problems
+            if problem not in listed.absent
+        ]
     about = f"{index.source.upper() if index.source == 'phantom' else index.source} data"
     about += f", a subset: {index.subset}" if index.subset else ""
     patients = index.table["patient"].nunique()
@@ -79,6 +94,8 @@ def data_verify(options: o.VerifyDataOptions) -> int:
         f"{index.dataset} in {index.root}: {about}; "
         f"{len(index):,} images of {patients:,} patients are in order"
     )
+    for absent in listed.absent if listed is not None else ():
+        typer.echo(f"not here: {absent}")
     if found:
         typer.echo(f"\n{table(found)}\n")
     if problems:

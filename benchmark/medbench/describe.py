@@ -1,12 +1,13 @@
 """What is known of a name, in words, for `medbench list` and `medbench info`. Only a recipe imports a target."""
 
 import ast
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
 
 from medbench.errors import UsageError
+from medbench.field_docs import field_docs
 from medbench.plugins import GROUP, KINDS, Catalogue, Kind
 from medbench.specs import DatasetSpec, LeaderboardSpec, MethodSpec, Spec, TaskSpec
 
@@ -86,7 +87,7 @@ def about(catalogue: Catalogue, kind: Kind, name: str) -> str:
         "file": place,
     }
     if owner.name == GROUP:
-        lines["page"] = f"docs/{kind}.md"
+        lines["page"] = f"docs/methods/{spec.name}.md" if kind == "methods" else f"docs/{kind}.md"
     text = "\n".join(f"{key + ':':<14}{value}" for key, value in lines.items())
     return f"{text}\n\n{doc}" if doc else text
 
@@ -134,7 +135,7 @@ def _source(target: str) -> tuple[str, str]:
 
 
 def recipe_fields(catalogue: Catalogue, kind: Kind, name: str, recipe: str) -> str:
-    """Every number of a method or task at a recipe, one a line; a method's are named as `--set` wants them.
+    """Every field of a method or task at a recipe, with what is known of it; a method's as `--set` names them.
 
     Raises:
         UsageError: there is no such recipe.
@@ -149,9 +150,15 @@ def recipe_fields(catalogue: Catalogue, kind: Kind, name: str, recipe: str) -> s
     else:
         raise UsageError(f"--recipe: a {kind[:-1]} has none.")
     lines = [
-        f"  {section}.{f.name} = {getattr(config, f.name)!r}"
+        f"  {section}.{name} = {getattr(config, name)!r}{_below(text)}"
         for section, config in configs.items()
         if config is not None
-        for f in fields(config)
+        for name, text in field_docs(type(config)).items()
     ]
     return "\n".join([f"recipe {recipe}:", *lines])
+
+
+def _below(text: str) -> str:
+    """Words below a field; nothing where there are none."""
+    indent = " " * 6
+    return textwrap.fill(text, 110, initial_indent=f"\n{indent}", subsequent_indent=indent) if text else ""

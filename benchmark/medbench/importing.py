@@ -25,7 +25,7 @@ from medbench.files import sha256_file
 from medbench.method import Method, Recipe, Setup
 from medbench.overrides import apply_overrides
 from medbench.records import sha256_json
-from medbench.released import NAMED, Coverage, Match, Release, State, compare, match, no_reshape, rest
+from medbench.released import NAMED, Coverage, Layout, Match, Release, State, compare, match, no_reshape, rest
 from medbench.seeding import derive_seed, seed_everything
 from medbench.weights import Weights, tensors_sha256
 
@@ -35,6 +35,16 @@ if TYPE_CHECKING:
 
 Part = Literal["image", "all"]
 """What of a released model is imported: its image encoder alone, or the whole model with its text half."""
+
+
+_IMAGE: Final = frozenset({"image.pooled", "image.local", "image.pyramid"})
+"""What an image encoder can give a task."""
+
+_WHOLE: Final = ("state_dict", "model", "")
+"""Where the tensors of a whole model are looked for first."""
+
+_PROBES: Final = [["no focal consolidation", "the heart is enlarged"], ["small left pleural effusion"]]
+"""Two texts that no trained text encoder takes for one."""
 
 
 @dataclass(frozen=True)
@@ -177,19 +187,10 @@ def import_released(
         config = apply_overrides(replace(plain, config=config), overrides or {}, spec.name).config
         assets = _assets(release, method_class, config, offline)
         build = partial(method_class.from_assets, config, assets)
-        with torch.device("meta"):
-            expected = {name: tensor.shape for name, tensor in build().state_dict().items()}
-        compared = compare(expected, converted, no_reshape)
-        state = compared.state
-        coverage = Coverage(
-            layout=f"{found.coverage.layout}, the whole model",
-            where=group,
-            unused={},
-            unexpected=dict(Counter(name.split(".")[0] for name in converted if name not in expected)),
-            **compared.report,
-        )
-        if not coverage.complete:
-            raise _not_covered(path, spec, Match(found.layout, coverage, {}), checkpoint)
+        whole = _whole(build, converted, found.layout, group)
+        if not whole.coverage.complete:
+            raise _not_covered(path, spec, whole, checkpoint)
+        state, coverage = whole.state, whole.coverage
     _check_finite(path, state)
     method = _filled(path, build, state, whole=part == "all")
     info: dict[str, Any] = {
@@ -217,9 +218,6 @@ def import_released(
         },
     }
     return Imported(method, info, coverage)
-
-
-_IMAGE: Final = frozenset({"image.pooled", "image.local", "image.pyramid"})
 
 
 def _best(
@@ -253,6 +251,21 @@ def _assets(release: Release, method: type[Method], config: Any, offline: bool) 
     return method.from_corpus(config, [], Setup(offline=offline)).assets()
 
 
+def _whole(build: Callable[[], Method], converted: State, layout: Layout, group: str) -> Match:
+    """The tensors of a whole model held against those that the method needs."""
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in build().state_dict().items()}
+    compared = compare(expected, converted, no_reshape)
+    coverage = Coverage(
+        layout=f"{layout.name}, the whole model",
+        where=group,
+        unused={},
+        unexpected=dict(Counter(name.split(".")[0] for name in converted if name not in expected)),
+        **compared.report,
+    )
+    return Match(layout, coverage, compared.state)
+
+
 def _converted(path: Path, checkpoint: Checkpoint, release: Release) -> tuple[str, State, Mapping[str, Any]]:
     """The whole model by the method's own converter: from which group, its tensors, and fields of the config."""
     module = import_module(release.whole)
@@ -263,10 +276,6 @@ def _converted(path: Path, checkpoint: Checkpoint, release: Release) -> tuple[st
         return group, module.convert(held), settings
     except WeightsError as error:
         raise WeightsError(f"{path}: {error} `--part image` asks for the image encoder alone.") from None
-
-
-_WHOLE: Final = ("state_dict", "model", "")
-"""Where the tensors of a whole model are looked for first."""
 
 
 def _not_covered(path: Path, spec: "MethodSpec", found: Match, checkpoint: Checkpoint) -> WeightsError:
@@ -290,9 +299,6 @@ def _check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
             f"{path}: {bad[0]}{f' and {len(bad) - 1} more tensors hold' if len(bad) > 1 else ' holds'} values that are"
             f" no numbers, expected finite weights. Download the file again, or ask for an earlier checkpoint."
         )
-
-
-_PROBES: Final = [["no focal consolidation", "the heart is enlarged"], ["small left pleural effusion"]]
 
 
 def _filled(path: Path, build: Callable[[], Method], state: Mapping[str, Tensor], whole: bool) -> Method:

@@ -188,9 +188,9 @@ def load(
     name: str,
     checkpoint: str | Path | None,
     *,
-    recipe: str,
+    recipe: str | None,
     reports: Sequence[str] | None,
-    seed: int,
+    seed: int | None,
     device: str,
     offline: bool,
     part: str | None,
@@ -207,6 +207,10 @@ def load(
     finished = path is not None and (path.is_dir() or path.name == weights.TENSORS)
     if (part, prefix) != (None, None) and (path is None or finished):
         raise UsageError("part and prefix are of files that the authors released; leave them out.")
+    given = {"recipe": recipe, "reports": reports, "seed": seed}
+    fresh = [name for name, value in given.items() if value is not None]
+    if path is not None and fresh:
+        raise UsageError(f"{', '.join(fresh)}: of fresh weights; {path} brings its own. Leave it out.")
     if part not in (None, "image", "all"):
         raise UsageError(f"part={part!r}: expected 'image' or 'all'.")
     if path is None:
@@ -215,6 +219,7 @@ def load(
                 f"{name} is not trained here, its encoder comes from a released checkpoint: expected"
                 f" checkpoint=FILE with the authors' file, or a folder of `medbench weights import`."
             )
+        recipe, seed = recipe or "tiny", seed or 0
         method_class: type[Method] = catalogue.load("methods", name)
         if recipe not in method_class.recipes:
             raise UsageError(f"{name} has no recipe {recipe!r}; it has {', '.join(method_class.recipes)}.")

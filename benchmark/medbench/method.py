@@ -25,7 +25,13 @@ def from_disk(*other: str) -> dict[str, Any]:
     return {FROM_DISK: other}
 
 
+ADDED_LATER: Final = {"added_later": True}
+"""Metadata of a config field that came after weights and records had been made: at its default it is left out of their
+keys, so that they are found again."""
+
 Schedule = Literal["cosine", "plateau", "restarts"]
+
+Keep = Literal["best", "last"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class PretrainConfig:
         weight_decay: of AdamW, on every parameter.
         clip_gradient: maximal gradient norm; None for no clipping.
         patience: epochs without a better validation loss before training stops; None to run them all.
+        keep: whose weights count, those of the epoch with the `best` validation loss or of the `last` epoch. Without
+            validation pairs it is the last in any case.
     """
 
     epochs: int
@@ -68,6 +76,7 @@ class PretrainConfig:
     weight_decay: float = 0.05
     clip_gradient: float | None = None
     patience: int | None = 5
+    keep: Keep = field(default="best", metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         """Refuse what can not be run.
@@ -75,15 +84,17 @@ class PretrainConfig:
         Raises:
             UsageError: it names the field, what was found and what is possible.
         """
-        counts = ("epochs", "batch_size", "accumulate", "patience", "restart_epochs", "restart_factor")
-        for name, least in (*((name, 1) for name in counts), ("plateau_patience", 0)):
+        counts = ("epochs", "accumulate", "patience", "restart_epochs", "restart_factor")
+        # Batch statistics and contrasts are over the pairs of a batch; of one pair there are none.
+        for name, least in (*((name, 1) for name in counts), ("plateau_patience", 0), ("batch_size", 2)):
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise UsageError(f"pretrain.{name} is {value}; expected at least {least}.")
-        if self.schedule not in get_args(Schedule):
-            raise UsageError(
-                f"pretrain.schedule is {self.schedule!r}; expected one of {', '.join(get_args(Schedule))}."
-            )
+        for name, known in (("schedule", get_args(Schedule)), ("keep", get_args(Keep))):
+            if getattr(self, name) not in known:
+                raise UsageError(
+                    f"pretrain.{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}."
+                )
         finite = math.isfinite  # a comparison with NaN is never true, but infinity passes one
         clip = self.clip_gradient
         betas: Sequence[float] = self.betas

@@ -72,6 +72,9 @@ class VerifyDataOptions(DataOptions):
 
     name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset.")]
     full: Annotated[bool, typer.Option("--full", help="Decode every image.")] = False
+    split: Annotated[
+        str | None, typer.Option("--split", metavar="lists:DIR", help="Check these lists of ids, too.")
+    ] = None
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
 
 

@@ -3,12 +3,10 @@
 A group holds one cell a label fraction, each with its record if it is done. The runner computes those without one.
 """
 
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +37,15 @@ from medbench.records import (
 from medbench.request import RunRequest
 from medbench.specs import MethodSpec, TaskSpec
 from medbench.task import Fit, Precision, Task, TaskData
-from medbench.weights import check_method, content_on_disk, finished, read_config, read_info, weights_key
+from medbench.weights import (
+    check_method,
+    config_json,
+    content_on_disk,
+    finished,
+    read_config,
+    read_info,
+    weights_key,
+)
 
 
 @dataclass
@@ -265,7 +271,7 @@ class Planner:
             )
         recipe = self.recipe(spec)
         if not spec.pretrains:
-            config = {**_json(recipe.config), **content_on_disk(recipe.config)}
+            config = {**config_json(recipe.config), **content_on_disk(recipe.config)}
             identity = WeightsIdentity(kind="untrained", key=sha256_json([spec.name, config, seed]))
             return Encoder(spec, owner, method, recipe, seed, identity, None, ready=True)
         opened = self.corpus()
@@ -385,9 +391,11 @@ class Planner:
             split_sha256=data.split.sha256(data.index),
             train_sha256=train.sha256,
             weights=encoder.identity,
-            method_config=_json(encoder.recipe.config),
-            pretrain_config=_json(encoder.recipe.pretrain) if encoder.identity.kind == "pretrained" else None,
-            task_config=_json(task.config),
+            method_config=config_json(encoder.recipe.config),
+            pretrain_config=config_json(encoder.recipe.pretrain)
+            if encoder.identity.kind == "pretrained"
+            else None,
+            task_config=config_json(task.config),
         )
         return Cell(fraction, identity.seed, identity, train, self.store.find(identity))
 
@@ -398,12 +406,6 @@ def describe(dataset: Dataset, index: Index) -> str:
     excluded = f", {len(index.excluded):,} excluded" if index.excluded else ""
     text = f"{index.dataset}: {index.source}, {len(index):,} films{subset}{excluded}, {dataset.root}"
     return "\n".join([text, *dataset.notes()])
-
-
-def _json(config: Any) -> dict[str, Any]:
-    """A config as JSON types (tuples become lists), so that it is the same before and after a file."""
-    content: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    return content
 
 
 def _source(index: Index, corpus: Corpus | None) -> RecordSource:

@@ -480,8 +480,9 @@ class _Run(pl.LightningModule):
         if self._validation:
             if state.best_loss is None or self._validation["loss"] < state.best_loss:
                 state.best_loss, state.best_epoch, state.waited = self._validation["loss"], epoch, 0
-                # a file of its own: until the checkpoint below is written, the one before needs the one before
-                save_tensors(self.method, self._best_file(epoch))
+                if self.config.keep == "best":
+                    # a file of its own: until the checkpoint below is written, the one before needs the one before
+                    save_tensors(self.method, self._best_file(epoch))
             else:
                 state.waited += 1
                 state.stopped = self.config.patience is not None and state.waited >= self.config.patience
@@ -530,16 +531,21 @@ class _Run(pl.LightningModule):
         return self.folder / f"best-{epoch:04d}.safetensors"
 
     def best_tensors(self) -> Path | None:
-        """The file of the best epoch; None where there was no validation, and the last epoch's weights count."""
-        return None if self.state.best_epoch is None else self._best_file(self.state.best_epoch)
+        """The file of the best epoch; None where the last epoch's weights count."""
+        kept = self._kept()
+        return None if kept is None else self._best_file(kept)
+
+    def _kept(self) -> int | None:
+        """The best epoch, if its weights are to be kept and there is one."""
+        return self.state.best_epoch if self.config.keep == "best" else None
 
     def outcome(self) -> dict[str, Any]:
         """The part of weights.json that training decides."""
         last = len(self.state.history) - 1
         return {
             "epochs": len(self.state.history),
-            "best_epoch": last if self.state.best_epoch is None else self.state.best_epoch,
-            "chosen_by": "last epoch" if self.state.best_epoch is None else "validation loss",
+            "best_epoch": last if self._kept() is None else self._kept(),
+            "chosen_by": "last epoch" if self._kept() is None else "validation loss",
             "stopped_early": self.state.stopped,
             "batch_size": self.training_batches.batch_size,
             "accumulate": self.training_batches.accumulate,
@@ -550,10 +556,13 @@ class _Run(pl.LightningModule):
 
     def summary(self) -> str:
         """One line for the log."""
+        epochs = len(self.state.history)
         if self.state.best_epoch is None:
-            return f"no validation pairs, weights of the last of {len(self.state.history)} epochs"
-        self._validation = self.state.history[self.state.best_epoch]["validation"]
-        return f"best of {len(self.state.history)} epochs is {self.state.best_epoch + 1}: {self._describe_validation()}"
+            return f"no validation pairs, weights of the last of {epochs} epochs"
+        kept = self._kept()
+        self._validation = self.state.history[-1 if kept is None else kept]["validation"]
+        which = f"last of {epochs} epochs" if kept is None else f"best of {epochs} epochs is {kept + 1}"
+        return f"{which}: {self._describe_validation()}"
 
 
 def top1_accuracy(films: Tensor, reports: Tensor, text_ids: Tensor) -> float:

@@ -27,7 +27,7 @@ from medbench.data.splits import Split
 from medbench.devices import Precision
 from medbench.errors import WeightsError
 from medbench.files import replacing, sha256_file, write_atomic
-from medbench.method import FROM_DISK, Method, Recipe, Setup
+from medbench.method import ADDED_LATER, FROM_DISK, Method, Recipe, Setup
 from medbench.seeding import derive_seed, seed_everything
 
 TENSORS: Final = "weights.safetensors"
@@ -61,9 +61,15 @@ class Weights:
 
 
 def config_json(config: Any) -> dict[str, Any]:
-    """A config (frozen dataclass, nested or not) as JSON types."""
+    """A config (frozen dataclass, nested or not) as JSON types, without `ADDED_LATER` fields at their default."""
     plain: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
-    return plain
+    return {
+        field.name: plain[field.name]
+        for field in fields(config)
+        if not (
+            ADDED_LATER.items() <= field.metadata.items() and getattr(config, field.name) == field.default
+        )
+    }
 
 
 def content_on_disk(config: Any) -> dict[str, str]:
@@ -292,7 +298,7 @@ def read_config(method_class: type[Method], data: Mapping[str, Any], folder: Pat
     (kind,) = kinds
     try:
         config = TypeAdapter(kind).validate_python(data)
-        unknown = sorted(set(data) - set(config_json(config)))
+        unknown = sorted(set(data) - {field.name for field in fields(config)})
         if unknown:
             raise ValueError(f"unknown fields {', '.join(unknown)}")
     except (ValidationError, ValueError) as error:

@@ -127,7 +127,7 @@ def medbench_methods() -> Iterable[MethodSpec]:
         ),
         _released(
             "medclip",
-            "released encoder: image-report contrast with soft targets from labels, ResNet-50",
+            "released encoder: image-report contrast with soft targets from labels, ResNet-50 or Swin-T",
             "Wang et al., MedCLIP, EMNLP 2022, arXiv 2210.10163",
         ),
         _released(
@@ -152,7 +152,7 @@ def medbench_methods() -> Iterable[MethodSpec]:
         ),
         _released(
             "cxr_clip",
-            "released encoder: several views and texts of a study contrasted, ResNet-50",
+            "released encoder: several views and texts of a study contrasted, ResNet-50 or Swin-T",
             "You et al., CXR-CLIP, MICCAI 2023, arXiv 2310.13292",
         ),
         _released(

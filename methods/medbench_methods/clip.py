@@ -62,6 +62,6 @@ class Clip(DualEncoderMethod):
         image = self.model.embed_image(self.model.encode_image(batch.images))  # (B, E)
         text = self.model.embed_text(self.model.encode_text(batch.text))  # (B, E)
         temperature = self.log_temperature.exp()
-        if self.config.learn_temperature:
+        if self.config.learn_temperature:  # at its bound it stays: there a clamp gives no gradient
             temperature = temperature.clamp_min(COLDEST)
         return {"ita": info_nce(image, text, temperature, gather=self.config.gather)}

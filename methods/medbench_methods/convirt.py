@@ -33,7 +33,7 @@ from medbench_methods.modules.ranges import expect
 from medbench_methods.modules.sentences import SentenceConfig, cut, draw_sentences, read_whole
 from medbench_methods.modules.text_encoder import TextEncoder, TextPooling
 from medbench_methods.modules.tokenizer import ReportTokenizer
-from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN_GLOBAL
+from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN_GLOBAL, WHOLE_REPORTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,12 @@ class Convirt(DualEncoderMethod):
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(
             ConvirtConfig(
-                **TINY, augment=False, text_hidden=128, text_frozen_layers=1, report_max_tokens=256
+                **TINY,
+                **WHOLE_REPORTS,
+                augment=False,
+                text_hidden=128,
+                text_frozen_layers=1,
+                report_max_tokens=256,
             ),
             TINY_PRETRAIN_GLOBAL,
         ),

@@ -13,7 +13,7 @@ The text is one sentence of the report, drawn anew in each step from torch's gen
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
@@ -36,7 +36,7 @@ from medbench_methods.modules.text_encoder import (
     rebuild_text,
 )
 from medbench_methods.modules.tokenizer import ReportTokenizer
-from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN
+from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN, WHOLE_REPORTS
 
 SCHEDULE = PretrainConfig(
     epochs=50,
@@ -206,9 +206,8 @@ class Gloria(Method):
 
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(
-            GloriaConfig(**_encoders(TINY), text_summed_layers=2, report_max_tokens=256),
-            # GLoRIA's own clipping and betas: without them its contrasts hardly leave chance within the seven epochs.
-            replace(TINY_PRETRAIN, betas=SCHEDULE.betas, clip_gradient=SCHEDULE.clip_gradient),
+            GloriaConfig(**_encoders(TINY), **WHOLE_REPORTS, text_summed_layers=2, report_max_tokens=256),
+            TINY_PRETRAIN,
         ),
         "paper": Recipe(GloriaConfig(), SCHEDULE),
         "micro": Recipe(

@@ -11,7 +11,7 @@ L = 1/B sum_i 2 (2 - 2 cos(v_i, t_i)) + 1/2 [ sum_i (G_ii - 1)^2 + w sum_{i != j
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
@@ -101,7 +101,7 @@ class Mflag(DualEncoderMethod):
     recipes: ClassVar[Mapping[str, Recipe]] = {
         "tiny": Recipe(
             MflagConfig(**TINY, augment=False, text_frozen_layers=TINY["text_layers"]),
-            TINY_PRETRAIN_GLOBAL,
+            replace(TINY_PRETRAIN_GLOBAL, keep="last"),
         ),
         # Released code and configuration. 512 a process, and four processes, as the code divides the steps by 4; the
         # moments are those of one process, so accumulating four batches is the same.
@@ -120,7 +120,8 @@ class Mflag(DualEncoderMethod):
                 betas=(0.9, 0.999),
                 weight_decay=0.05,
                 clip_gradient=None,  # there is none
-                patience=None,  # nor is there validation
+                patience=None,
+                keep="last",  # there is no validation
             ),
         ),
         "micro": Recipe(

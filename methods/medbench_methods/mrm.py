@@ -63,6 +63,9 @@ class MrmConfig(ImageConfig, TextConfig):
     text_encoder: str = "scratch"
     """The released code's BERT starts from random weights and a vocabulary of its corpus' word-pieces."""
 
+    text_layers: int = 6
+    """Transformer layers of the BERT (released code)."""
+
     text_width: int = 384
     """Width of the BERT (released code)."""
 
@@ -260,7 +263,8 @@ class Mrm(Method):
                 betas=(0.9, 0.95),
                 weight_decay=0.05,
                 clip_gradient=None,  # there is none
-                patience=None,  # nor is there validation
+                patience=None,
+                keep="last",  # there is no validation
             ),
         ),
         "micro": Recipe(

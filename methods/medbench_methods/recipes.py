@@ -43,6 +43,11 @@ batches of 32, an epoch ends where only the frequency of words is known and all 
 from which no method whose text side is frozen, or not normalised, gets away within its minutes. 0.09 is
 1 / sqrt(width)."""
 
+WHOLE_REPORTS: dict[str, Any] = {"full_report": True}
+"""For methods that draw one sentence of a report a step. In the few epochs of `tiny` a film would meet each of its
+sentences about once, and most of them are normal findings that half of the batch shares, so that little is learnt from
+the contrast. What it costs is in their pages."""
+
 MICRO_IMAGE: dict[str, Any] = {**TINY_IMAGE, "size": 64, "resize": 72}
 """Seconds; only tests use it."""
 

@@ -9,6 +9,7 @@ _RSNA = (
     "G. Shih et al., Augmenting the National Institutes of Health Chest Radiograph Dataset with Expert "
     "Annotations of Possible Pneumonia, Radiology: AI 2019, doi:10.1148/ryai.2019180041"
 )
+_CHEXPERT = "J. Irvin et al., CheXpert, AAAI 2019, arXiv 1901.07031"
 
 
 @hookimpl
@@ -28,6 +29,42 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         phantom_patients={"default": 1_500, "micro": 80},
     )
     yield DatasetSpec(
+        name="chexpert",
+        target="medbench_tasks.datasets.chexpert:Chexpert",
+        summary="CheXpert v1.0, original or small: the five labels of its competition",
+        reference=_CHEXPERT,
+        licence="Stanford University Dataset Research Use Agreement: research, no redistribution",
+        access="https://stanfordmlgroup.github.io/competitions/chexpert/",
+        credentialed=True,
+        official_size=223_648,
+        phantom="medbench.phantom.chexpert:write",
+        phantom_patients={"default": 1_500, "micro": 80},
+    )
+    yield DatasetSpec(
+        name="chexpert_5x200",
+        target="medbench_tasks.datasets.chexpert_5x200:Chexpert5x200",
+        summary="a thousand films of CheXpert, two hundred with each finding of the competition alone",
+        reference=f"S.-C. Huang et al., GLoRIA, ICCV 2021; data: {_CHEXPERT}",
+        licence="Stanford University Dataset Research Use Agreement: research, no redistribution",
+        access="https://stanfordmlgroup.github.io/competitions/chexpert/",
+        credentialed=True,
+        official_size=1_000,
+        phantom="medbench.phantom.chexpert_5x200:write",
+        phantom_patients={"default": 1_500, "micro": 150},
+    )
+    yield DatasetSpec(
+        name="mimic_5x200",
+        target="medbench_tasks.datasets.mimic_5x200:Mimic5x200",
+        summary="studies of MIMIC-CXR, two hundred with each finding of CheXpert's competition alone",
+        reference="S.-C. Huang et al., GLoRIA, ICCV 2021; data: A. Johnson et al., MIMIC-CXR, Scientific Data 2019",
+        licence="PhysioNet Credentialed Health Data License 1.5.0",
+        access="https://physionet.org/content/mimic-cxr-jpg/",
+        credentialed=True,
+        official_size=1_000,
+        phantom="medbench.phantom.mimic_5x200:write",
+        phantom_patients={"default": 1_500, "micro": 300},
+    )
+    yield DatasetSpec(
         name="rsna",
         target="medbench_tasks.datasets.rsna:Rsna",
         summary="RSNA Pneumonia Detection Challenge 2018: films with boxes around pneumonia opacities",
@@ -37,6 +74,28 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         official_size=26_684,
         phantom="medbench.phantom.rsna:write",
         phantom_patients={"default": 5_000, "micro": 150},
+    )
+    yield DatasetSpec(
+        name="covidx",
+        target="medbench_tasks.datasets.covidx:Covidx",
+        summary="COVIDx: normal, pneumonia, COVID-19 (version 9A), or COVID-19 or not (CXR-4)",
+        reference="L. Wang et al., COVID-Net, Scientific Reports 2020, arXiv 2003.09871; CXR-4: arXiv 2311.17677",
+        licence="those of its sources, some of them non-commercial",
+        access="https://www.kaggle.com/datasets/andyczhao/covidx-cxr2",
+        official_size=30_386,
+        phantom="medbench.phantom.covidx:write",
+        phantom_patients={"default": 1_500, "micro": 100},
+    )
+    yield DatasetSpec(
+        name="nih",
+        target="medbench_tasks.datasets.nih:Nih",
+        summary="NIH ChestX-ray14: fourteen labels read off reports, boxes for 880 films",
+        reference="X. Wang et al., ChestX-ray8, CVPR 2017, pp. 3462-3471, arXiv 1705.02315",
+        licence="no restriction on use; the NIH Clinical Center is to be named as the source",
+        access="https://nihcc.app.box.com/v/ChestXray-NIHCC",
+        official_size=112_120,
+        phantom="medbench.phantom.nih:write",
+        phantom_patients={"default": 1_500, "micro": 100},
     )
     yield DatasetSpec(
         name="openi",

@@ -83,7 +83,8 @@ def test_what_makes_a_split_worthless(tmp_path: Path) -> None:
         "train.txt: 1 of 3 ids are not in tests (first: x7)",
         "1 samples are in both train.txt and test.txt",
     )
-    assert read_lists(an_index(official=30), lists).fatal == 1  # a subset lacks some ids
+    subset = read_lists(an_index(official=30), lists)  # it lacks some ids
+    assert (subset.fatal, subset.absent) == (1, ("train.txt: 1 of 3 ids are not in tests (first: x7)",))
     with pytest.raises(DataError, match=r"none of the 1 ids of train.txt is in tests .*\(first: y\)"):
         read_lists(an_index(), write(tmp_path / "other", train=["y"]))
     with pytest.raises(

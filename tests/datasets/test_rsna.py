@@ -11,9 +11,12 @@ import pandas as pd
 import pytest
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from sklearn.model_selection import train_test_split
 
 from medbench.data.index import Index
+from medbench.data.lists import read_lists
 from medbench.data.prepared import BrokenImages, prepare
+from medbench.data.split_check import check_splits
 from medbench.data.splits import fraction_rows
 from medbench.data.verify import BrokenSamples, verify
 from medbench.errors import DataError
@@ -237,6 +240,62 @@ def test_the_real_label_list(test_data: Path, tmp_path: Path) -> None:
     assert len(split.train) + len(split.val) + len(split.test) == 26_539
     assert len(split.val) - len(split.test) in (0, 1)
     assert len(split.train) == 26_539 - round(26_539 * 10_674 / 26_684)
+
+
+def mgca_patients(labels: pd.DataFrame, held_out: int | float) -> dict[str, set[str]]:
+    """MGCA's procedure, written again: one row a patient, sorted by id; then two divisions by scikit-learn."""
+    rows = labels.groupby("patientId", sort=True)["Target"].max().reset_index()
+    train, rest = train_test_split(rows, test_size=held_out, random_state=0)
+    test, val = train_test_split(rest, test_size=0.5, random_state=0)
+    return {part: set(own["patientId"]) for part, own in (("train", train), ("val", val), ("test", test))}
+
+
+@pytest.fixture(scope="module")
+def full_release(label_files: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Rsna, Index]:
+    """All 26,684 patients, with a stand-in for every film."""
+    root = tmp_path_factory.mktemp("rsna")
+    pd.read_csv(label_files / "kaggle_stage_2_train_labels.csv.zip", dtype=str).to_csv(
+        root / "stage_2_train_labels.csv", index=False
+    )
+    folder = root / "stage_2_train_images"
+    folder.mkdir()
+    for patient in pd.read_csv(root / "stage_2_train_labels.csv")["patientId"].unique():
+        os.symlink(__file__, folder / f"{patient}.dcm")
+    dataset = Rsna(SPEC, root)
+    return dataset, dataset.index()
+
+
+def test_the_full_release_gives_mgcas_patients(full_release: tuple[Rsna, Index], label_files: Path) -> None:
+    dataset, index = full_release
+    assert (len(index), index.subset) == (26_684, None)
+    labels = pd.read_csv(label_files / "kaggle_stage_2_train_labels.csv.zip")
+    assert len(labels) == 30_227
+    assert sum(map(len, index.table["boxes"])) == labels["Target"].sum() == 9_555
+    assert index.table["label_pneumonia"].sum() == 6_012
+    for name, held_out in (("mgca_det", 2 * 5_337), ("mgca_cls", 2 * 0.15)):
+        split = dataset.split(index, name)
+        for part, patients in mgca_patients(labels, held_out).items():
+            assert set(index.table["patient"].to_numpy()[getattr(split, part)]) == patients
+    for check in check_splits(dataset, index):
+        assert (check.published, check.wrong) == ("yes", "")
+
+
+def test_benchx_has_the_same_sizes_and_other_patients(
+    full_release: tuple[Rsna, Index], test_data: Path
+) -> None:
+    folder = test_data / "split_lists" / "benchx" / "RSNA"
+    if not folder.is_dir():
+        pytest.skip("the real data hold no split lists")
+    dataset, index = full_release
+    theirs, ours = read_lists(index, folder), dataset.split(index, "mgca_cls")
+    assert theirs.problems == ()
+    shared = {}
+    for part in ("train", "val", "test"):
+        one, other = getattr(theirs.split, part), getattr(ours, part)
+        assert len(one) == len(other)
+        shared[part] = len(np.intersect1d(one, other))
+    assert shared == {"train": 13_081, "val": 595, "test": 617}
+    assert theirs.split.sha256(index) != dataset.splits["mgca_cls"].sha256
 
 
 def test_real_films(test_data: Path, tmp_path: Path) -> None:

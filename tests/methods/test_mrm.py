@@ -192,6 +192,7 @@ def test_the_paper_recipe_is_the_released_codes() -> None:
         weight_decay=0.05,
         clip_gradient=None,
         patience=None,
+        keep="last",
     )
 
 

@@ -34,11 +34,13 @@ class ListedSplit:
         split: rows of the samples that are in the index.
         problems: what is wrong with the lists, in words; a run stops at those in `fatal`.
         fatal: how many of the first problems make the split worthless.
+        absent: those of the problems that say only that the index is a subset: ids that it does not have.
     """
 
     split: Split
     problems: tuple[str, ...]
     fatal: int
+    absent: tuple[str, ...] = ()
 
 
 def read_lists(index: Index, folder: Path) -> ListedSplit:
@@ -60,6 +62,7 @@ def read_lists(index: Index, folder: Path) -> ListedSplit:
     patients = index.table["patient"].to_numpy()
     fatal: list[str] = []
     faults: list[str] = []
+    absent: list[str] = []
     rows: dict[str, Rows] = {}
     lists = {part: _ids(path) for part, path in paths.items() if path.is_file()}
     fractions = {
@@ -77,8 +80,11 @@ def read_lists(index: Index, folder: Path) -> ListedSplit:
         unknown = [one for one in dict.fromkeys(ids) if one not in known]
         if unknown:
             told = f"{name}: {len(unknown):,} of {len(set(ids)):,} ids are not in {index.dataset} (first: {unknown[0]})"
-            expected = index.subset is not None or index.excluded
-            (faults if expected else fatal).append(told)
+            if index.subset is not None or index.excluded:
+                faults.append(told)
+                absent.append(told)
+            else:
+                fatal.append(told)
     for part in PARTS:
         rows[part] = _rows(lists.get(part, []), known)
     if not len(rows["train"]):
@@ -107,7 +113,7 @@ def read_lists(index: Index, folder: Path) -> ListedSplit:
     digest = parts_sha256({part: samples[rows[part]] for part in PARTS})
     leak = "; ".join(fault for fault in faults if "patients" in fault)
     split = Split(f"{PREFIX}{folder.name}@{digest[:12]}", **rows, leak=leak, fractions=shares)
-    return ListedSplit(split, (*fatal, *faults), len(fatal))
+    return ListedSplit(split, (*fatal, *faults), len(fatal), tuple(absent))
 
 
 def _ids(path: Path) -> list[str]:

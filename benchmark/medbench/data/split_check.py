@@ -8,7 +8,7 @@ import numpy as np
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index
-from medbench.data.splits import PARTS, Split
+from medbench.data.splits import PARTS, Split, ids_sha256
 from medbench.errors import DataError
 from medbench.files import write_atomic
 
@@ -55,23 +55,27 @@ def _check(dataset: Dataset, index: Index, name: str) -> SplitCheck:
     patients = {part: set(everyone[own]) for part, own in rows.items()}
     digest = split.sha256(index)
     wrong = []
-    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        both = patients[one] & patients[other]
+    for one, two in (("train", "val"), ("train", "test"), ("val", "test")):
+        both = patients[one] & patients[two]
         if both and not spec.leak:
-            wrong.append(f"{len(both):,} patients are in both {one} and {other} (first: {min(both)})")
+            wrong.append(f"{len(both):,} patients are in both {one} and {two} (first: {min(both)})")
     sizes = tuple(len(own) for own in rows.values())
     whole = index.source == "real" and index.official_size is not None and index.subset is None
     published = "n/a"
     if whole and spec.sizes is not None:
-        same = sizes == spec.sizes and spec.sha256 in ("", digest)
-        published = ("yes" if spec.sha256 else "sizes") if same else "no"
+        samples = index.table["sample"].to_numpy()
+        hashes = [(digest, spec.sha256)] if spec.sha256 else []
+        hashes += [(ids_sha256(samples[rows[part]]), known) for part, known in spec.parts.items()]
+        other = [(found, known) for found, known in hashes if found != known]
+        same = sizes == spec.sizes and not other
+        published = ("yes" if hashes else "sizes") if same else "no"
         if not same:
             expected = " / ".join(f"{size:,}" for size in spec.sizes)
             found = " / ".join(f"{size:,}" for size in sizes)
             wrong.append(
                 f"found {found} samples, published are {expected}"
                 if sizes != spec.sizes
-                else f"the ids have the hash {digest[:12]}, published is {spec.sha256[:12]}"
+                else f"the ids have the hash {other[0][0][:12]}, published is {other[0][1][:12]}"
             )
     return SplitCheck(
         name,

@@ -29,12 +29,14 @@ class SplitSpec:
         sizes: samples for training, validation and test, where they are published; None where they are not.
         sha256: `Split.sha256` of the whole release; "" where nobody has worked it out yet.
         leak: why scores on it are too good or too hard to compare; "" for a split whose parts share no patient.
+        parts: `ids_sha256` of single parts, where not all of them are known.
     """
 
     source: str
     sizes: tuple[int, int, int] | None = None
     sha256: str = ""
     leak: str = ""
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

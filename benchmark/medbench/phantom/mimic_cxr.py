@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from PIL import Image
 
 from medbench.phantom.grammar import CHEXPERT, write_report
 from medbench.phantom.render import render
-from medbench.phantom.study import MIMIC_MIX, Patient, sample_patient, stream
+from medbench.phantom.study import MIMIC_MIX, Mix, Patient, Study, sample_patient, stream
 from medbench.phantom.writing import Parameters, Row, csv_text, write_file, write_gzip, write_layout
 
 LAYOUT = "mimic_cxr"
 SIZES: Mapping[str, int] = {"default": 1500, "micro": 80}
 """Number of patients by name of the size; the default gives about 2,500 films in `train`."""
+
+Labels = Callable[[Study, Mapping[str, float]], dict[str, float]]
 
 _QUALITY = 95
 """JPEG quality, as MIMIC-CXR-JPG states for its files."""
@@ -69,14 +72,7 @@ def write(
         DataError: If the folder holds another phantom or other files.
         ValueError: If a number is out of range.
     """
-    write_layout(
-        root,
-        Parameters(LAYOUT, patients, seed, size),
-        write_patient=_write_patient,
-        write_tables=_write_tables,
-        workers=workers,
-        advance=advance,
-    )
+    write_films(LAYOUT, MIMIC_MIX, split_of, _as_reported, root, patients, seed, size, workers, advance)
 
 
 def total(patients: int, seed: int = 0) -> int:
@@ -105,23 +101,72 @@ def split_of(number: int, seed: int = 0) -> str:
     return "validate" if lot < 0.04 else "test" if lot < 0.08 else "train"
 
 
-def _write_patient(root: Path, number: int, seed: int, size: int) -> list[Row]:
-    who = patient(number, seed)
+def write_films(
+    layout: str,
+    mix: Mix,
+    split: Callable[[int, int], str],
+    labels: Labels,
+    root: Path,
+    patients: int,
+    seed: int,
+    size: int,
+    workers: int,
+    advance: Callable[[int], None],
+) -> None:
+    """`write` for patients of another mix, which have a layout name of their own.
+
+    Args:
+        layout: their name.
+        mix: how often things are found in them.
+        split: (number, seed) -> official part of a patient; module-level, for it is pickled.
+        labels: (study, labels of its report) -> labels in the table; likewise.
+        root: as of `write`, like all that follow.
+        patients: see there.
+        seed: see there.
+        size: see there.
+        workers: see there.
+        advance: see there.
+    """
+    write_layout(
+        root,
+        Parameters(layout, patients, seed, size),
+        write_patient=partial(_write_patient, layout, mix, split, labels),
+        write_tables=_write_tables,
+        workers=workers,
+        advance=advance,
+    )
+
+
+def _as_reported(study: Study, found: Mapping[str, float]) -> dict[str, float]:
+    return dict(found)
+
+
+def _write_patient(
+    layout: str,
+    mix: Mix,
+    split: Callable[[int, int], str],
+    labels: Labels,
+    root: Path,
+    number: int,
+    seed: int,
+    size: int,
+) -> list[Row]:
+    who = sample_patient(layout, mix, number, seed)
     subject = subject_id(number)
     folder = Path(f"p{str(subject)[:2]}") / f"p{subject}"
-    clock = stream(LAYOUT, seed, number, _WORDS - 2)
+    clock = stream(layout, seed, number, _WORDS - 2)
     first = datetime.date(2110, 1, 1) + datetime.timedelta(days=int(clock.integers(0, 30_000)))
     rows: list[Row] = []
     for study in who.studies:
         ident = study_id(number, study.number)
-        report = write_report(who, study, stream(LAYOUT, seed, number, _WORDS + study.number))
+        report = write_report(who, study, stream(layout, seed, number, _WORDS + study.number))
         text = Path("mimic-cxr-reports/files") / folder / f"s{ident}.txt"
         write_file(root, text, report.text.encode())
         day = (first + datetime.timedelta(days=study.day)).strftime("%Y%m%d")
         hour, minute, second = (int(n) for n in clock.integers(0, (24, 60, 60)))
         films: list[Row] = []
         for index, film in enumerate(study.films):
-            digest = hashlib.sha256(f"{LAYOUT}/{seed}/{ident}/{index}".encode()).hexdigest()
+            digest = hashlib.sha256(f"{layout}/{seed}/{ident}/{index}".encode()).hexdigest()
             dicom_id = "-".join(digest[i : i + 8] for i in range(0, 40, 8))
             name = Path("files") / folder / f"s{ident}" / f"{dicom_id}.jpg"
             if not (root / name).exists():
@@ -135,11 +180,11 @@ def _write_patient(root: Path, number: int, seed: int, size: int) -> list[Row]:
                 "images": len(films),
                 "subject_id": subject,
                 "study_id": ident,
-                "split": split_of(number, seed),
+                "split": split(number, seed),
                 "date": day,
                 "time": f"{hour:02d}{minute:02d}{second:02d}.{int(clock.integers(1000)):03d}",
                 "films": films,
-                "labels": dict(report.labels),
+                "labels": labels(study, report.labels),
             }
         )
     return rows

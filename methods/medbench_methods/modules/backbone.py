@@ -1,4 +1,4 @@
-"""A net of timm for an image config: the only module of the encoders that imports timm, which takes seconds."""
+"""A net of timm for an image config. Imported where one is built: timm takes seconds."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -100,7 +100,9 @@ def _shape(config: ImageConfig, vit: bool) -> dict[str, Any]:
                 f"method.{field} is {getattr(config, field)} for backbone {config.backbone!r}; expected a ViT."
             )
     of_vits = {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
-    of_resnets = {"layers": config.layers, "channels": config.channels}
+    of_resnets: dict[str, Any] = {"layers": config.layers, "channels": config.channels}
+    if timm.models.is_model_in_modules(config.backbone, ["resnet"]):
+        of_resnets["zero_init_last"] = config.zero_init_last
     return {name: value for name, value in (of_vits if vit else of_resnets).items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""BERTs, small and new or pretrained: the only module here that imports transformers, which takes seconds."""
+"""BERTs, small and new or pretrained. Imported where one is built: transformers takes seconds."""
 
 import json
 import logging

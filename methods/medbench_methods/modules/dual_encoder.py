@@ -34,8 +34,9 @@ class DualEncoderConfig(ImageConfig, TextConfig):
     """Width of the hidden layer of the projection heads (MGCA's code)."""
 
     gather: bool = False
-    """Training in several processes: contrast with the pairs of all of them, with gradients through all. MGCA's
-    code takes the pairs of the same device only."""
+    """Where losses are computed in several processes (`medbench.load`, in a training loop of one's own): contrast with
+    the pairs of all of them, with gradients through all. MGCA's code takes the pairs of the same device only. `medbench
+    run` and `pretrain` train in one process, where it changes nothing."""
 
     def __post_init__(self) -> None:
         """Refuse what can not be built: see both halves."""

@@ -42,6 +42,11 @@ class ImageConfig:
     channels: tuple[int, int, int, int] | None = None
     """ResNets only: channels a stage, where the named net is too wide; None for its own."""
 
+    zero_init_last: bool = False
+    """ResNets from scratch only: begin with residual branches that give zero, as timm does if nothing is said. False
+    begins as torchvision does, whose ResNets the published random encoders are. With True an untrained net is no more
+    than its stem and its convolutions of width 1 between stages, and short pretraining learns less."""
+
     width: int | None = None
     """ViTs only: width of the tokens, where the named net is too wide; None for its own."""
 

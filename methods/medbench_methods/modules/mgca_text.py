@@ -19,7 +19,6 @@ from torch import Tensor
 
 from medbench.errors import UsageError
 from medbench.model import TextBatch, TextFeatures
-from medbench_methods.modules.attention import attention_kernel
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, Local
 from medbench_methods.modules.image_encoder import ImageEncoder
 from medbench_methods.modules.text_encoder import EncodedText, TextConfig, TextEncoder
@@ -27,9 +26,6 @@ from medbench_methods.modules.tokenizer import ReportTokenizer
 
 if TYPE_CHECKING:
     from transformers.models.bert.modeling_bert import BertModel
-
-MASKED = -10_000.0
-"""What is added to the attention scores of padding."""
 
 
 class MgcaTextEncoder(TextEncoder):
@@ -61,18 +57,11 @@ class MgcaTextEncoder(TextEncoder):
 
         Reports need not be padded to the longest there can be: padding changes no other token.
         """
-        bert = self.bert
-        added = torch.zeros_like(text.mask, dtype=torch.float32).masked_fill(~text.mask, MASKED)  # (B, T)
-        with attention_kernel(text.ids.device):
-            hidden = before = bert.embeddings(text.ids, position_ids=torch.zeros_like(text.ids))
-            for layer in bert.encoder.layer:
-                before = hidden
-                # A mask that is added has the type of what it is added to.
-                hidden = layer(hidden, added.to(_compute_type(hidden))[:, None, None, :])  # (B, T, D)
+        hidden, seen = self._transform(text.ids, text.mask)  # (B, T, D), (B, T)
         slot = self.slots_of(text)  # (B, T)
         slots = torch.arange(self.tokens - 1, device=slot.device)
         pieces = slot[:, None, :] == slots[None, :, None]  # (B, N, T), True where a piece belongs to the word
-        attention = F.pad(self._cls_attention(before, text.mask)[:, 1:], (0, 1))  # (B, T), of the next token
+        attention = F.pad(seen[:, 1:], (0, 1))  # (B, T), of the next token
         mask = pieces.any(2)
         return EncodedText(
             first=hidden[:, 0],
@@ -82,6 +71,10 @@ class MgcaTextEncoder(TextEncoder):
             sentence=(pieces * (text.sentence[:, None, :] + 1)).amax(2) - 1,
             attention=(pieces * attention[:, None, :]).sum(2),
         )
+
+    def _positions(self, ids: Tensor) -> Tensor:
+        """Position 0 for every token."""
+        return torch.zeros_like(ids)
 
     def slots_of(self, text: TextBatch) -> Tensor:
         """(B, T) int64: the word slot of each token, -1 for [CLS], padding and what the loop does not reach."""
@@ -112,9 +105,3 @@ class MgcaDualEncoder(DualEncoder):
     def embed_words(self, features: TextFeatures) -> Tensor:
         """(B, N, E) float32 unit vectors of all slots, also of those without a word."""
         return F.normalize(self.word_head(features.local), dim=-1)
-
-
-def _compute_type(tensor: Tensor) -> torch.dtype:
-    """The type that products are computed in: autocast's where it is on."""
-    kind = tensor.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype

@@ -168,12 +168,12 @@ class TextEncoder(nn.Module):
         packing = Packing(mask) if on_cpu and self.width >= PACKED_WIDTH and not mask.all() else None
         # Layer by layer and not through BertModel: it looks into the mask (a host sync) and, asked for more than
         # its last output, can not be compiled as one graph.
+        positions = self._positions(ids)
         if packing is None:
-            outputs = [self.bert.embeddings(ids)]
+            outputs = [self.bert.embeddings(ids, position_ids=positions)]
             for layer in self.bert.encoder.layer:
                 outputs.append(layer(outputs[-1], mask[:, None, None, :]))
         else:
-            positions = torch.arange(ids.shape[1]).expand_as(ids)
             outputs = [
                 self.bert.embeddings(packing.pack(ids)[None], position_ids=packing.pack(positions)[None])
             ]
@@ -183,6 +183,10 @@ class TextEncoder(nn.Module):
         # One layer is the usual case; GLoRIA sums the last four.
         hidden = outputs[-1] if self.summed == 1 else torch.stack(outputs[-self.summed :]).sum(0)  # (B, T, D)
         return hidden, self._cls_attention(outputs[-2], mask)
+
+    def _positions(self, ids: Tensor) -> Tensor:
+        """(B, T) int64: the position that each token is given."""
+        return torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
 
     @torch.no_grad()
     def _cls_attention(self, hidden: Tensor, mask: Tensor) -> Tensor:

@@ -110,11 +110,11 @@ class ReportTokenizer:
         """Token ids of this vocabulary, made elsewhere, as one sentence a text.
 
         Args:
-            ids: (B, T) whole numbers, [CLS] and [SEP] included.
-            mask: (B, T), 1 or True where there is a token.
+            ids: (B, T) whole numbers; a text begins with [CLS] and ends with [SEP].
+            mask: (B, T), 1 or True where there is a token; padding comes behind a text.
 
         Raises:
-            UsageError: they are of another shape, more than `max_tokens` a text, or not in this vocabulary.
+            UsageError: they are of another shape or form, more than `max_tokens` a text, or not in this vocabulary.
         """
         if ids.ndim != 2 or ids.shape != mask.shape:
             raise UsageError(
@@ -133,6 +133,17 @@ class ReportTokenizer:
             raise UsageError(
                 f"token id {int(ids[unknown][0])}, expected 0 to {len(self) - 1}: the vocabulary of this model. Make"
                 f" them with its own tokenizer, or give strings."
+            )
+        length = mask.sum(1)
+        if not torch.equal(mask, torch.arange(mask.shape[1]) < length[:, None]):
+            raise UsageError("the mask has tokens behind padding, expected all padding at the end of a text.")
+        last = ids.gather(1, (length - 1).clamp(min=0)[:, None])[:, 0]  # (B,)
+        framed = (length >= 2) & (ids[:, 0] == self._cls) & (last == self._sep)
+        if not framed.all():
+            row = int((~framed).nonzero()[0])
+            raise UsageError(
+                f"text {row} is {ids[row, mask[row]].tolist()[:8]}, expected [CLS] ({self._cls}) first and [SEP]"
+                f" ({self._sep}) last. Let the tokenizer add them."
             )
         special = (ids == self._cls) | (ids == self._sep) | (ids == self._pad) | ~mask
         pieces = [

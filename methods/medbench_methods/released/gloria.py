@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from medbench.errors import WeightsError
+from medbench_methods.released.lists import listed
 from medbench_methods.released.vocabulary import assets as assets
 
 UNUSED: Mapping[str, str] = {
@@ -31,8 +32,6 @@ _PLACES = {
     r"text_encoder\.model\.(?=(embeddings|encoder)\.)": "model.text_encoder.bert.",
 }
 """What stands before the authors' names, behind `gloria.`, and what before ours; the rest of a name is the same."""
-
-_NAMED = 5  # how many tensors an error names
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -60,13 +59,9 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             unknown.append(name)
     lacking = [part for part in _PLACES.values() if not any(name.startswith(part) for name in ours)]
     if unknown or lacking:
-        parts = [
-            f"{len(names)} {what}: {', '.join(names[:_NAMED])}{' and more' if len(names) > _NAMED else ''}"
-            for names, what in ((unknown, "tensors not known"), (lacking, "parts without a tensor"))
-            if names
-        ]
+        wrong = listed(((unknown, "tensors not known"), (lacking, "parts without a tensor")))
         raise WeightsError(
-            f"not a GLoRIA checkpoint with a ResNet: {'; '.join(parts)}. Expected the `state_dict` of a file that"
+            f"not a GLoRIA checkpoint with a ResNet: {wrong}. Expected the `state_dict` of a file that"
             " github.com/marshuang80/gloria wrote or released; check that it is whole and that its names begin with"
             " gloria.img_encoder and gloria.text_encoder."
         )

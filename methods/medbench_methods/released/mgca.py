@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from medbench.errors import WeightsError
+from medbench_methods.released.lists import listed
 from medbench_methods.released.vocabulary import assets as assets
 
 UNUSED: Mapping[str, str] = {
@@ -56,7 +57,6 @@ _BERT_LAYER = (
 _VIT_BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 
 _IMAGE, _TEXT = "img_encoder_q.model.", "text_encoder_q.model."
-_NAMED = 5  # how many tensors an error names
 
 
 def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -75,13 +75,9 @@ def convert(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     missing = [name for name in names if name not in state]
     unknown = [name for name in state if name not in names and unused(name) is None]
     if missing or unknown:
-        parts = [
-            f"{len(found)} {what}: {', '.join(found[:_NAMED])}{' and more' if len(found) > _NAMED else ''}"
-            for found, what in ((missing, "missing"), (unknown, "not known"))
-            if found
-        ]
+        wrong = listed(((missing, "missing"), (unknown, "not known")))
         raise WeightsError(
-            f"not the whole of an MGCA checkpoint: of {len(names)} tensors {'; '.join(parts)}. Expected the"
+            f"not the whole of an MGCA checkpoint: of {len(names)} tensors {wrong}. Expected the"
             f" `state_dict` of a file that github.com/HKU-MedAI/MGCA wrote or released; check that it is whole and"
             f" that its names have no prefix before {_IMAGE}"
         )

@@ -42,10 +42,12 @@ class Rsna(Dataset):
         "mgca_det": SplitSpec(
             "mgca/preprocess/rsna.py: 60/20/20 of the patients, sklearn's train_test_split, random_state 0",
             (16_010, 5_337, 5_337),
+            "cec516350de57e6a92e8966ca5f3073a52445100c872893bec7eb13f977c3849",
         ),
         "mgca_cls": SplitSpec(
             "mgca/preprocess/rsna.py: 70/15/15 of the patients, sklearn's train_test_split, random_state 0",
             (18_678, 4_003, 4_003),
+            "9d5d1ae4f66ca93d908430602d2f37b472afd6f1ec6fd762444df4493bbd9b34",
         ),
     }
 

@@ -130,6 +130,15 @@ def test_gradients_reach_the_first_layer(backbone: str) -> None:
     assert first.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("zero", [False, True])
+def test_residual_branches_of_an_untrained_resnet_take_part_unless_they_are_told_not_to(zero: bool) -> None:
+    config = ImageConfig(backbone="resnet18", pretrained=False, size=64, upsample=0, zero_init_last=zero)
+    body = encoder(config).body
+    last = [parameter for name, parameter in body.named_parameters() if name.endswith("bn2.weight")]
+    assert len(last) == 8
+    assert all(bool((weight == (0.0 if zero else 1.0)).all()) for weight in last)
+
+
 def test_a_vit_of_another_shape() -> None:
     model = encoder(dataclasses.replace(VIT, width=48, depth=3, heads=2, token_pooling="mean"))
     assert (len(model.body.blocks), model.body.blocks[0].attn.num_heads, model.width) == (3, 2, 48)

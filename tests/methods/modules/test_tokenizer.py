@@ -135,6 +135,14 @@ def test_ids_from_elsewhere_must_be_of_this_vocabulary_and_fit() -> None:
         (torch.zeros(3, dtype=torch.int64), torch.ones(3), r"shape \(3,\)"),
         (torch.zeros(1, 3, dtype=torch.int64), torch.ones(1, 2), r"a mask of \(1, 2\)"),
         (torch.zeros(1, 3), torch.ones(1, 3), "expected whole numbers"),
+        (torch.tensor([[0, 2, 3]]), torch.tensor([[0, 1, 1]]), "expected all padding at the end"),
+        (
+            torch.tensor([[2, 7, 3], [7, 8, 0]]),
+            torch.tensor([[1, 1, 1], [1, 1, 0]]),
+            r"text 1 is \[7, 8\], expected \[CLS\] \(2\)",
+        ),
+        (torch.tensor([[2, 7, 7]]), torch.ones(1, 3), r"\[SEP\] \(3\) last"),
+        (torch.tensor([[2, 3]]), torch.zeros(1, 2), r"text 0 is \[\]"),
     ):
         with pytest.raises(UsageError, match=message):
             tokenizer.from_ids(ids, mask)

@@ -1,0 +1,188 @@
+"""Writes phantom data in the folder layout of CheXpert v1.0 small.
+
+    train.csv  valid.csv       Path, Sex, Age, Frontal/Lateral, AP/PA, then 14 observations: 1.0, 0.0, -1.0 or blank
+    train/patient00001/study1/view1_frontal.jpg
+    valid/patient64541/study1/view1_frontal.jpg
+
+Frontal films only; the real set holds laterals, too. As there, observations of train.csv are read off reports (which
+are not written), and those of valid.csv know neither blanks nor doubt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from medbench.phantom.grammar import CHEXPERT, write_report
+from medbench.phantom.render import render
+from medbench.phantom.study import Mix, Patient, Study, sample_patient, stream
+from medbench.phantom.writing import Parameters, Row, csv_text, write_file, write_layout
+
+LAYOUT = "chexpert"
+SIZES: Mapping[str, int] = {"default": 1500, "micro": 80}
+"""Number of patients by name of the size."""
+
+CHEXPERT_MIX = Mix(
+    normal=0.16,
+    pneumonia=0.24,
+    others={
+        "cardiomegaly": 0.22,
+        "effusion": 0.38,
+        "atelectasis": 0.28,
+        "edema": 0.26,
+        "pneumothorax": 0.12,
+        "nodule": 0.10,
+        "fracture": 0.08,
+    },
+    things={"device": 0.35, "foreign": 0.06},
+    studies=(0.60, 0.25, 0.15),
+    second_view=0.05,
+)
+
+COLUMNS = (
+    "Path",
+    "Sex",
+    "Age",
+    "Frontal/Lateral",
+    "AP/PA",
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+"""Of both tables, in their order."""
+
+_QUALITY = 90
+"""JPEG quality of the films."""
+_WORDS = 500
+"""Number in the random key that sets wording apart from findings (studies have 1, 2, 3, ...)."""
+_VALID_SHARE = 0.05
+"""Chance of a patient to be in valid.csv; far more than the real 200 of 64,740, or a small twin had nobody there."""
+
+
+def write(
+    root: Path,
+    *,
+    patients: int,
+    seed: int = 0,
+    size: int = 256,
+    workers: int = 1,
+    advance: Callable[[int], None] = lambda n: None,
+) -> None:
+    """Write the layout, or go on with one that was stopped; returns at once if it is complete.
+
+    Args:
+        root: Folder to write; new, empty, or begun by an earlier call.
+        patients: How many patients; `SIZES` names the usual numbers.
+        seed: At least 0. The same patient has the same films whatever `patients` is.
+        size: Side of the films in pixels.
+        workers: Number of processes. It changes no byte.
+        advance: Called with the number of films finished since the last call; `total` gives the sum.
+
+    Raises:
+        DataError: If the folder holds another phantom or other files.
+        ValueError: If a number is out of range.
+    """
+    write_films(LAYOUT, CHEXPERT_MIX, root, patients, seed, size, workers, advance)
+
+
+def total(patients: int, seed: int = 0) -> int:
+    """The number of films that `write` makes."""
+    return sum(len(study.films) for number in range(patients) for study in patient(number, seed).studies)
+
+
+def patient(number: int, seed: int = 0) -> Patient:
+    """The truth about one patient of this layout."""
+    return sample_patient(LAYOUT, CHEXPERT_MIX, number, seed)
+
+
+def write_films(
+    layout: str,
+    mix: Mix,
+    root: Path,
+    patients: int,
+    seed: int,
+    size: int,
+    workers: int,
+    advance: Callable[[int], None],
+) -> None:
+    """`write` for patients of another mix, which have a layout name of their own."""
+    write_layout(
+        root,
+        Parameters(layout, patients, seed, size),
+        write_patient=partial(_write_patient, layout, mix),
+        write_tables=_write_tables,
+        workers=workers,
+        advance=advance,
+    )
+
+
+def split_of(layout: str, number: int, seed: int = 0) -> str:
+    """The table of a patient, by lot: `valid` for one in twenty, else `train`."""
+    lot = float(stream(layout, seed, number, _WORDS - 1).random())
+    return "valid" if lot < _VALID_SHARE else "train"
+
+
+def observations(who: Patient, study: Study, rng: np.random.Generator) -> dict[str, float]:
+    """The observations of a study: those of its report, 1, 0, or -1; what is not mentioned is missing.
+
+    A lung with nothing but consolidation is called so, without a cause, in every second report.
+    """
+    found = dict(write_report(who, study, rng).labels)
+    diseases = {f.kind for f in study.findings} - {"device", "foreign"}
+    plain = all(f.variety == "consolidation" for f in study.findings if f.kind == "pneumonia")
+    if diseases == {"pneumonia"} and plain and rng.random() < 0.5:
+        found = {name: value for name, value in found.items() if name not in ("Pneumonia", "Lung Opacity")}
+    return found
+
+
+def _write_patient(layout: str, mix: Mix, root: Path, number: int, seed: int, size: int) -> list[Row]:
+    who = sample_patient(layout, mix, number, seed)
+    part = split_of(layout, number, seed)
+    folder = Path(part) / f"patient{number + (64_541 if part == 'valid' else 1):05d}"
+    rows: list[Row] = []
+    for study in who.studies:
+        found = observations(who, study, stream(layout, seed, number, _WORDS + study.number))
+        if part == "valid":
+            found = {name: float(found.get(name, 0.0) == 1.0) for name in CHEXPERT}
+        for view, film in enumerate(study.films, 1):
+            name = folder / f"study{study.number + 1}" / f"view{view}_frontal.jpg"
+            if not (root / name).exists():
+                pixels = render(who.anatomy, film, study.findings, size=size, masks=()).pixels
+                buffer = BytesIO()
+                Image.fromarray(pixels).save(buffer, "JPEG", quality=_QUALITY)
+                write_file(root, name, buffer.getvalue())
+            rows.append(
+                {
+                    "images": 1,
+                    "part": part,
+                    "Path": f"CheXpert-v1.0-small/{name}",
+                    "Sex": "Female" if who.anatomy.sex == "F" else "Male",
+                    "Age": who.anatomy.age,
+                    "Frontal/Lateral": "Frontal",
+                    "AP/PA": film.view,
+                    **found,
+                }
+            )
+    return rows
+
+
+def _write_tables(root: Path, films: Sequence[Row]) -> None:
+    for part in ("train", "valid"):
+        rows = [film for film in films if film["part"] == part]
+        write_file(root, Path(f"{part}.csv"), csv_text(COLUMNS, rows).encode())

@@ -1,0 +1,59 @@
+"""Splits held against what is published of them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from medbench.data.dataset import Dataset
+from medbench.data.index import Index
+from medbench.data.split_check import check_splits
+from medbench.data.splits import Split, SplitSpec, ids_sha256, parts_sha256
+from medbench.specs import DatasetSpec
+
+SPEC = DatasetSpec(name="halves", target="", summary="", reference="", official_size=4)
+WHOLE = parts_sha256({"train": ["s0", "s1"], "val": [], "test": ["s2", "s3"]})
+TRAIN = ids_sha256(["s0", "s1"])
+
+
+class Halves(Dataset):
+    splits: ClassVar[Mapping[str, SplitSpec]] = {"half": SplitSpec("a test")}
+
+    def index(self, *, exclude_broken: bool = False) -> Index:
+        names = [f"s{number}" for number in range(4)]
+        columns = {"sample": names, "patient": names, "image": names, "bytes": [1] * 4}
+        return Index.of(self.spec, self.root, columns)
+
+    def divide(self, index: Index, name: str) -> Split:
+        return Split(name, np.arange(2), np.zeros(0, np.int64), np.arange(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("known", "published", "wrong"),
+    [
+        (SplitSpec("a test"), "n/a", ""),
+        (SplitSpec("a test", (2, 0, 2)), "sizes", ""),
+        (SplitSpec("a test", (2, 0, 2), WHOLE), "yes", ""),
+        (SplitSpec("a test", (2, 0, 2), parts={"train": TRAIN}), "yes", ""),
+        (SplitSpec("a test", (1, 1, 2)), "no", "found 2 / 0 / 2 samples, published are 1 / 1 / 2"),
+        (
+            SplitSpec("a test", (2, 0, 2), "abc"),
+            "no",
+            f"the ids have the hash {WHOLE[:12]}, published is abc",
+        ),
+        (
+            SplitSpec("a test", (2, 0, 2), WHOLE, parts={"train": "abc"}),
+            "no",
+            f"the ids have the hash {TRAIN[:12]}, published is abc",
+        ),
+    ],
+)
+def test_a_split_is_held_against_sizes_and_hashes(
+    known: SplitSpec, published: str, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Halves, "splits", {"half": known})
+    dataset = Halves(SPEC, Path("/nowhere"))
+    (check,) = check_splits(dataset, dataset.index())
+    assert (check.published, check.wrong) == (published, wrong)
