@@ -143,6 +143,31 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         phantom_patients={"default": 1_600, "micro": 140},
     )
     yield DatasetSpec(
+        name="openi",
+        target="medbench_tasks.datasets.openi:OpenI",
+        summary="Indiana University chest X-rays (Open-i): films with reports and MeSH headings",
+        reference="D. Demner-Fushman et al., JAMIA 2016, doi:10.1093/jamia/ocv080",
+        licence="CC BY-NC-ND 4.0",
+        access="https://openi.nlm.nih.gov/faq",
+        official_size=7_470,
+        paired=True,
+        phantom="medbench.phantom.openi:write",
+        phantom_patients={"default": 1_500, "micro": 80},
+    )
+    yield DatasetSpec(
+        name="padchest",
+        target="medbench_tasks.datasets.padchest:PadChest",
+        summary="PadChest: films of one Spanish hospital with reports in Spanish and findings by name",
+        reference="A. Bustos et al., Medical Image Analysis 2020, doi:10.1016/j.media.2020.101797",
+        licence="PadChest Dataset Research Use Agreement",
+        access="https://bimcv.cipf.es/bimcv-projects/padchest/",
+        credentialed=True,
+        official_size=160_861,
+        paired=True,
+        phantom="medbench.phantom.padchest:write",
+        phantom_patients={"default": 1_500, "micro": 80},
+    )
+    yield DatasetSpec(
         name="table",
         target="medbench_tasks.datasets.table:Table",
         summary="your own films: a CSV or parquet file of paths, with reports, labels or boxes if there are any",

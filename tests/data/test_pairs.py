@@ -156,6 +156,12 @@ def test_reports_that_are_empty_after_cleaning_are_left_out() -> None:
     assert len(reports) == 2
 
 
+def test_reports_are_cut_as_the_cleaning_says() -> None:
+    index = Index("toy", Path("/nowhere"), "real", pd.DataFrame({"report": ["Nodule of 2.5 cm.", "Clear."]}))
+    assert read_reports(index, np.arange(2)).sentences == [["nodule of", "5 cm"]]
+    assert read_reports(index, np.arange(2), "clean").sentences == [["nodule of 2.5 cm"], ["clear"]]
+
+
 def test_validation_has_every_pair_once_in_order_with_centre_crops() -> None:
     pairs, _ = make(texts(10))
     batches = ValidationBatches(pairs, 4)

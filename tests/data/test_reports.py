@@ -1,13 +1,24 @@
 """Reports: MIMIC's sections, the text of a pair, and sentences against a twin written from the released
-code."""
+code. Every real report gives text or a reason."""
 
+import hashlib
+import importlib.util
 import re
+import tarfile
+from collections import Counter
+from pathlib import Path
+from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medbench.data.reports import caption, sections, sentences
+from medbench.data.reports import CLEANINGS, Cleaning, Reason, caption, sections, sentences
+from medbench.phantom import PHANTOM_VERSION
+from medbench.phantom import mimic_cxr as phantom
+from medbench.phantom.grammar import write_report
+from medbench.phantom.study import stream
 
 FINAL = """                                 FINAL REPORT
  EXAMINATION:  CHEST (PA AND LAT)
@@ -128,3 +139,88 @@ def test_sections_take_any_text(text: str) -> None:
     for name, body in sections(text).items():
         assert name == name.lower()
         assert body == body.strip() != ""
+
+
+# The two cleanings
+
+BOTH = list(CLEANINGS.values())
+
+
+def test_the_cleaning_of_mgca_is_the_default() -> None:
+    assert next(iter(CLEANINGS)) == "mgca"
+    found = sections(FINAL)
+    assert CLEANINGS["mgca"].of_report(FINAL).text == caption(found["impression"], found["findings"])
+    assert CLEANINGS["mgca"].sentences is sentences
+
+
+def test_the_default_text_stays_what_cached_weights_were_made_of() -> None:
+    digest = hashlib.sha256()
+    for number in range(40):
+        who = phantom.patient(number)
+        text = write_report(who, who.studies[0], stream("mimic_cxr", 0, number, 500)).text
+        read = CLEANINGS["mgca"].of_report(text).text
+        digest.update(f"{read}\n{sentences(read)}\n".encode())
+    assert PHANTOM_VERSION != 2 or digest.hexdigest()[:16] == "83e1f117a5b23a6c"
+
+
+@pytest.mark.parametrize(
+    ("text", "mgca", "clean"),
+    [
+        ("", Reason.EMPTY, Reason.EMPTY),
+        (" \n", Reason.EMPTY, Reason.EMPTY),
+        (" HISTORY: Cough and fever here.", Reason.NO_SECTION, Reason.NO_SECTION),
+        (" IMPRESSION: Normal.", Reason.TOO_SHORT, "Normal."),
+        (" IMPRESSION: ___.", Reason.TOO_SHORT, Reason.TOO_SHORT),
+        (" Impression: Clear lungs today.", Reason.NO_SECTION, "Clear lungs today."),
+        (" HISTORY: Cough.\n\n Clear lungs today.", Reason.NO_SECTION, "Clear lungs today."),
+        (
+            " FINDINGS: Clear lungs.\n IMPRESSION: No change.",
+            "No change. Clear lungs.",
+            "No change. Clear lungs.",
+        ),
+    ],
+)
+def test_text_or_a_reason(text: str, mgca: str | Reason, clean: str | Reason) -> None:
+    for cleaning, expected in ((CLEANINGS["mgca"], mgca), (CLEANINGS["clean"], clean)):
+        found = cleaning.of_report(text)
+        assert expected == (found.reason or found.text)
+        assert bool(found.text) == (found.reason is None)
+
+
+@pytest.mark.parametrize("cleaning", BOTH, ids=list(CLEANINGS))
+@given(text=st.text(st.sampled_from("ab Z09.,\n:-_é½İX"), max_size=40))
+def test_a_text_has_sentences_and_a_reason_has_none(cleaning: Cleaning, text: str) -> None:
+    found = cleaning.of_text(text)
+    assert bool(cleaning.sentences(text)) == bool(found.text) == (found.reason is None)
+
+
+@pytest.mark.parametrize("cleaning", BOTH, ids=list(CLEANINGS))
+def test_every_real_report_gives_text_or_a_reason(test_data: Path, cleaning: Cleaning) -> None:
+    reports = pd.read_csv(test_data / "openi" / "reports.csv", dtype=str, keep_default_na=False)
+    parts = reports[["comparison", "indication", "findings", "impression"]].to_dict("records")
+    found = [cleaning.of_sections({str(k): v for k, v in row.items()}) for row in parts]
+    assert len(found) == 2_480
+    assert all(bool(text.text) == bool(cleaning.sentences(text.text)) for text in found)
+    assert Counter(text.reason for text in found) == {None: 2_462, Reason.EMPTY: 18}
+
+
+def test_every_report_of_open_i_gives_text_or_a_reason() -> None:
+    found = importlib.util.find_spec("torchxrayvision")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("torchxrayvision is not installed; it ships all reports of Open-i")
+    path = Path(found.submodule_search_locations[0]) / "data" / "NLMCXR_reports.tgz"
+    reasons: Counter[tuple[str, Reason | None]] = Counter()
+    with tarfile.open(path) as files:
+        for member in files:
+            stream = files.extractfile(member)
+            if stream is None:
+                continue
+            root = ElementTree.fromstring(stream.read())
+            parts = {p.get("Label", "").lower(): p.text or "" for p in root.iter("AbstractText")}
+            for cleaning in BOTH:
+                text = cleaning.of_sections(parts)
+                assert bool(text.text) == (text.reason is None)
+                reasons[cleaning.name, text.reason] += 1
+    assert sum(reasons.values()) == 2 * 3_955
+    for name in CLEANINGS:
+        assert reasons[name, Reason.NO_SECTION] + reasons[name, Reason.EMPTY] == 28

@@ -2,6 +2,8 @@
 folder."""
 
 import gzip
+import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,8 +105,9 @@ def test_the_index(layout: Callable[..., MimicCxr], packed: bool, version: str) 
     np.testing.assert_array_equal(table["label_pleural_effusion"], [np.nan, 0, np.nan, np.nan])
     assert dataset.dropped == {
         "not frontal (ViewPosition is neither PA nor AP)": 2,
-        "report without findings and impression, or fewer than 3 words in them": 1,
+        "report with fewer words than are needed": 1,
     }
+    assert dataset.notes()[1] == "not used: 1 x report with fewer words than are needed"
     assert index.subset == "4 of 377,110"
     assert all(boxes is None for boxes in table["boxes"])
 
@@ -121,6 +124,37 @@ def test_labels_are_optional(layout: Callable[..., MimicCxr]) -> None:
     dataset = layout()
     (dataset.root / "mimic-cxr-2.0.0-chexpert.csv.gz").unlink()
     assert dataset.index().labels == ()
+
+
+@pytest.mark.parametrize("prefix", ["files/", "mimic-cxr-reports/files/", ""])
+def test_reports_are_read_from_the_archive(layout: Callable[..., MimicCxr], prefix: str) -> None:
+    dataset = layout()
+    whole = dataset.index().fingerprint()
+    with zipfile.ZipFile(dataset.root / "mimic-cxr-reports.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in REPORTS.items():
+            archive.writestr(f"{prefix}p{name[:2]}/p{name}.txt", text)
+    shutil.rmtree(dataset.root / "mimic-cxr-reports")
+    assert dataset.index().fingerprint() == whole
+    # What the archive does not have may lie beside the films.
+    with zipfile.ZipFile(dataset.root / "mimic-cxr-reports.zip", "w") as archive:
+        archive.writestr("files/p10/p10000032/s50000001.txt", REPORTS["10000032/s50000001"])
+    with pytest.raises(BrokenSamples, match=r"d3\.jpg: no report \(looked for .*s50000002\.txt\)"):
+        dataset.index()
+    for name, text in REPORTS.items():
+        (dataset.root / f"files/p{name[:2]}/p{name}.txt").write_text(text)
+    assert dataset.index().fingerprint() == whole
+    (dataset.root / "mimic-cxr-reports.zip").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(DataError, match=r"mimic-cxr-reports\.zip can not be read .*Download it again"):
+        dataset.index()
+
+
+def test_reports_can_be_read_in_another_way(layout: Callable[..., MimicCxr]) -> None:
+    root = layout().root
+    clean = MimicCxr(SPEC, root, {"cleaning": "clean"})
+    assert clean.index().table["report"].tolist()[-1] == "Normal."
+    assert clean.dropped == {"not frontal (ViewPosition is neither PA nor AP)": 2}
+    with pytest.raises(DataError, match="no cleaning of reports 'spotless'; there are mgca, clean"):
+        MimicCxr(SPEC, root, {"cleaning": "spotless"})
 
 
 def path_of(dataset: MimicCxr, name: str) -> Path:
@@ -166,7 +200,7 @@ def test_missing_tables_columns_and_reports(layout: Callable[..., MimicCxr], tmp
     dataset = layout()
     for path in dataset.root.rglob("*.txt"):
         path.unlink()
-    with pytest.raises(DataError, match=r"no reports found; .*Unpack mimic-cxr-reports\.zip"):
+    with pytest.raises(DataError, match=r"no reports found; .*Put mimic-cxr-reports\.zip"):
         dataset.index()
 
 

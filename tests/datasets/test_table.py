@@ -53,6 +53,7 @@ def test_real_films_without_options(test_data: Path, tmp_path: Path) -> None:
     assert dataset.notes()[0] == (
         "metadata.csv: image = file, sample = image_id, patient = patient_id, view = view, report = text"
     )
+    assert dataset.notes()[1:] == ("not used: 68 x empty report",)
     assert len(index) == 201
     assert index.table["patient"].nunique() == 94
     assert (

@@ -20,6 +20,7 @@ class Dataset(ABC):
         root: the folder (or, for `table`, the file) that it is read from.
         options: what the user said about it; only `table` has any (column names).
         splits: the splits it knows, by name; the first one is taken where nobody names one.
+        dropped: after `index`, how many of its rows or reports give no sample or no text, by reason.
     """
 
     splits: ClassVar[Mapping[str, SplitSpec]]
@@ -28,6 +29,7 @@ class Dataset(ABC):
         self.spec = spec
         self.root = root
         self.options = dict(options or {})
+        self.dropped: dict[str, int] = {}
 
     @abstractmethod
     def index(self, *, exclude_broken: bool = False) -> Index:
@@ -42,8 +44,8 @@ class Dataset(ABC):
         """
 
     def notes(self) -> Sequence[str]:
-        """Lines for the log about how it was read, once `index` was called: columns that were guessed, say."""
-        return ()
+        """Lines for the log about how it was read, once `index` was called: what was dropped, what was guessed."""
+        return tuple(f"not used: {count:,} x {reason}" for reason, count in self.dropped.items())
 
     def split(self, index: Index, name: str) -> Split:
         """The split called `name` of this index.

@@ -16,7 +16,7 @@ from torch import Tensor
 from medbench.data.augment import crop, random_corners
 from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
-from medbench.data.reports import sentences
+from medbench.data.reports import CLEANINGS
 from medbench.errors import DataError
 from medbench.model import Preprocessing, TextBatch, VisionLanguageModel
 from medbench.seeding import derive_seed, uniforms
@@ -43,8 +43,15 @@ class Reports:
         return len(self.rows)
 
 
-def read_reports(index: Index, rows: npt.NDArray[np.int64]) -> Reports:
-    """Cut the reports of `rows` into sentences, and leave out the rows where none is left."""
+def read_reports(index: Index, rows: npt.NDArray[np.int64], cleaning: str = "mgca") -> Reports:
+    """Cut the reports of `rows` into sentences, and leave out the rows where none is left.
+
+    Args:
+        index: the corpus.
+        rows: of the index, in any order.
+        cleaning: a name of `medbench.data.reports.CLEANINGS`.
+    """
+    sentences = CLEANINGS[cleaning].sentences
     texts = index.table["report"].to_numpy(dtype=object)
     rows = np.sort(np.asarray(rows, dtype=np.int64))
     cut = [sentences(texts[row]) for row in rows]

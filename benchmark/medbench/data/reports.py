@@ -1,10 +1,18 @@
-"""Reports as MIMIC-CXR writes them: cut into sections, made into the text of a pair, cut into sentences.
+"""From a report to the text of a pair and to its sentences, in two ways that have names.
 
-Follows what MGCA's released code makes of a report (mgca/preprocess/mimic_cxr.py for the sections,
-mgca/datasets/pretrain_dataset.py for the sentences).
+`mgca`, which pretraining takes, follows what MGCA's released code makes of a report (mgca/preprocess/mimic_cxr.py for
+the sections, mgca/datasets/pretrain_dataset.py for the sentences). `clean` knows more headers and cuts no number.
 """
 
 import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from medbench.data.report_sections import LAST_PARAGRAPH, report_sections
+from medbench.data.report_sentences import clean_sentences
+from medbench.errors import DataError
 
 MIN_TOKENS = 3
 """A report with fewer words in all is not used."""
@@ -84,3 +92,92 @@ def sentences(report: str) -> list[str]:
     if sum(map(len, kept)) < MIN_TOKENS:
         return []
     return [" ".join(tokens) for tokens in kept]
+
+
+class Reason(StrEnum):
+    """Why a report gives no text."""
+
+    MISSING = "no report"
+    EMPTY = "empty report"
+    NO_SECTION = "report without findings and impression"
+    TOO_SHORT = "report with fewer words than are needed"
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is read of a report.
+
+    Attributes:
+        text: on one line; "" if there is a reason for that.
+        reason: why there is no text, else None.
+    """
+
+    text: str
+    reason: Reason | None
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """A way to read reports.
+
+    Attributes:
+        name: what it is asked for by.
+        sections: cuts a whole report into sections by name.
+        read: names of the sections that are joined into the text, in this order; of each tuple those that are there,
+            and of the tuples the first one with any.
+        sentences: cuts the text into cleaned sentences; [] if there are too few words to use.
+    """
+
+    name: str
+    sections: Callable[[str], dict[str, str]]
+    read: tuple[tuple[str, ...], ...]
+    sentences: Callable[[str], list[str]]
+
+    def of_report(self, report: str) -> Text:
+        """The text of a whole report with its headers."""
+        if not report.strip():
+            return Text("", Reason.EMPTY)
+        text = self.of_sections(self.sections(report))
+        return Text("", Reason.NO_SECTION) if text.reason is Reason.EMPTY else text
+
+    def of_sections(self, found: Mapping[str, str]) -> Text:
+        """The text of a report that is cut into sections already, by lower-case names."""
+        for names in self.read:
+            parts = [found[name] for name in names if found.get(name, "").strip()]
+            if parts:
+                return self.of_text(" ".join(parts))
+        return Text("", Reason.NO_SECTION if any(body.strip() for body in found.values()) else Reason.EMPTY)
+
+    def of_text(self, text: str) -> Text:
+        """The text of a report that has no headers."""
+        text = " ".join(text.split())
+        if not text:
+            return Text("", Reason.EMPTY)
+        # Three plain words without a full stop between them are enough in any cleaning; sentences take 20 times longer.
+        if _THREE_WORDS.search(text) or self.sentences(text):
+            return Text(text, None)
+        return Text("", Reason.TOO_SHORT)
+
+
+_THREE_WORDS = re.compile(r"(?<!\w)[A-Za-z]+(?:[ ,]+[A-Za-z]+){2}(?!\w)", re.ASCII)
+
+CLEANINGS: Mapping[str, Cleaning] = {
+    cleaning.name: cleaning
+    for cleaning in (
+        Cleaning("mgca", sections, (("impression", "findings"),), sentences),
+        Cleaning("clean", report_sections, (("impression", "findings"), (LAST_PARAGRAPH,)), clean_sentences),
+    )
+}
+"""Ways to read reports, by name; the first one is taken where nobody names one."""
+
+
+def cleaning_of(dataset: str, options: Mapping[str, Any]) -> Cleaning:
+    """The cleaning that a dataset's options name, or the first one.
+
+    Raises:
+        DataError: there is none of that name.
+    """
+    name = options.get("cleaning", next(iter(CLEANINGS)))
+    if name not in CLEANINGS:
+        raise DataError(f"{dataset}: no cleaning of reports {name!r}; there are {', '.join(CLEANINGS)}.")
+    return CLEANINGS[name]

@@ -195,3 +195,33 @@ def parts_sha256(parts: Mapping[str, Iterable[str]]) -> str:
     """SHA-256 over the sample ids of the three parts of a split."""
     lines = "".join(f"{part}:{ids_sha256(parts[part])}\n" for part in PARTS)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def hashed_three_way(index: Index, name: str, val: float, test: float) -> Split:
+    """Patients divided by a hash of their ids and of the name: for a dataset without a published split.
+
+    Adding patients moves nobody who is far from a border; two folders with the same patients divide the same way.
+
+    Args:
+        index: what to split.
+        name: of the split; another name, another division.
+        val: share of the patients that validate, rounded down, at least one.
+        test: share of the patients that test, likewise.
+
+    Raises:
+        DataError: there are too few patients for three parts.
+    """
+    everyone = sorted(set(index.table["patient"]))
+    if len(everyone) < 3:
+        raise DataError(
+            f"{index.dataset}: {len(everyone)} patients in {index.root} are too few for the three parts of {name}."
+        )
+    ranked = hashed_share(everyone, 1.0, name)
+    tested = len(hashed_share(everyone, test, name))
+    held_out = tested + len(hashed_share(everyone, val, name))
+    return Split(
+        name,
+        rows_of(index, ranked[held_out:]),
+        rows_of(index, ranked[tested:held_out]),
+        rows_of(index, ranked[:tested]),
+    )

@@ -2,25 +2,27 @@
 
     mimic-cxr-2.0.0-metadata.csv.gz, -split.csv.gz, -chexpert.csv.gz     (also 2.1.0; also unpacked to .csv)
     files/p10/p10000032/s50414267/<dicom_id>.jpg
-    files/p10/p10000032/s50414267.txt      the reports: here, or below mimic-cxr-reports/ as they unpack
+    mimic-cxr-reports.zip                  the reports of MIMIC-CXR, as they are downloaded, or
+    files/p10/p10000032/s50414267.txt      unpacked: here, or below mimic-cxr-reports/
 
 A. Johnson et al., Scientific Data 2019, doi:10.1038/s41597-019-0322-0. Made into pairs as MGCA's released
 code does (mgca/preprocess/mimic_cxr.py): PA and AP films of studies whose report has an impression or
 findings, and at least three words in them.
 """
 
-import os
+import zipfile
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
-from medbench.data.reports import caption, sections, sentences
+from medbench.data.many_files import MISSING, file_sizes, texts_below, texts_in_zip
+from medbench.data.reports import Reason, Text, cleaning_of
 from medbench.data.splits import Split, SplitSpec
 from medbench.data.verify import (
     file_problem,
@@ -31,20 +33,27 @@ from medbench.data.verify import (
     where_to_get,
 )
 from medbench.errors import DataError
+from medbench.specs import DatasetSpec
 
 VERSIONS = ("2.0.0", "2.1.0")
 FRONTAL = ("PA", "AP")
 OFFICIAL_IMAGES = 377_110
 """Rows of the metadata table of the full release, laterals among them."""
 
+REPORTS = "mimic-cxr-reports"
+"""Name of the archive of reports, and of the folder that some unpack it to."""
+
 _IDS = ["dicom_id", "subject_id", "study_id"]
+_NO_REPORT = Text("", Reason.MISSING)
 
 
 class MimicCxr(Dataset):
     """The release's own folder layout.
 
-    Attributes:
-        dropped: after `index`, how many rows of the metadata table are no pairs, by reason.
+    Options:
+        cleaning: how reports are read, a name of `medbench.data.reports.CLEANINGS`; `mgca` if nothing is said.
+
+    `dropped` counts how many rows of the metadata table are no pairs, by reason.
     """
 
     splits: ClassVar[Mapping[str, SplitSpec]] = {
@@ -54,7 +63,10 @@ class MimicCxr(Dataset):
             leak="the test part is inside the validation part: choose nothing on it that is then scored on test",
         )
     }
-    dropped: dict[str, int]
+
+    def __init__(self, spec: DatasetSpec, root: Path, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(spec, root, options)
+        self.cleaning = cleaning_of(spec.name, self.options)
 
     def index(self, *, exclude_broken: bool = False) -> Index:
         """Read the tables and the reports; see `Dataset.index`. No image is opened.
@@ -64,35 +76,37 @@ class MimicCxr(Dataset):
         """
         rows = self._table("metadata", [*_IDS, "ViewPosition"])
         complete = len(rows) >= OFFICIAL_IMAGES
-        split = self._table("split", [*_IDS, "split"])
+        split = self._table("split", ["dicom_id", "split"])
+        again = rows["dicom_id"].duplicated()
         problems = [
-            Problem(str(r.dicom_id), _image(r), "row given twice in the metadata table")
-            for r in rows[rows["dicom_id"].duplicated()].itertuples()
+            Problem(sample, image, "row given twice in the metadata table")
+            for sample, image in zip(rows["dicom_id"][again], _images(rows[again]), strict=True)
         ]
-        rows = rows.drop_duplicates("dicom_id")
+        rows = rows[~again]
         frontal = rows["ViewPosition"].isin(FRONTAL)
         dropped = Counter({"not frontal (ViewPosition is neither PA nor AP)": int((~frontal).sum())})
-        rows = rows[frontal].merge(
-            split.drop_duplicates("dicom_id")[["dicom_id", "split"]], on="dicom_id", how="left"
-        )
-        texts, missing = self._reports(rows)
-        keep = []
-        for row in rows.itertuples():
-            study = str(row.study_id)
-            if study in missing:
-                what = f"no report (looked for {missing[study]})"
-                problems.append(Problem(str(row.dicom_id), _image(row), what))
-                keep.append(True)
-            else:
-                keep.append(bool(texts[study]))
-                dropped["report without findings and impression, or fewer than 3 words in them"] += not texts[
-                    study
-                ]
-        rows = rows[np.array(keep, np.bool_)].reset_index(drop=True)
+        rows = rows[frontal].merge(split.drop_duplicates("dicom_id"), on="dicom_id", how="left")
+        studies = rows.drop_duplicates("study_id")
+        names = _reports(studies)
+        read = self._texts(names)
+        # Position of each film's study among the studies.
+        where = pd.Index(studies["study_id"]).get_indexer(rows["study_id"])
+        reasons = np.array([text.reason for text in read], object)[where]
+        for reason in Reason:
+            if reason is not Reason.MISSING:
+                dropped[reason.value] = int((reasons == reason).sum())
         self.dropped = {reason: count for reason, count in dropped.items() if count}
+        keep = np.array([reason in (None, Reason.MISSING) for reason in reasons], np.bool_)
+        found = len(rows)
+        rows, where, reasons = rows[keep].reset_index(drop=True), where[keep], reasons[keep]
+        if not len(rows):
+            raise DataError(
+                f"{self.spec.name}: none of the {found:,} frontal films in {self.root} has a report that "
+                f"can be used ({self.dropped}). {where_to_get(self.spec, self.root)}"
+            )
         labels = self._labels(rows)
-        images = [_image(row) for row in rows.itertuples()]
-        sizes = [_size(self.root / image) for image in images]
+        images = _images(rows)
+        sizes = file_sizes(self.root, images)
         # Nobody knows how many pairs a full release gives; it is complete by its metadata.
         index = Index.of(
             self.spec,
@@ -104,25 +118,21 @@ class MimicCxr(Dataset):
                 "split": rows["split"].fillna(""),
                 "view": rows["ViewPosition"],
                 "image": images,
-                "bytes": [size or 0 for size in sizes],
-                "report": [texts.get(str(study), "") for study in rows["study_id"]],
+                "bytes": np.maximum(sizes, 0),
+                "report": [read[study].text for study in where],
             },
             labels={name: labels[name] for name in labels.columns},
             official_size=len(rows) if complete else OFFICIAL_IMAGES,
         )
-        table = index.table
-        for sample, image, part, size in zip(
-            table["sample"], table["image"], table["split"], sizes, strict=True
-        ):
-            if (bad := file_problem(size)) is not None:
-                problems.append(Problem(sample, image, bad))
-            if part not in ("train", "validate", "test"):
-                problems.append(Problem(sample, image, f"not in the split table ({part!r})"))
-        if not len(table):
-            raise DataError(
-                f"{self.spec.name}: none of the {len(keep):,} frontal films in {self.root} has a report that "
-                f"can be used ({self.dropped}). {where_to_get(self.spec, self.root)}"
-            )
+        samples, parts = index.table["sample"].to_numpy(), index.table["split"].to_numpy()
+        for row in np.flatnonzero(reasons == Reason.MISSING):
+            what = f"no report (looked for {names[where[row]]})"
+            problems.append(Problem(samples[row], images[row], what))
+        for row in np.flatnonzero(sizes <= 0):
+            bad = file_problem(None if sizes[row] == MISSING else int(sizes[row]))
+            problems.append(Problem(samples[row], images[row], str(bad)))
+        for row in np.flatnonzero(~np.isin(parts, ["train", "validate", "test"])):
+            problems.append(Problem(samples[row], images[row], f"not in the split table ({parts[row]!r})"))
         return settle(self, index, problems, exclude_broken=exclude_broken)
 
     def divide(self, index: Index, name: str) -> Split:
@@ -149,29 +159,38 @@ class MimicCxr(Dataset):
             raise DataError(f"{self.spec.name}: {path} has no rows. {where_to_get(self.spec, self.root)}")
         return rows
 
-    def _reports(self, rows: pd.DataFrame) -> tuple[dict[str, str], dict[str, str]]:
-        """Text of each study, "" if it can not be used; and for studies without, the file looked for."""
-        places = [self.root, self.root / "mimic-cxr-reports"]
-        trees = [place for place in places if (place / "files").is_dir()]
-        texts: dict[str, str] = {}
-        missing: dict[str, str] = {}
-        for subject, study in rows[["subject_id", "study_id"]].drop_duplicates().itertuples(index=False):
-            name = f"files/p{subject[:2]}/p{subject}/s{study}.txt"
-            text = next((t for t in (_text(tree / name) for tree in reversed(trees)) if t is not None), None)
-            if text is None:
-                missing[study] = name
-                continue
-            parts = sections(text)
-            report = caption(parts.get("impression", ""), parts.get("findings", ""))
-            texts[study] = report if sentences(report) else ""
-        if not texts and missing:
+    def _texts(self, names: Sequence[str]) -> list[Text]:
+        """What is read of each study's report: from the unpacked folder, else the archive, else beside the films."""
+        archive = self.root / f"{REPORTS}.zip"
+        places: list[tuple[Path, Callable[[Path, Sequence[str]], Iterator[str | None]]]] = []
+        if (self.root / REPORTS / "files").is_dir():
+            places.append((self.root / REPORTS, texts_below))
+        if archive.is_file():
+            places.append((archive, texts_in_zip))
+        places.append((self.root, texts_below))
+        read = [_NO_REPORT] * len(names)
+        missing = list(range(len(names)))
+        for place, texts in places:
+            try:
+                for study, text in zip(missing, texts(place, [names[s] for s in missing]), strict=True):
+                    if text is not None:
+                        read[study] = self.cleaning.of_report(text)
+            except (zipfile.BadZipFile, OSError, EOFError) as error:
+                raise DataError(
+                    f"{self.spec.name}: the reports in {place} can not be read ({error}). Download it again. "
+                    f"{where_to_get(self.spec, self.root)}"
+                ) from None
+            missing = [study for study in missing if read[study] is _NO_REPORT]
+            if not missing:
+                break
+        if names and len(missing) == len(names):
             raise DataError(
-                f"{self.spec.name}: no reports found; looked for {next(iter(missing.values()))} and "
-                f"{len(missing) - 1:,} others in {' and '.join(map(str, places))}. Unpack "
-                "mimic-cxr-reports.zip of MIMIC-CXR (https://physionet.org/content/mimic-cxr/) there; "
-                f"MIMIC-CXR-JPG itself has no reports. {where_to_get(self.spec, self.root)}"
+                f"{self.spec.name}: no reports found; looked for {names[0]} and {len(names) - 1:,} others in "
+                f"{self.root}, {self.root / REPORTS} and {archive}. Put {REPORTS}.zip of MIMIC-CXR "
+                "(https://physionet.org/content/mimic-cxr/) there, or unpack it there; MIMIC-CXR-JPG itself has no "
+                f"reports. {where_to_get(self.spec, self.root)}"
             )
-        return texts, missing
+        return read
 
     def _labels(self, rows: pd.DataFrame) -> pd.DataFrame:
         """CheXpert labels of these rows, names in lower case with underscores; without the table, none."""
@@ -192,21 +211,16 @@ class MimicCxr(Dataset):
         return aligned
 
 
-def _image(row: object) -> str:
-    """Path of a film below the root, from a row with the three ids."""
-    dicom, subject, study = (str(getattr(row, name)) for name in _IDS)
-    return f"files/p{subject[:2]}/p{subject}/s{study}/{dicom}.jpg"
+def _images(rows: pd.DataFrame) -> list[str]:
+    """(N,) paths of films below the root, from rows with the three ids."""
+    return (_studies(rows) + "/" + rows["dicom_id"] + ".jpg").tolist()
 
 
-def _size(path: Path) -> int | None:
-    try:
-        return os.stat(path).st_size
-    except OSError:
-        return None
+def _reports(rows: pd.DataFrame) -> list[str]:
+    """Paths of reports below the root, or in the archive."""
+    return (_studies(rows) + ".txt").tolist()
 
 
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return None
+def _studies(rows: pd.DataFrame) -> pd.Series:
+    subject = rows["subject_id"]
+    return "files/p" + subject.str[:2] + "/p" + subject + "/s" + rows["study_id"]

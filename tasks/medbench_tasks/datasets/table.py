@@ -9,6 +9,7 @@ for what is printed (`Table.notes`). Only the image column is needed.
 
 import os
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ import pandas as pd
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.regions import MaskFile
-from medbench.data.reports import caption
+from medbench.data.reports import caption, cleaning_of
 from medbench.data.splits import Split, SplitSpec, hashed_share, rows_of
 from medbench.data.verify import box_problem, file_problem, settle
 from medbench.errors import DataError
@@ -157,6 +158,9 @@ class Table(Dataset):
                 for name in differs[differs].index
             ]
         table = table[first].reset_index(drop=True)
+        if {"report", "findings", "impression"} & self.mapping.keys():
+            reasons = Counter(cleaning_of("table", {}).of_text(report).reason for report in table["report"])
+            self.dropped = {reason.value: count for reason, count in reasons.items() if reason is not None}
         boxes, box_problems = self._boxes(rows, sample, table, box_columns)
         problems += box_problems
         sizes = [_size(folder / path) if path else None for path in table["image"]]
@@ -223,7 +227,7 @@ class Table(Dataset):
         said = ", ".join(f"{kind} = {column}" for kind, column in self.mapping.items())
         if "patient" not in self.mapping:
             said += "; no patient column: each film is taken for a patient of its own"
-        return (f"{self.root.name}: {said}",)
+        return (f"{self.root.name}: {said}", *super().notes())
 
     # Which column is what.
 
