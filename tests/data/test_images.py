@@ -589,6 +589,27 @@ def test_exif_orientation_is_obeyed(
     np.testing.assert_array_equal(read_image(photo), upright(read_image(plain)))
 
 
+def test_the_size_of_a_png_is_read_without_decoding_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deep: npt.NDArray[np.uint16]
+) -> None:
+    path = saved(tmp_path, Image.fromarray(deep))
+
+    def refuse(picture: Any) -> None:
+        raise AssertionError("decoded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.PngImagePlugin.PngImageFile.load", refuse)
+        assert image_size(path) == deep.shape
+    # An orientation behind the pixels counts.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = saved(tmp_path, Image.fromarray(deep), "turned.png", exif=exif).read_bytes()
+    at = content.index(b"eXIf") - 4
+    end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+    path.write_bytes(content[:at] + content[end:-12] + content[at:end] + content[-12:])
+    assert image_size(path) == read_image(path).shape == deep.shape[::-1]
+
+
 def test_the_first_bytes_count_not_the_name(tmp_path: Path, ramp: npt.NDArray[np.uint8]) -> None:
     buffer = io.BytesIO()
     Image.fromarray(ramp).save(buffer, "PNG")
