@@ -63,7 +63,7 @@ def main() -> None:
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, given.lr, total_steps=steps, pct_start=0.1)
 
     def batch(rows: np.ndarray, y: int, x: int, flip: bool) -> torch.Tensor:
-        part = torch.from_numpy(films.images[rows, y : y + given.side, x : x + given.side])
+        part = torch.from_numpy(films.images[rows][:, y : y + given.side, x : x + given.side])
         part = part[:, None].to(device).float() / 127.5 - 1
         return (part.flip(3) if flip else part).contiguous(memory_format=torch.channels_last)
 

@@ -3,15 +3,26 @@
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from medbench import options as o
-from medbench.commands import data_request, make_progress, print_json, read_plugins, verb
+from medbench.commands import (
+    Environment,
+    data_request,
+    make_progress,
+    named,
+    print_json,
+    read_plugins,
+    verb,
+)
 from medbench.errors import DataError, UsageError
 from medbench.files import replacing
 
-app = typer.Typer(help="Data: list, status, verify, splits, show, audit, phantom.", no_args_is_help=True)
+app = typer.Typer(
+    help="Data: list, status, verify, prepare, splits, show, audit, phantom, gc.", no_args_is_help=True
+)
 
 
 @verb(app, "list")
@@ -35,23 +46,27 @@ def data_list(options: o.JsonOptions) -> int:
 def data_status(options: o.StatusOptions) -> int:
     """Print which datasets are there.
 
-    Where they are looked for, which are real and which phantom, and what the cache holds.
+    Where they are looked for, which are real and which phantom, and what the cache holds: of prepared images also
+    which are of no more use.
     """
     catalogue = read_plugins(options)
     request = data_request(options, catalogue)
-    from medbench.describe import table
+    from medbench.data.cache import held
+    from medbench.describe import prepared_rows, table
     from medbench.doctor import cache_folders, dataset_folders
 
     datasets = dataset_folders(catalogue, request.data_root, request.data)
-    cache = cache_folders(request.cache)
+    cache, prepared = cache_folders(request.cache), prepared_rows(held(request.cache))
     if options.as_json:
-        print_json({"datasets": datasets, "cache": cache})
+        print_json({"datasets": datasets, "cache": cache, "prepared": prepared})
         return 0
     root = f"data root: {request.data_root or 'none named'}"
     if not request.real_data:
         root += "; runs use PHANTOM data"
-    held = [f"cache: {request.cache}", table(cache)] if cache else [f"cache: {request.cache} (empty)"]
-    typer.echo("\n\n".join([root, table(datasets) if datasets else "no datasets", *held]))
+    shown = [f"cache: {request.cache}", table(cache)] if cache else [f"cache: {request.cache} (empty)"]
+    if prepared:
+        shown += ["prepared images (`medbench data gc` frees the unused ones):", table(prepared)]
+    typer.echo("\n\n".join([root, table(datasets) if datasets else "no datasets", *shown]))
     return 0
 
 
@@ -77,7 +92,7 @@ def data_verify(options: o.VerifyDataOptions) -> int:
         )
     progress = make_progress(request)
     dataset = Sources(request, catalogue, progress).evaluation(catalogue.lookup_dataset(options.name).name)
-    index, problems = verify(dataset, full=options.full, progress=progress)
+    index, problems = verify(dataset, full=options.full, progress=progress, workers=request.workers)
     checks = check_splits(dataset, index)
     found = findings(index, problems, checks)
     listed = None
@@ -102,6 +117,76 @@ def data_verify(options: o.VerifyDataOptions) -> int:
     if problems:
         typer.echo("Mend these samples, or leave them out of a run with --exclude-broken.")
     return DataError.exit_code if found else 0
+
+
+@verb(app, "prepare")
+def data_prepare(options: o.PrepareOptions) -> int:
+    """Decode a dataset's images into the cache.
+
+    A run does so by itself; here it can be done before, and what is there is compared with its checksums. Without
+    --size at every size that the tasks, and pretraining on it as a corpus, ask for.
+    """
+    catalogue = read_plugins(options)
+    request = replace(
+        data_request(options, catalogue),
+        corpus=options.name,
+        columns=o.pairs("--column", options.columns),
+        recipe=options.recipe,
+        quiet=options.quiet,
+    )
+    if options.fit not in ("pad", "stretch"):
+        raise UsageError(f"--fit {options.fit}: expected pad or stretch.")
+    own = options.name.startswith("table:")
+    spec = catalogue.lookup_dataset("table" if own else options.name)
+    sizes: list[tuple[int, Any]] = [(options.size or 0, options.fit)]
+    if options.size is None:
+        from medbench.film_sizes import film_sizes
+
+        sizes = film_sizes(catalogue, spec, options.recipe, named("methods", options.method, catalogue))
+    from medbench.data.prepared import BrokenImages, prepare
+    from medbench.data.sources import Sources
+    from medbench.data.verify import leave_out, list_problems
+
+    progress = make_progress(request)
+    sources = Sources(request, catalogue, progress)
+    dataset = sources.corpus() if own else sources.evaluation(spec.name)
+    index = dataset.index(exclude_broken=options.exclude_broken)
+    settings: dict[str, Any] = {"workers": request.workers, "progress": progress, "check": True}
+    for side, fit in sizes:
+        try:
+            films = prepare(index, side, fit, request.cache, **settings)
+        except BrokenImages as broken:
+            if not options.exclude_broken:
+                raise
+            progress.say(f"left out, since they can not be used:\n{list_problems(broken.problems)}")
+            index = leave_out(index, broken.problems)
+            films = prepare(index, side, fit, request.cache, **settings)
+        typer.echo(f"{len(index):,} images at {side} px ({fit}): {films.folder}")
+    return 0
+
+
+@verb(app, "gc")
+def data_gc(options: o.GcOptions) -> int:
+    """Free prepared images that are of no more use.
+
+    Those whose files are gone or have changed, that another version of medbench made, or that another folder of the
+    cache holds as well.
+    """
+    read_plugins(options)
+    from medbench.data.cache import free, held
+    from medbench.describe import prepared_rows, table
+
+    cache = Environment.read().cache_folder()
+    unused = [entry for entry in held(cache) if entry.state == "unused"]
+    freed = unused if options.dry_run else free(unused)
+    if freed:
+        typer.echo(f"{table(prepared_rows(freed))}\n")
+    total = sum(entry.bytes for entry in freed) / 1e9
+    word = "would free" if options.dry_run else "freed"
+    typer.echo(f"{word} {total:,.2f} GB in {len(freed)} folders of {cache / 'prepared'}")
+    if len(freed) < len(unused):
+        typer.echo(f"{len(unused) - len(freed)} more are being worked on and were left alone")
+    return 0
 
 
 @verb(app, "splits")

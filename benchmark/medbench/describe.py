@@ -5,11 +5,15 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medbench.errors import UsageError
 from medbench.field_docs import field_docs
 from medbench.plugins import GROUP, KINDS, Catalogue, Kind
 from medbench.specs import DatasetSpec, LeaderboardSpec, MethodSpec, Spec, TaskSpec
+
+if TYPE_CHECKING:
+    from medbench.data.cache import Held
 
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
@@ -43,6 +47,20 @@ def dataset_rows(catalogue: Catalogue) -> list[dict[str, str]]:
             "access": spec.access or "-",
         }
         for name, spec in catalogue.datasets.items()
+    ]
+
+
+def prepared_rows(entries: "Sequence[Held]") -> list[dict[str, str]]:
+    """One row a folder of the prepared cache."""
+    return [
+        {
+            "key": entry.folder.name,
+            "dataset": entry.dataset,
+            "films": f"{entry.films:,} at {entry.side} px, {entry.fit}" if entry.side else "",
+            "size": f"{entry.bytes / 1e9:,.2f} GB",
+            "state": f"{entry.state}: {entry.why}" if entry.why else entry.state,
+        }
+        for entry in entries
     ]
 
 

@@ -50,7 +50,8 @@ class Preprocessing:
         """(B, H, W) uint8 grey -> (B, 3, H, W) float32, on the device of `images`."""
         mean = torch.tensor(self.mean, device=images.device)[:, None, None]
         std = torch.tensor(self.std, device=images.device)[:, None, None]
-        return (images[:, None].float() / 255 - mean) / std  # (B, 1, H, W) -> (B, 3, H, W)
+        # In place, since memory for another batch takes longer to get than the division.
+        return (images[:, None].float() / 255 - mean).div_(std)  # (B, 1, H, W) -> (B, 3, H, W)
 
 
 @dataclass(frozen=True)

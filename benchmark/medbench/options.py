@@ -79,6 +79,42 @@ class VerifyDataOptions(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrepareOptions(DataOptions):
+    """Of `data prepare`."""
+
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset, or table:FILE.")]
+    size: Annotated[
+        int | None,
+        typer.Option(
+            "--size", metavar="N", min=1, help="Side of the square, pixels. Default: what runs ask for."
+        ),
+    ] = None
+    fit: Annotated[str, typer.Option("--fit", help="With --size: pad (with black) or stretch.")] = "pad"
+    recipe: Annotated[str, typer.Option("--recipe", help="Whose sizes: tiny or paper.")] = "tiny"
+    method: Annotated[
+        list[str],
+        typer.Option("--method", "-m", metavar="NAME", help="Whose sizes. Default: those of all methods."),
+    ] = field(default_factory=lambda: ["*"])
+    columns: Annotated[
+        list[str],
+        typer.Option("--column", metavar="KIND=NAME", help="Column of a table, as report=note. Repeatable."),
+    ] = field(default_factory=list)
+    exclude_broken: Annotated[
+        bool, typer.Option("--exclude-broken", help="Leave out samples that can not be read.")
+    ] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class GcOptions(Options):
+    """Of `data gc`."""
+
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be freed, free nothing.")] = (
+        False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SplitsOptions(DataOptions):
     """Of `data splits`."""
 

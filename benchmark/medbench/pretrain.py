@@ -336,7 +336,7 @@ class _Run(pl.LightningModule):
 
     def _pairs(self, batch: Batch) -> ImageTextBatch:
         images = batch.films(self._size)[:, None].float() / 255  # (B, S, S) uint8 -> (B, 1, S, S)
-        images = (images - self._mean) / self._std  # -> (B, 3, S, S)
+        images = (images - self._mean).div_(self._std)  # -> (B, 3, S, S)
         images = images.contiguous(memory_format=torch.channels_last)
         return ImageTextBatch(images, batch.text, batch.report_vectors)
 

@@ -103,11 +103,13 @@ class Task(ABC):
 
     Attributes:
         split: name of the dataset's split that it uses.
+        fit: films it asks for: `pad` to the model's `resize`, or `stretch` to its `size`.
         recipe: `tiny`, `paper` or `micro`.
         config: frozen dataclass with every number of the protocol at this recipe; it goes into the record.
     """
 
     split: ClassVar[str]
+    fit: ClassVar[Fit] = "pad"
     recipe: str
     config: Any
 

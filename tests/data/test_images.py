@@ -16,11 +16,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.pixels.processing import apply_modality_lut, apply_voi, apply_windowing
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    SecondaryCaptureImageStorage,
+)
 
-from medbench.data.images import PERCENTILES, fit_square, image_size, read_image
+from medbench.data import images
+from medbench.data.images import PERCENTILES, Fit, fit_square, image_size, read_image, read_square
 from medbench.errors import DataError
 
 REFUSED = {
@@ -84,6 +92,23 @@ def test_every_file_of_the_dicom_collection_reads_or_is_refused(test_data: Path)
             assert image.dtype == np.uint8
             assert image.shape == (int(row["rows"]), int(row["columns"])) == image_size(path), path.name
             assert image.min() < image.max(), path.name
+
+
+def test_the_files_that_read_decode_to_the_listed_stored_values(test_data: Path) -> None:
+    compared = 0
+    for row in dicom_rows(test_data):
+        path = test_data / "dicom" / row["file"]
+        if row["decodes"] != "yes" or path.name in REFUSED:
+            continue
+        with images._warnings_silenced():
+            stored = images._decode(images._open_dicom(path, pixels=True))
+        assert "x".join(map(str, stored.shape)) == row["array_shape"], path.name
+        if row["photometric"] == "YBR_FULL":
+            continue  # listed in YBR, used as RGB
+        assert (stored.min(), stored.max()) == (float(row["min"]), float(row["max"])), path.name
+        assert stored.mean() == pytest.approx(float(row["mean"]), abs=1e-4), path.name
+        compared += 1
+    assert compared == 17
 
 
 def test_windowed_files_agree_with_pydicom(test_data: Path) -> None:
@@ -305,6 +330,170 @@ def test_bad_patient_age_warns_nobody_and_leaves_the_filters(
     assert list(warnings.filters) == before
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12, 15, 16])
+@pytest.mark.parametrize("signed", [False, True])
+def test_every_depth_within_its_window(tmp_path: Path, bits: int, signed: bool) -> None:
+    low = -(2 ** (bits - 1)) if signed else 0
+    kind = np.dtype(f"{'' if signed else 'u'}int{8 if bits == 8 else 16}")
+    stored = np.linspace(low, low + 2**bits - 1, 400).round().astype(kind).reshape(20, 20)
+    window = {"WindowCenter": low + 2 ** (bits - 1), "WindowWidth": 2**bits}
+    image = read_image(dicom(tmp_path / "a.dcm", stored, BitsStored=bits, HighBit=bits - 1, **window))
+    np.testing.assert_allclose(image.ravel(), np.linspace(0, 255, 400), atol=1.1)
+
+
+def test_bits_above_the_stored_ones_do_not_count(tmp_path: Path, deep: npt.NDArray[np.uint16]) -> None:
+    depth = {"BitsStored": 12, "HighBit": 11}
+    clean = read_image(dicom(tmp_path / "a.dcm", deep, **depth))
+    overlaid = deep | (np.arange(deep.size, dtype=np.uint16).reshape(deep.shape) % 2 << 13)
+    np.testing.assert_array_equal(read_image(dicom(tmp_path / "b.dcm", overlaid, **depth)), clean)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("FloatPixelData", "<f4"), ("DoubleFloatPixelData", "<f8")])
+def test_float_pixels(tmp_path: Path, deep: npt.NDArray[np.uint16], name: str, kind: str) -> None:
+    values = (deep / 7 - 100).astype(kind)
+    values[0, 0] = np.nan
+    path = dicom(tmp_path / "a.dcm", deep, BitsAllocated=8 * values.dtype.itemsize)
+    import pydicom
+
+    data = pydicom.dcmread(path)
+    for unused in ("PixelData", "BitsStored", "HighBit", "PixelRepresentation"):
+        delattr(data, unused)
+    setattr(data, name, values.tobytes())
+    data.save_as(path)
+    low, high = np.percentile(values.ravel()[1:].astype(np.float64), PERCENTILES)
+    expected = np.rint(np.clip((values.astype(np.float64) - low) / (high - low), 0, 1) * 255)
+    expected[0, 0] = 0
+    np.testing.assert_array_equal(read_image(path), expected)
+    windowed = pydicom.dcmread(path)
+    windowed.WindowCenter, windowed.WindowWidth = 0, 200
+    windowed.save_as(path)
+    image = read_image(path)
+    assert image[values > 100].min() == 255 and image[values < -100].max(initial=0) == 0
+
+
+@pytest.mark.parametrize("entries", [8, 16])
+def test_palette(tmp_path: Path, ramp: npt.NDArray[np.uint8], entries: int) -> None:
+    tables = {"Red": 255 - np.arange(256), "Green": np.arange(256) // 2, "Blue": np.full(256, 9)}
+    palette: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for colour, table in tables.items():
+        palette[f"{colour}PaletteColorLookupTableDescriptor"] = [256, 0, entries]
+        wide = table * 257 if entries == 16 else table
+        palette[f"{colour}PaletteColorLookupTableData"] = wide.astype(f"<u{entries // 8}").tobytes()
+    image = read_image(dicom(tmp_path / "a.dcm", ramp, **palette)).ravel()
+    expected = 0.299 * tables["Red"] + 0.587 * tables["Green"] + 0.114 * tables["Blue"]
+    np.testing.assert_allclose(image, expected, atol=1)
+
+
+def test_ybr_becomes_luminance(tmp_path: Path) -> None:
+    ycbcr = np.zeros((16, 16, 3), np.uint8)
+    ycbcr[..., 0] = np.arange(256).reshape(16, 16)
+    ycbcr[..., 1:] = 128
+    colour = {"SamplesPerPixel": 3, "PlanarConfiguration": 0, "PhotometricInterpretation": "YBR_FULL"}
+    image = read_image(dicom(tmp_path / "a.dcm", ycbcr, **colour))
+    np.testing.assert_allclose(image, ycbcr[..., 0], atol=1)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (4300, 4298)])
+def test_tiny_and_very_large_films(tmp_path: Path, shape: tuple[int, int]) -> None:
+    film = np.full(shape, 77, np.uint8)
+    film[0, 0] = 78
+    paths = [dicom(tmp_path / "a.dcm", film)]
+    paths += [saved(tmp_path, Image.fromarray(film), name) for name in ("a.png", "a.jpg")]
+    for path in paths:
+        assert image_size(path) == shape
+        square, size = read_square(path, 16, "pad")
+        assert size == shape
+        assert int(square.max()) in (76, 77, 78)
+
+
+# What declares more than there can be
+
+BOMB = 60_000
+
+
+def png_header(side: int) -> bytes:
+    import struct
+    import zlib
+
+    def block(name: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        )
+
+    head = block(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + block(b"IDAT", zlib.compress(bytes(99))) + block(b"IEND", b"")
+
+
+def jpeg_header(side: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (8, 8)).save(buffer, "JPEG")
+    content = bytearray(buffer.getvalue())
+    at = content.index(b"\xff\xc0")
+    content[at + 5 : at + 9] = side.to_bytes(2, "big") * 2
+    return bytes(content)
+
+
+def bombs(folder: Path, side: int) -> dict[str, Path]:
+    """Small files that declare `side` x `side` pixels, in their header or in the compressed pixels alone."""
+    small = np.zeros((8, 8), np.uint8)
+    (folder / "a.png").write_bytes(png_header(side))
+    (folder / "a.jpg").write_bytes(jpeg_header(side))
+    found = {"png": folder / "a.png", "jpeg": folder / "a.jpg"}
+    found["dicom"] = dicom(folder / "a.dcm", small, Rows=side, Columns=side)
+    j2k = b"\xff\x4f\xff\x51" + bytes([0, 41, 0, 0]) + side.to_bytes(4, "big") * 2 + bytes(40)
+    for name, syntax, stream in (
+        ("dicom_jpeg", JPEGBaseline8Bit, jpeg_header(side)),
+        ("dicom_j2k", JPEG2000Lossless, j2k),
+    ):
+        import pydicom
+
+        data = pydicom.dcmread(dicom(folder / f"{name}.dcm", small))
+        data.file_meta.TransferSyntaxUID = syntax
+        data.PixelData = encapsulate([stream])
+        data["PixelData"].VR = "OB"
+        data.save_as(folder / f"{name}.dcm")
+        found[name] = folder / f"{name}.dcm"
+    return found
+
+
+@pytest.mark.parametrize("side", [11_000, BOMB])  # below and above the limit that Pillow has of its own
+@pytest.mark.parametrize("name", ["png", "jpeg", "dicom", "dicom_jpeg", "dicom_j2k"])
+def test_a_decompression_bomb_is_refused_before_memory_goes(tmp_path: Path, name: str, side: int) -> None:
+    import tracemalloc
+
+    path = bombs(tmp_path, side)[name]
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            DataError, match=r"declares .*more than the 100,000,000 that any film has"
+        ) as caught:
+            read_image(path)
+        with pytest.raises(DataError, match="that any film has"):
+            read_square(path, 64, "pad")
+        assert tracemalloc.get_traced_memory()[1] < 30e6
+    finally:
+        tracemalloc.stop()
+    assert str(caught.value).startswith(f"{path}: ")
+    if name in ("png", "jpeg", "dicom"):
+        with pytest.raises(DataError, match="that any film has"):
+            image_size(path)
+
+
+def test_a_deflated_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pydicom
+
+    film = np.zeros((2000, 2000), np.uint8)
+    film[5, 5] = 200
+    data = pydicom.dcmread(dicom(tmp_path / "a.dcm", film))
+    data.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    data.save_as(tmp_path / "a.dcm")
+    assert (tmp_path / "a.dcm").stat().st_size < 20_000
+    np.testing.assert_array_equal(read_image(tmp_path / "a.dcm"), film)
+    monkeypatch.setattr(images, "_DEFLATED_MOST", 3_000_000)
+    with pytest.raises(DataError, match="inflates to more than 3,000,000 bytes"):
+        read_image(tmp_path / "a.dcm")
+
+
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
@@ -355,6 +544,17 @@ def test_sixteen_bit_png_is_stretched(tmp_path: Path, deep: npt.NDArray[np.uint1
     np.testing.assert_array_equal(image, np.rint(np.clip((deep - low) / (high - low), 0, 1) * 255))
 
 
+def test_sixteen_bit_colour_and_palette_with_a_transparent_entry(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    film = np.linspace(0, 65535, 300).astype(np.uint16).reshape(15, 20)
+    cv2.imwrite(str(tmp_path / "deep.png"), np.dstack([film] * 3))
+    np.testing.assert_allclose(read_image(tmp_path / "deep.png"), film / 257, atol=1)
+    picture = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), "P")
+    picture.putpalette([250, 250, 250, 90, 90, 90, 10, 10, 10])
+    path = saved(tmp_path, picture, "palette.png", transparency=1)
+    np.testing.assert_array_equal(read_image(path), [[250, 0], [10, 0]])
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 def test_jpeg_modes(tmp_path: Path, mode: str) -> None:
     smooth = np.linspace(0, 255, 64 * 48).reshape(48, 64).astype(np.uint8)
@@ -368,6 +568,9 @@ def test_jpeg_modes(tmp_path: Path, mode: str) -> None:
         (1, lambda a: a),
         (2, lambda a: a[:, ::-1]),
         (3, lambda a: a[::-1, ::-1]),
+        (4, lambda a: a[::-1]),
+        (5, lambda a: a.T),
+        (7, lambda a: a[::-1, ::-1].T),
         (6, lambda a: np.rot90(a, -1)),
         (8, lambda a: np.rot90(a)),
     ],
@@ -381,6 +584,30 @@ def test_exif_orientation_is_obeyed(
     path = saved(tmp_path, Image.fromarray(film), exif=exif)
     np.testing.assert_array_equal(read_image(path), upright(film))
     assert image_size(path) == upright(film).shape
+    photo = saved(tmp_path, Image.fromarray(film), "a.jpg", exif=exif)
+    plain = saved(tmp_path, Image.fromarray(film), "b.jpg")
+    np.testing.assert_array_equal(read_image(photo), upright(read_image(plain)))
+
+
+def test_the_size_of_a_png_is_read_without_decoding_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deep: npt.NDArray[np.uint16]
+) -> None:
+    path = saved(tmp_path, Image.fromarray(deep))
+
+    def refuse(picture: Any) -> None:
+        raise AssertionError("decoded")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.PngImagePlugin.PngImageFile.load", refuse)
+        assert image_size(path) == deep.shape
+    # An orientation behind the pixels counts.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    content = saved(tmp_path, Image.fromarray(deep), "turned.png", exif=exif).read_bytes()
+    at = content.index(b"eXIf") - 4
+    end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+    path.write_bytes(content[:at] + content[end:-12] + content[at:end] + content[-12:])
+    assert image_size(path) == read_image(path).shape == deep.shape[::-1]
 
 
 def test_the_first_bytes_count_not_the_name(tmp_path: Path, ramp: npt.NDArray[np.uint8]) -> None:
@@ -499,3 +726,78 @@ def test_fit_square_of_a_constant_film(height: int, width: int, side: int, grey:
     for part, whole in ((rows, side), (columns, side)):
         before, after = part[0], whole - 1 - part[-1]
         assert after - before in (0, 1)
+
+
+# Large JPEG files for a small square
+
+
+def chest(height: int, width: int) -> npt.NDArray[np.uint8]:
+    """Something like a film: soft shapes, fine lines, noise, a marker with hard edges."""
+    down, across = np.mgrid[:height, :width].astype(np.float32)
+    y, x = down / height - 0.5, across / width - 0.5
+    film = (
+        150 - 110 * np.exp(-(((abs(x) - 0.2) / 0.13) ** 2 + (y / 0.3) ** 2)) + 25 * np.sin(40 * y + 9 * x**2)
+    )
+    film += 12 * np.sin(across / 3) * (abs(y) < 0.2) + np.random.default_rng(5).normal(0, 5, film.shape)
+    film[height // 12 : height // 10, width // 12 : width // 8] = 250
+    return np.clip(film, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize(("side", "fit"), [(48, "pad"), (200, "pad"), (200, "stretch")])
+def test_scaled_decoding_differs_little(tmp_path: Path, mode: str, side: int, fit: Fit) -> None:
+    path = saved(tmp_path, Image.fromarray(chest(1501, 1307)).convert(mode), "a.jpg", quality=92)
+    square, size = read_square(path, side, fit)
+    assert size == (1501, 1307)
+    assert_close(square, fit_square(read_image(path), side, fit))
+
+
+def assert_close(scaled: npt.NDArray[np.uint8], full: npt.NDArray[np.uint8]) -> None:
+    difference = scaled.astype(int) - full
+    assert np.abs(difference).any(), "nothing was scaled"
+    assert np.abs(difference).mean() < 1
+    assert np.percentile(np.abs(difference), 99) <= 6
+    assert abs(difference.mean()) < 0.5
+
+
+def test_scaled_decoding_of_a_real_film(test_data: Path) -> None:
+    [path] = (test_data / "images_text" / "original_files").glob("post-intub*.jpg")
+    square, size = read_square(path, 256, "pad")
+    assert size == (2708, 3600)
+    assert_close(square, fit_square(read_image(path), 256, "pad"))
+
+
+@pytest.mark.parametrize("orientation", [3, 6, 8])
+def test_scaled_decoding_obeys_the_orientation(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, Image.fromarray(chest(813, 601)), "a.jpg", quality=92, exif=exif)
+    square, size = read_square(path, 64, "pad")
+    assert size == image_size(path) == read_image(path).shape
+    assert_close(square, fit_square(read_image(path), 64, "pad"))
+
+
+def test_geometry_survives_scaled_decoding(tmp_path: Path) -> None:
+    film = np.zeros((1999, 1603), np.uint8)
+    film[640:1280, 400:1200] = 255
+    path = saved(tmp_path, Image.fromarray(film), "a.jpg", quality=95)
+    square, (height, width) = read_square(path, 100, "stretch")
+    rows, columns = (np.flatnonzero((square > 127).any(axis)) for axis in (1, 0))
+    assert (height, width) == film.shape
+    for found, start, end, side in ((rows, 640, 1280, height), (columns, 400, 1200, width)):
+        np.testing.assert_allclose(
+            [found[0], found[-1] + 1], [start * 100 / side, end * 100 / side], atol=0.75
+        )
+
+
+@pytest.mark.parametrize("name", ["small.jpg", "film.png", "film.dcm", "cmyk.jpg"])
+def test_other_files_are_as_fully_decoded(tmp_path: Path, name: str) -> None:
+    film = chest(300, 260) if name == "small.jpg" else chest(900, 800)
+    path = tmp_path / name
+    if name.endswith("dcm"):
+        dicom(path, film)
+    else:
+        Image.fromarray(film).convert("CMYK" if name == "cmyk.jpg" else "L").save(path)
+    square, size = read_square(path, 64, "pad")
+    assert size == film.shape
+    np.testing.assert_array_equal(square, fit_square(read_image(path), 64, "pad"))

@@ -2,6 +2,7 @@
 is broken."""
 
 import hashlib
+import json
 import os
 import pickle
 import shutil
@@ -21,12 +22,14 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from medbench.data import decoding, prepared
-from medbench.data.images import fit_square, read_image
+from medbench.data import decoding, prepared, shards
+from medbench.data.images import Fit, fit_square, read_image, read_square
 from medbench.data.index import Index
 from medbench.data.prepared import CHUNK, BrokenImages, PreparedImages, prepare
+from medbench.data.shards import Shards
 from medbench.data.verify import leave_out
 from medbench.errors import DataError
+from medbench.files import sha256_file
 from medbench.progress import Progress
 
 COUNT = 2 * CHUNK + 22
@@ -72,11 +75,11 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the films that this process decodes from now on."""
     names: list[str] = []
 
-    def counting(path: Path) -> npt.NDArray[np.uint8]:
+    def counting(path: Path, side: int, fit: Fit) -> Any:
         names.append(path.name)
-        return read_image(path)
+        return read_square(path, side, fit)
 
-    monkeypatch.setattr(decoding, "read_image", counting)
+    monkeypatch.setattr(decoding, "read_square", counting)
     return names
 
 
@@ -254,16 +257,153 @@ def test_a_damaged_folder_is_made_again(pictures: Path, tmp_path: Path) -> None:
     index = index_of(pictures)
     films = do(index, tmp_path)
     assert films.folder is not None
-    with (films.folder / "images.npy").open("r+b") as file:
+    with (films.folder / "images-0000.npy").open("r+b") as file:
         file.truncate(1000)
     np.testing.assert_array_equal(do(index, tmp_path).images, expected(index))
+
+
+# Several files
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of 40 films."""
+    monkeypatch.setattr(shards, "SHARD_BYTES", 40 * SIDE**2 + 7)
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_several_files_hold_the_same_pixels(pictures: Path, tmp_path: Path, workers: int) -> None:
+    index = index_of(pictures)
+    films = do(index, tmp_path, workers=workers)
+    assert isinstance(films.images, Shards)
+    np.testing.assert_array_equal(films.images, expected(index))
+    assert films.sha256 == hashlib.sha256(expected(index).tobytes()).hexdigest()
+    assert films.folder is not None
+    done = json.loads((films.folder / "done.json").read_text())
+    assert [shard["file"] for shard in done["shards"]] == [f"images-{k:04d}.npy" for k in range(4)]
+    for shard in done["shards"]:
+        assert sha256_file(films.folder / shard["file"]) == shard["sha256"]
+    content = pickle.dumps(films)
+    assert len(content) < 1000
+    np.testing.assert_array_equal(pickle.loads(content).images, films.images)
+    some = index.select(np.arange(COUNT) % 7 == 3)
+    np.testing.assert_array_equal(do(some, tmp_path).images, expected(some))
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("damage", ["a bit", "cut short", "gone"])
+def test_only_a_damaged_file_is_made_again(
+    pictures: Path,
+    tmp_path: Path,
+    decoded: list[str],
+    damage: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    index = index_of(pictures)
+    films = do(index, tmp_path)
+    assert films.folder is not None
+    file = films.folder / "images-0001.npy"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 4
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(content if damage == "a bit" else content[:-9])
+    decoded.clear()
+    settings: dict[str, Any] = {"workers": 1, "progress": Progress()}
+    if damage == "a bit":  # its length is right, so that only a look at the checksums finds it
+        prepare(index, SIDE, "pad", tmp_path, **settings)
+        assert not decoded
+    again = prepare(index, SIDE, "pad", tmp_path, check=damage == "a bit", **settings)
+    assert decoded == [f"{number:03d}.png" for number in range(40, 80)]
+    assert again.sha256 == films.sha256
+    np.testing.assert_array_equal(again.images, expected(index))
+    assert ("images-0001.npy does not agree with its checksum" in capsys.readouterr().err) == (
+        damage == "a bit"
+    )
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("begun", ["anew", "damaged"])
+def test_killed_at_any_step_it_goes_on(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str
+) -> None:
+    """A kill before and after every change that the build makes to the folder."""
+    index = index_of(pictures).select(np.arange(COUNT) < 90)
+    want = expected(index)
+    monkeypatch.setattr(prepared, "CHUNK", 17)
+    whole = do(index, tmp_path / "whole")
+    assert whole.folder is not None
+    left = -1
+
+    def counting(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed
+            result = call(*args, **kwargs)
+            left -= 1
+            if left == 0:
+                raise Killed
+            return result
+
+        return counted
+
+    for owner, name in (
+        (Path, "rename"),
+        (Path, "unlink"),
+        (Path, "mkdir"),
+        (os, "replace"),
+        (os, "posix_fallocate"),
+        (shutil, "rmtree"),
+        (prepared, "_note"),
+        (decoding, "_write"),
+    ):
+        monkeypatch.setattr(owner, name, counting(getattr(owner, name)))
+    step = 0
+    while True:
+        cache = tmp_path / f"{begun}{step}"
+        if begun == "damaged":
+            shutil.copytree(tmp_path / "whole", cache)
+            (cache / "prepared" / whole.folder.name / "images-0001.npy").write_bytes(b"cut short")
+        left = step = step + 1
+        try:
+            films = do(index, cache)
+        except Killed:
+            left = -1
+            films = do(index, cache)
+            assert not list(cache.glob("prepared/*.partial"))
+            np.testing.assert_array_equal(films.images, want)
+            np.testing.assert_array_equal(films.sizes, whole.sizes)
+        else:
+            break
+        shutil.rmtree(cache)
+    assert films.sha256 == whole.sha256
+    assert step > 15
+
+
+def test_a_dataset_that_was_moved_is_the_same(folder: Path, tmp_path: Path, decoded: list[str]) -> None:
+    first = do(index_of(folder), tmp_path)
+    moved = folder.rename(tmp_path / "elsewhere")
+    decoded.clear()
+    second = do(index_of(moved), tmp_path)
+    assert not decoded
+    assert first.folder == second.folder
+    assert second.folder is not None
+    assert json.loads((second.folder / "done.json").read_text())["root"] == str(moved)
 
 
 def test_a_dead_worker_is_an_error_not_a_traceback(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding, "_start_worker", _die)
-    with pytest.raises(DataError, match=r"was killed.*it goes on where it stopped"):
+    with pytest.raises(DataError, match=r"was killed.*what was prepared is kept"):
         do(index_of(pictures), tmp_path, workers=2)
 
 
@@ -308,7 +448,7 @@ def test_broken_films_are_all_named_and_can_be_left_out(
         do(index, cache)
     assert sorted(set(decoded)) <= ["003.png", "100.png"]
     # Their pixels are kept once.
-    assert len(list(cache.glob("prepared/*/images.npy"))) == 1
+    assert len(list(cache.glob("prepared/*/images-*.npy"))) == 1
 
 
 def test_mended_films_alone_are_decoded(folder: Path, tmp_path: Path, decoded: list[str]) -> None:
@@ -327,12 +467,12 @@ def test_mended_films_alone_are_decoded(folder: Path, tmp_path: Path, decoded: l
 def test_a_film_that_could_not_be_read_for_a_while(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_decoder(path: Path) -> npt.NDArray[np.uint8]:
+    def no_decoder(path: Path, side: int, fit: Fit) -> Any:
         raise DataError(f"{path}: no decoder")
 
     index = index_of(pictures)
     with monkeypatch.context() as patch:
-        patch.setattr(decoding, "read_image", no_decoder)
+        patch.setattr(decoding, "read_square", no_decoder)
         with pytest.raises(BrokenImages, match=rf"{COUNT} of {COUNT} images have problems"):
             do(index, tmp_path)
     np.testing.assert_array_equal(do(index, tmp_path).images, expected(index))
@@ -385,9 +525,14 @@ def test_a_file_that_vanished(folder: Path, tmp_path: Path) -> None:
         do(index, tmp_path)
 
 
-def test_progress_is_shown(pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    prepare(index_of(pictures), SIDE, "pad", tmp_path, workers=1, progress=Progress("phantom"))
-    assert f"[phantom] preparing tests at {SIDE} px: {COUNT} images" in capsys.readouterr().err
+def test_disk_use_and_progress_are_shown(
+    pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(index_of(pictures), 200, "pad", tmp_path, workers=1, progress=Progress("phantom"))
+    use, start, *_ = capsys.readouterr().err.splitlines()
+    assert use.startswith(f"[phantom] tests at 200 px (pad): {COUNT} images take 0.01 GB of the ")
+    assert use.endswith(f" GB that {tmp_path / 'prepared'} has free")
+    assert start == f"[phantom] preparing tests at 200 px: {COUNT} images"
 
 
 def test_importing_is_cheap() -> None:

@@ -1,4 +1,4 @@
-"""Decoding films into the prepared cache, in as many processes as there are cores for it.
+"""Decoding films, into the prepared cache or only to see whether they can be, in as many processes as there are cores.
 
 A worker imports this file and what it needs, and no more: neither pandas nor torch, which take longer to
 start than many films take to decode.
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from medbench.data.images import Fit, fit_square, read_image
+from medbench.data.images import Fit, read_image, read_square
 from medbench.errors import DataError
 
 
@@ -27,19 +27,32 @@ class Chunk:
     """Films for one task of a worker.
 
     Attributes:
-        target: the memory map, (N, side, side) uint8.
         root: folder that `images` are relative to.
-        side, fit: of `fit_square`.
-        rows: of the memory map.
+        rows: of the index.
         images: as many paths.
+        target: where the films go to; None where it is enough to see that they can be decoded.
     """
 
-    target: Path
     root: Path
-    side: int
-    fit: Fit
     rows: list[int]
     images: list[str]
+    target: "Target | None" = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A memory map that films are written into.
+
+    Attributes:
+        path: of a .npy file, (n, side, side) uint8.
+        first: row of the index that is its row 0.
+        side, fit: of `fit_square`.
+    """
+
+    path: Path
+    first: int
+    side: int
+    fit: Fit
 
 
 @dataclass(frozen=True)
@@ -47,7 +60,7 @@ class Outcome:
     """What came of a chunk.
 
     Attributes:
-        rows: of the memory map.
+        rows: of the index.
         sizes: height and width of each file in pixels; 0, 0 where it could not be decoded.
         problems: why it could not be; "" where it could.
     """
@@ -60,36 +73,54 @@ class Outcome:
 def decode_one(path: Path, side: int, fit: Fit) -> tuple[npt.NDArray[np.uint8], tuple[int, int]] | str:
     """One film, (side, side), and the height and width of its file; or why there is none."""
     try:
-        image = read_image(path)
+        return read_square(path, side, fit)
     except DataError as error:
         return str(error).removeprefix(f"{path}: ")
-    return fit_square(image, side, fit), (image.shape[0], image.shape[1])
+
+
+def _size_of(path: Path) -> tuple[int, int] | str:
+    """Height and width of a film that was decoded; or why it can not be."""
+    try:
+        height, width = read_image(path).shape
+    except DataError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return height, width
 
 
 def _do(chunk: Chunk) -> Outcome:
-    target = np.load(chunk.target, mmap_mode="r+")
+    return _check(chunk) if chunk.target is None else _write(chunk, chunk.target)
+
+
+def _check(chunk: Chunk) -> Outcome:
+    found = [_size_of(chunk.root / image) for image in chunk.images]
+    sizes = [[0, 0] if isinstance(size, str) else list(size) for size in found]
+    return Outcome(chunk.rows, sizes, [size if isinstance(size, str) else "" for size in found])
+
+
+def _write(chunk: Chunk, target: Target) -> Outcome:
+    films = np.load(target.path, mmap_mode="r+")
     sizes, problems = [], []
     for row, image in zip(chunk.rows, chunk.images, strict=True):
-        film = decode_one(chunk.root / image, chunk.side, chunk.fit)
+        film = decode_one(chunk.root / image, target.side, target.fit)
         if isinstance(film, str):
-            target[row] = 0
+            films[row - target.first] = 0
             sizes.append([0, 0])
             problems.append(film)
         else:
-            target[row] = film[0]
+            films[row - target.first] = film[0]
             sizes.append(list(film[1]))
             problems.append("")
-    target.flush()  # on disk before the log says so
+    films.flush()  # on disk before the log says so
     return Outcome(chunk.rows, sizes, problems)
 
 
-def decode(work: Sequence[Chunk], workers: int, cache: Path) -> Iterator[Outcome]:
-    """Decode chunks into their memory map.
+def decode(work: Sequence[Chunk], workers: int, what: str) -> Iterator[Outcome]:
+    """Decode chunks of films.
 
     Args:
         work: what to do.
         workers: processes; 1 decodes in this one.
-        cache: folder that a message names.
+        what: it is that a process does, for a message ("prepares images for FOLDER").
 
     Yields:
         Outcomes in the order in which they are finished.
@@ -97,6 +128,7 @@ def decode(work: Sequence[Chunk], workers: int, cache: Path) -> Iterator[Outcome
     Raises:
         DataError: a process was killed.
     """
+    workers = min(workers, len(work))
     if workers <= 1:
         yield from map(_do, work)
         return
@@ -116,8 +148,8 @@ def decode(work: Sequence[Chunk], workers: int, cache: Path) -> Iterator[Outcome
                 yield outcome
     except BrokenProcessPool as error:
         raise DataError(
-            f"A process that prepares images for {cache} was killed, most likely for want of memory. Run the "
-            "same command again: it goes on where it stopped."
+            f"A process that {what} was killed, most likely for want of memory. Run the same command again: what was "
+            "prepared is kept."
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

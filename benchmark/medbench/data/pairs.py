@@ -17,6 +17,7 @@ from medbench.data.augment import crop, random_corners
 from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
 from medbench.data.reports import CLEANINGS
+from medbench.data.shards import copy_rows
 from medbench.errors import DataError
 from medbench.model import Preprocessing, TextBatch, VisionLanguageModel
 from medbench.seeding import derive_seed, uniforms
@@ -143,8 +144,7 @@ class Pairs:
         """The pairs at `positions` (sorted, so that films are read in the order of the file)."""
         rows = self.rows[positions]
         films = torch.empty((len(rows), *self._films.shape[1:]), dtype=torch.uint8, pin_memory=pin)
-        # mode="clip" lets numpy write straight into `out`; the rows are known to exist
-        np.take(self._films, rows, axis=0, out=films.numpy(), mode="clip")
+        copy_rows(self._films, rows, films.numpy())
         ids, mask, word, sentence = (torch.from_numpy(part[positions]) for part in self._text)
         text = TextBatch(ids.long(), mask, word.long(), sentence.long())
         where = torch.from_numpy(corners)

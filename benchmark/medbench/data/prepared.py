@@ -1,12 +1,13 @@
 """The prepared cache: every film decoded once, made square, kept as raw bytes that the kernel pages in.
 
-    <cache>/prepared/<key>/         images.npy (N, side, side) uint8; index.parquet, a row a film; done.json
+    <cache>/prepared/<key>/         images-0000.npy ... (n, side, side) uint8, of 1 GB at most; index.parquet, a row a
+                                    film; about.json; done.json, with a checksum of each file
     <cache>/prepared/<key>.partial/ the same while it is made; chunks.jsonl, a line for each finished chunk
 
 The key is a hash of what the pixels depend on: the dataset's name, the samples, their files by relative path,
-size and time of change, side, fit, and the version of the reader. Films that another folder of the cache
+size and time of change, side, fit, and the versions of the reader. Films that another folder of the cache
 holds already (of a smaller or larger index of the same dataset, say) are copied from there, not decoded
-again.
+again. `medbench.data.cache` lists the folders and frees what is of no more use.
 """
 
 import hashlib
@@ -22,12 +23,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medbench.data.decoding import Chunk, Outcome, decode, decode_one
-from medbench.data.images import READER, Fit
+from medbench.data.decoding import Chunk, Outcome, Target, decode, decode_one
+from medbench.data.images import READER, SCALER, Fit
 from medbench.data.index import Index, Problem
+from medbench.data.shards import Films, Shards, rows_a_shard
 from medbench.data.verify import BrokenSamples, list_problems, outside
 from medbench.errors import DataError
-from medbench.files import locked
+from medbench.files import locked, replacing, sha256_file, write_atomic
 from medbench.progress import Progress
 
 CHUNK = 64
@@ -35,6 +37,9 @@ CHUNK = 64
 
 BYTES_PER_ROW = 300
 """What the parquet and the log take beside the pixels, generously."""
+
+ABOUT, TABLE, DONE, LOG = "about.json", "index.parquet", "done.json", "chunks.jsonl"
+"""Files of a folder beside the pixels."""
 
 IDENTITY = ["sample", "image", "bytes", "mtime_ns"]
 """Columns that tell whether a film in another folder of the cache is the same one."""
@@ -55,13 +60,14 @@ class PreparedImages:
     Pickles as the path of its folder, so that the workers of a loader map the file themselves.
 
     Attributes:
-        images: (N, side, side) uint8, 0 black to 255 white; row i is row i of the index.
+        images: (N, side, side) uint8, 0 black to 255 white; row i is row i of the index. One array, or `Shards`,
+            which are read like one.
         sizes: (N, 2) int64, height and width of the file in pixels.
         sha256: over the pixels in row order, for the record.
         folder: of the cache, or None for films that are in memory only.
     """
 
-    images: npt.NDArray[np.uint8]
+    images: Films
     sizes: npt.NDArray[np.int64]
     sha256: str
     folder: Path | None = None
@@ -73,7 +79,14 @@ class PreparedImages:
 
 
 def prepare(
-    index: Index, side: int, fit: Fit, cache: Path, *, workers: int, progress: Progress
+    index: Index,
+    side: int,
+    fit: Fit,
+    cache: Path,
+    *,
+    workers: int,
+    progress: Progress,
+    check: bool = False,
 ) -> PreparedImages:
     """Decode and resize all films of an index, or find them done.
 
@@ -87,28 +100,44 @@ def prepare(
         cache: folder of the cache; made if need be.
         workers: processes that decode; 1 decodes in this one.
         progress: where to report to.
+        check: compare what is there with its checksums, and make again what does not agree.
 
     Raises:
         BrokenImages: films can not be decoded, or boxes lie outside of them.
         DataError: the disk is too small, or a file vanished since the index was read.
     """
     films = _films(index)
+    about = {
+        "dataset": index.dataset,
+        "root": str(index.root.absolute()),
+        "side": side,
+        "fit": fit,
+        "reader": READER,
+        "scaler": SCALER,
+        "count": len(films),
+        "rows_a_shard": rows_a_shard(side),
+    }
     folder = cache / "prepared" / _key(index.dataset, films, side, fit)
-    entry = _load(folder)
-    if entry is None or entry.broken:
+    entry = load(folder)
+    if entry is None or entry.broken or check:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.with_suffix(".lock"), "preparing the same images", progress):
-            entry = _load(folder)
+            entry = load(folder)
             if entry is not None and _mended(index.root, entry):
                 shutil.rmtree(folder)
                 entry = None
+            if entry is not None and check and not entry.broken and (damaged := entry.damaged()):
+                progress.say(f"{folder}: {', '.join(damaged)} does not agree with its checksum: made again")
+                entry = None
             if entry is None:
-                _build(index, films, side, fit, folder, workers, progress)
-                entry = _load(folder)
+                _build(index.root, films, about, folder, workers, progress)
+                entry = load(folder)
     if entry is None:
         raise DataError(
             f"The prepared images vanished from {folder} while they were opened. Run the command again."
         )
+    if entry.about["root"] != about["root"]:  # the dataset was moved; for `medbench.data.cache`
+        write_atomic(folder / DONE, json.dumps({**entry.about, "root": about["root"]}, indent=1).encode())
     problems = entry.broken + outside(index, entry.sizes)
     if problems:
         raise BrokenImages(
@@ -123,7 +152,7 @@ def prepare(
 
 
 def _reopen(folder: Path) -> PreparedImages:
-    entry = _load(folder)
+    entry = load(folder)
     if entry is None:
         raise DataError(
             f"No prepared images in {folder}: were they removed meanwhile? Run the command again."
@@ -135,13 +164,28 @@ def _reopen(folder: Path) -> PreparedImages:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """A finished folder of the cache.
+
+    Attributes:
+        folder: where it is.
+        about: `dataset`, `root`, `side`, `fit`, `reader`, `scaler`, `count`, `sha256` over the pixels in row order, and
+            `shards`: `file`, `bytes` and `sha256` of each file.
+        films: a row a film: the columns of `IDENTITY`, `height`, `width` and `problem`.
+    """
+
     folder: Path
+    about: dict[str, Any]
     films: pd.DataFrame
-    sha256: str
+
+    @property
+    def sha256(self) -> str:
+        """Over the pixels in row order."""
+        return str(self.about["sha256"])
 
     @property
     def sizes(self) -> npt.NDArray[np.int64]:
+        """(N, 2) height and width of each file in pixels."""
         return self.films[["height", "width"]].to_numpy(np.int64)
 
     @property
@@ -150,23 +194,50 @@ class _Entry:
         bad = self.films[self.films["problem"] != ""]
         return [Problem(str(r.sample), str(r.image), str(r.problem)) for r in bad.itertuples()]
 
-    def images(self) -> npt.NDArray[np.uint8]:
-        return np.load(self.folder / "images.npy", mmap_mode="r")  # type: ignore[no-any-return]  # stub says Any
+    @property
+    def whole(self) -> bool:
+        """Whether all of its pixels are there, by the length of the files."""
+        try:
+            return all(
+                (self.folder / shard["file"]).stat().st_size == shard["bytes"]
+                for shard in self.about["shards"]
+            )
+        except FileNotFoundError:
+            return False
+
+    def images(self) -> Films:
+        """The pixels."""
+        parts = [np.load(self.folder / shard["file"], mmap_mode="r") for shard in self.about["shards"]]
+        return parts[0] if len(parts) == 1 else Shards(parts)
+
+    def damaged(self) -> list[str]:
+        """Files that do not agree with their checksum; reads all of them."""
+        shards = self.about["shards"]
+        return [s["file"] for s in shards if not _agrees(self.folder / s["file"], s["sha256"])]
 
 
-def _load(folder: Path) -> _Entry | None:
+def _agrees(file: Path, sha256: str) -> bool:
+    return file.exists() and sha256_file(file) == sha256
+
+
+def load(folder: Path) -> Entry | None:
     """A finished folder, or None. Its pixels are all there; one with broken films needs none."""
     try:
-        done = json.loads((folder / "done.json").read_text())
-        entry = _Entry(folder, pd.read_parquet(folder / "index.parquet"), done["sha256"])
-        if not entry.broken and entry.images().shape != (len(entry.films), done["side"], done["side"]):
+        about = json.loads((folder / "done.json").read_text())
+        if "shards" not in about:  # an older layout
             return None
-    except (OSError, ValueError):  # not there, or damaged from outside: made again either way
+        entry = Entry(folder, about, pd.read_parquet(folder / "index.parquet"))
+        return entry if entry.broken or entry.whole else None
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # not there, or damaged from outside: made again either way
         return None
-    return entry
 
 
-def _mended(root: Path, entry: _Entry) -> bool:
+def _mended(root: Path, entry: Entry) -> bool:
     """Whether a film that could not be decoded can be now (another decoder, a disk that is back)."""
     return any(not isinstance(decode_one(root / problem.path, 1, "pad"), str) for problem in entry.broken)
 
@@ -192,59 +263,148 @@ def _films(index: Index) -> pd.DataFrame:
 
 
 def _key(dataset: str, films: pd.DataFrame, side: int, fit: Fit) -> str:
-    digest = hashlib.sha256(json.dumps([dataset, side, fit, READER]).encode())
+    digest = hashlib.sha256(json.dumps([dataset, side, fit, READER, SCALER]).encode())
     for row in films[IDENTITY].itertuples(index=False):
         digest.update(json.dumps(list(row)).encode())
     return digest.hexdigest()[:32]
 
 
 def _build(
-    index: Index, films: pd.DataFrame, side: int, fit: Fit, folder: Path, workers: int, progress: Progress
+    root: Path, films: pd.DataFrame, about: dict[str, Any], folder: Path, workers: int, progress: Progress
 ) -> None:
     partial = folder.with_suffix(".partial")
-    if folder.exists():  # damaged: `_load` refused it
-        shutil.rmtree(folder)
-    done = _begin(partial, len(films), side)
-    copied, emptied = _copy_from_relatives(index.dataset, films, side, fit, partial, done)
+    if folder.exists():  # damaged: `load` refused it; what is whole of it is kept
+        shutil.rmtree(partial, ignore_errors=True)
+        folder.rename(partial)
+    about, done = _begin(partial, films, about, progress)
+    copied, emptied = _copy_from_relatives(films, about, partial, done)
     done |= copied
-    todo = [row for row in range(len(films)) if row not in done]
-    chunks = [todo[start : start + CHUNK] for start in range(0, len(todo), CHUNK)]
-    work = [
-        Chunk(
-            partial / "images.npy", index.root, side, fit, rows, [str(films["image"].iloc[r]) for r in rows]
-        )
-        for rows in chunks
-    ]
+    work = _chunks(root, films, about, partial, done)
     if work:
-        what = f"preparing {index.dataset} at {side} px"
+        what = f"preparing {about['dataset']} at {about['side']} px"
         with (
-            (partial / "chunks.jsonl").open("a") as log,
+            (partial / LOG).open("a") as log,
             progress.track(what, len(films), "images", len(done)) as step,
         ):
-            for outcome in decode(work, min(workers, len(work)), folder.parent):
+            for outcome in decode(work, workers, f"prepares images for {folder.parent}"):
                 _note(log, outcome)
                 step(len(outcome.rows))
-    _finish(index.dataset, films, side, fit, partial, folder)
+    _finish(films, about, partial, folder)
     for other in emptied:
-        (other / "images.npy").unlink(missing_ok=True)
+        for shard in other.glob("images-*.npy"):
+            shard.unlink(missing_ok=True)
 
 
-def _begin(partial: Path, count: int, side: int) -> set[int]:
-    """Make the folder or take up the one that a killed build left; rows that are done there."""
-    images = partial / "images.npy"
-    if not images.exists():
+def _shards(about: dict[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """Name, first row and end of each file."""
+    for number, first in enumerate(range(0, about["count"], about["rows_a_shard"])):
+        yield f"images-{number:04d}.npy", first, min(first + about["rows_a_shard"], about["count"])
+
+
+def _chunks(
+    root: Path, films: pd.DataFrame, about: dict[str, Any], partial: Path, done: set[int]
+) -> list[Chunk]:
+    """What is left to decode; a chunk goes into one file."""
+    images = films["image"].astype(str).tolist()
+    chunks = []
+    for name, first, end in _shards(about):
+        target = Target(partial / name, first, about["side"], about["fit"])
+        todo = [row for row in range(first, end) if row not in done]
+        for start in range(0, len(todo), CHUNK):
+            rows = todo[start : start + CHUNK]
+            chunks.append(Chunk(root, rows, [images[row] for row in rows], target))
+    return chunks
+
+
+def _begin(
+    partial: Path, films: pd.DataFrame, about: dict[str, Any], progress: Progress
+) -> tuple[dict[str, Any], set[int]]:
+    """Make the folder, or take up the one that a killed build or a damaged folder left.
+
+    Returns:
+        What about.json says, and the rows that are done there.
+    """
+    try:
+        found = json.loads((partial / ABOUT).read_text())
+        moves = {"root": "", "rows_a_shard": 0}  # neither changes a pixel
+        if {**found, **moves} != {**about, **moves}:
+            raise ValueError("made from something else")
+        found["root"] = about["root"]
+        about = found
+        _reopen_finished(partial)
+    except (OSError, ValueError, KeyError, TypeError):
         shutil.rmtree(partial, ignore_errors=True)
-        need = count * (side * side + BYTES_PER_ROW)
-        free = shutil.disk_usage(partial.parent).free
-        if need > free:
-            raise DataError(
-                f"Preparing {count:,} images at {side} px takes {_gigabytes(need)}, and {partial.parent} has "
-                f"{_gigabytes(free)} free. Make room there, or set MEDBENCH_CACHE to a folder on a larger "
-                "disk."
-            )
         partial.mkdir()
+        films.to_parquet(
+            partial / TABLE, index=False
+        )  # for `medbench.data.cache`, and to be filled in at the end
+        write_atomic(partial / ABOUT, json.dumps(about, indent=1).encode())
+    missing = [shard for shard in _shards(about) if not (partial / shard[0]).exists()]
+    if missing:
+        _forget(partial, missing)
+        _reserve(partial, missing, about, progress)
+    log = partial / LOG
+    if log.exists():
+        content = log.read_bytes()
+        os.truncate(log, content.rfind(b"\n") + 1)  # a kill can cut the last line short
+    return about, {row for outcome in _logged(partial) for row in outcome.rows}
+
+
+def _reopen_finished(partial: Path) -> None:
+    """Files of a folder that was finished once count as far as they agree with their checksum."""
+    if not (partial / DONE).exists():
+        return
+    done = json.loads((partial / DONE).read_text())
+    films = pd.read_parquet(partial / TABLE)
+    sizes = films[["height", "width"]].to_numpy(np.int64).tolist()
+    with replacing(partial / LOG) as log, log.open("w") as file:
+        _note(file, Outcome(list(range(len(films))), sizes, films["problem"].tolist()))
+    for shard in done["shards"]:
+        if not _agrees(partial / shard["file"], shard["sha256"]):
+            (partial / shard["file"]).unlink(missing_ok=True)
+    (partial / DONE).unlink()
+
+
+def _forget(partial: Path, missing: list[tuple[str, int, int]]) -> None:
+    """Take the rows of files that are not there out of the log."""
+    if not (partial / LOG).exists():
+        return
+    lost = {row for _, first, end in missing for row in range(first, end)}
+    with replacing(partial / LOG) as log, log.open("w") as file:
+        for outcome in _logged(partial):
+            keep = [k for k, row in enumerate(outcome.rows) if row not in lost]
+            _note(
+                file,
+                Outcome(
+                    [outcome.rows[k] for k in keep],
+                    [outcome.sizes[k] for k in keep],
+                    [outcome.problems[k] for k in keep],
+                ),
+            )
+
+
+def _reserve(
+    partial: Path, missing: list[tuple[str, int, int]], about: dict[str, Any], progress: Progress
+) -> None:
+    """Make files of full length; the disk is theirs from then on."""
+    side, count = about["side"], about["count"]
+    need = sum(end - first for _, first, end in missing) * side**2 + count * BYTES_PER_ROW
+    free = shutil.disk_usage(partial.parent).free
+    if need > free:
+        if not (partial / LOG).exists():
+            shutil.rmtree(partial)
+        raise DataError(
+            f"Preparing {count:,} images at {side} px takes {_gigabytes(need)}, and {partial.parent} has "
+            f"{_gigabytes(free)} free. Make room there (`medbench data gc` frees what is of no more use), or set "
+            "MEDBENCH_CACHE to a folder on a larger disk."
+        )
+    progress.say(
+        f"{about['dataset']} at {side} px ({about['fit']}): {count:,} images take {_gigabytes(need)} of the "
+        f"{_gigabytes(free)} that {partial.parent} has free"
+    )
+    for name, first, end in missing:
         made = partial / "making.npy"
-        np.lib.format.open_memmap(made, mode="w+", dtype=np.uint8, shape=(count, side, side)).flush()
+        np.lib.format.open_memmap(made, mode="w+", dtype=np.uint8, shape=(end - first, side, side)).flush()
         try:
             # Otherwise the file has holes, and a disk that fills up later kills the process without a word.
             with made.open("r+b") as file:
@@ -254,16 +414,11 @@ def _begin(partial: Path, count: int, side: int) -> set[int]:
             raise DataError(
                 f"{_gigabytes(need)} can not be reserved in {partial.parent} ({error.strerror})."
             ) from error
-        made.rename(images)
-    log = partial / "chunks.jsonl"
-    if log.exists():
-        content = log.read_bytes()
-        os.truncate(log, content.rfind(b"\n") + 1)  # a kill can cut the last line short
-    return {row for outcome in _logged(partial) for row in outcome.rows}
+        made.rename(partial / name)
 
 
 def _copy_from_relatives(
-    dataset: str, films: pd.DataFrame, side: int, fit: Fit, partial: Path, done: set[int]
+    films: pd.DataFrame, about: dict[str, Any], partial: Path, done: set[int]
 ) -> tuple[set[int], list[Path]]:
     """Copy films that other folders of the cache hold.
 
@@ -274,16 +429,16 @@ def _copy_from_relatives(
     wanted = {key: row for row, key in enumerate(_identities(films)) if row not in done}
     copied: set[int] = set()
     emptied = []
-    kin = {"dataset": dataset, "side": side, "fit": fit, "reader": READER}
-    for other in sorted(partial.parent.glob("*/done.json")):
+    kin = {name: about[name] for name in ("dataset", "side", "fit", "reader", "scaler")}
+    for other in sorted(partial.parent.glob(f"*/{DONE}")):
         if not wanted:
             break
         try:
             meta = json.loads(other.read_text())
         except (OSError, ValueError):
             continue
-        entry = _load(other.parent) if kin.items() <= meta.items() else None
-        if entry is None or not (other.parent / "images.npy").exists():
+        entry = load(other.parent) if kin.items() <= meta.items() else None
+        if entry is None or not entry.whole:
             continue
         good = (entry.films["problem"] == "").to_numpy()
         pairs = [
@@ -293,39 +448,64 @@ def _copy_from_relatives(
         ]
         if not good.all() and len(pairs) == good.sum():
             emptied.append(other.parent)
-        source = entry.images()
-        target = np.load(partial / "images.npy", mmap_mode="r+")
-        with (partial / "chunks.jsonl").open("a") as log:
+        sizes = entry.sizes
+        with (partial / LOG).open("a") as log:
             for start in range(0, len(pairs), CHUNK):
                 theirs, ours = (list(rows) for rows in zip(*pairs[start : start + CHUNK], strict=True))
-                target[ours] = source[theirs]
-                target.flush()
-                _note(log, Outcome(ours, entry.sizes[theirs].tolist(), [""] * len(ours)))
+                _put(partial, about, ours, entry.images()[theirs])
+                _note(log, Outcome(ours, sizes[theirs].tolist(), [""] * len(ours)))
                 copied.update(ours)
     return copied, emptied
+
+
+def _put(partial: Path, about: dict[str, Any], rows: list[int], films: npt.NDArray[np.uint8]) -> None:
+    """Write films to rows."""
+    for name, first, end in _shards(about):
+        here = [(row - first, film) for row, film in zip(rows, films, strict=True) if first <= row < end]
+        if here:
+            target = np.load(partial / name, mmap_mode="r+")
+            for row, film in here:
+                target[row] = film
+            target.flush()
 
 
 def _identities(films: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
     return films[IDENTITY].itertuples(index=False, name=None)
 
 
-def _finish(dataset: str, films: pd.DataFrame, side: int, fit: Fit, partial: Path, folder: Path) -> None:
+def _finish(films: pd.DataFrame, about: dict[str, Any], partial: Path, folder: Path) -> None:
     sizes = np.zeros((len(films), 2), np.int64)
     problems = np.full(len(films), "", dtype=object)
     for outcome in _logged(partial):
         sizes[outcome.rows] = np.array(outcome.sizes, np.int64).reshape(-1, 2)
         problems[outcome.rows] = outcome.problems
     table = films.assign(height=sizes[:, 0], width=sizes[:, 1], problem=problems)
-    table.to_parquet(partial / "index.parquet", index=False)
-    images = np.load(partial / "images.npy", mmap_mode="r")
-    digest = hashlib.sha256()
-    for start in range(0, len(images), 4096):
-        digest.update(np.ascontiguousarray(images[start : start + 4096]).data)
-    done = {"dataset": dataset, "side": side, "fit": fit, "reader": READER, "count": len(films)}
-    done["sha256"] = digest.hexdigest()
-    (partial / "done.json").write_text(json.dumps(done, indent=1) + "\n")
-    (partial / "chunks.jsonl").unlink(missing_ok=True)
+    with replacing(partial / TABLE) as path:
+        table.to_parquet(path, index=False)
+    pixels = hashlib.sha256()
+    shards = [
+        {"file": name, "bytes": (partial / name).stat().st_size, "sha256": _hash(partial / name, pixels)}
+        for name, _, _ in _shards(about)
+    ]
+    done = {**about, "sha256": pixels.hexdigest(), "shards": shards}
+    write_atomic(partial / DONE, (json.dumps(done, indent=1) + "\n").encode())
     partial.rename(folder)
+    (folder / LOG).unlink(missing_ok=True)
+
+
+def _hash(shard: Path, pixels: Any) -> str:
+    """SHA-256 of a file; its pixels go to `pixels`, too. Read, not mapped: a map counts as this process's memory."""
+    whole = hashlib.sha256()
+    with shard.open("rb") as file:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        length = file.tell()
+        file.seek(0)
+        whole.update(file.read(length))
+        while block := file.read(1 << 20):
+            whole.update(block)
+            pixels.update(block)
+    return whole.hexdigest()
 
 
 def _gigabytes(count: float) -> str:
@@ -342,7 +522,9 @@ def _note(log: Any, outcome: Outcome) -> None:
 
 def _logged(partial: Path) -> Iterator[Outcome]:
     """Finished chunks, from the log."""
-    log = partial / "chunks.jsonl"
+    log = partial / LOG
     if log.exists():
-        for line in log.read_text().splitlines():
-            yield Outcome(*json.loads(line))
+        with log.open() as file:
+            for line in file:
+                if line.endswith("\n"):
+                    yield Outcome(*json.loads(line))

@@ -10,7 +10,7 @@ import math
 import re
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from medbench.data.dataset import Dataset
-from medbench.data.images import image_size, read_image
+from medbench.data.decoding import Chunk, Outcome, decode
+from medbench.data.images import image_size
 from medbench.data.index import Index, Problem
 from medbench.data.regions import EDGE
 from medbench.data.split_check import SplitCheck
@@ -30,6 +31,9 @@ from medbench.specs import DatasetSpec
 
 SAMPLED = 1_000
 """Headers read, about, of images without boxes and regions."""
+
+_CHUNK = 16
+"""Images that a process decodes at a time."""
 
 NAMED = 10
 """Problems that a message names; the others are counted."""
@@ -220,13 +224,16 @@ def findings(index: Index, problems: Sequence[Problem], checks: Sequence[SplitCh
     ]
 
 
-def verify(dataset: Dataset, *, full: bool, progress: Progress) -> tuple[Index, list[Problem]]:
+def verify(
+    dataset: Dataset, *, full: bool, progress: Progress, workers: int = 1
+) -> tuple[Index, list[Problem]]:
     """Look for everything that is wrong with a dataset.
 
     Args:
         dataset: what to check.
         full: decode every image; else only headers are read, of those with boxes or regions and of some others.
         progress: where to report to.
+        workers: processes that decode.
 
     Returns:
         The index without the samples that have problems, and the problems.
@@ -235,26 +242,41 @@ def verify(dataset: Dataset, *, full: bool, progress: Progress) -> tuple[Index, 
         DataError: it can not be read at all (a table or a column is missing).
     """
     index = dataset.index(exclude_broken=True)
-    problems: list[Problem] = []
+    wrong: dict[int, str] = {}
     sizes = np.zeros((len(index), 2), np.int64)
-    table = index.table
+    table, images = index.table, index.table["image"].astype(str).tolist()
     outlined = table["boxes"].map(_some) | table["regions"].map(_some)
     others = np.flatnonzero(~outlined)
     some = others[:: max(1, len(others) // SAMPLED)]
     rows = np.arange(len(index)) if full else np.union1d(np.flatnonzero(outlined), some)
     what = "decoding every image" if full else "reading headers, of all images with boxes or regions"
     with progress.track(what, len(rows), "images") as advance:
-        for row in rows:
-            sample, image = (str(value) for value in index.table.loc[row, ["sample", "image"]])
-            path = index.root / image
-            try:
-                sizes[row] = read_image(path).shape if full else image_size(path)
-            except DataError as error:
-                problems.append(Problem(sample, image, str(error).removeprefix(f"{path}: ")))
-            advance(1)
+        for outcome in _decoded(index.root, images, workers) if full else _headers(index.root, images, rows):
+            sizes[outcome.rows] = outcome.sizes
+            wrong |= {row: what for row, what in zip(outcome.rows, outcome.problems, strict=True) if what}
+            advance(len(outcome.rows))
+    # In the order of the index: workers finish in any order.
+    problems = [Problem(str(table["sample"].iloc[row]), images[row], wrong[row]) for row in sorted(wrong)]
     problems += outside(index, sizes)
     index = leave_out(index, problems)
     return index, list(index.excluded)
+
+
+def _decoded(root: Path, images: list[str], workers: int) -> Iterator[Outcome]:
+    chunks = [
+        Chunk(root, list(range(start, min(start + _CHUNK, len(images)))), images[start : start + _CHUNK])
+        for start in range(0, len(images), _CHUNK)
+    ]
+    yield from decode(chunks, workers, f"decodes the images of {root}")
+
+
+def _headers(root: Path, images: list[str], rows: npt.NDArray[np.int64]) -> Iterator[Outcome]:
+    for row in rows.tolist():
+        path = root / images[row]
+        try:
+            yield Outcome([row], [list(image_size(path))], [""])
+        except DataError as error:
+            yield Outcome([row], [[0, 0]], [str(error).removeprefix(f"{path}: ")])
 
 
 def _some(annotations: Any) -> bool:

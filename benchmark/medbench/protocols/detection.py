@@ -94,6 +94,7 @@ RECIPES: Mapping[str, DetectionConfig] = {
 class FrozenDetection(Task):
     """Boxes of one class. A subclass names its split."""
 
+    fit = "stretch"
     config: DetectionConfig
 
     def __init__(self, recipe: str) -> None:
