@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -623,7 +624,7 @@ def test_what_is_wrong_with_a_dataset_is_named_and_counted(tmp_path: Path) -> No
     done = medbench("data", "verify", "rsna", "--data", f"rsna={folder}", "--full", "-q")
     assert done.exit_code == 3
     assert "10 images of 10 patients are in order" in done.stdout
-    assert "2 are not:" in done.stdout
+    assert re.search(r"no such file +1 ", done.stdout)
     assert films[0].name in done.stdout and films[1].name in done.stdout
     assert "--exclude-broken" in done.stdout
     assert done.stderr == ""

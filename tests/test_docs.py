@@ -62,9 +62,9 @@ def test_every_name_of_the_catalogue_has_a_heading(kind: Kind, name: str) -> Non
     page = DOCS / ("run.md" if kind == "leaderboards" else f"{kind}.md")
     if kind == "leaderboards":
         assert f"`{name}`" in page.read_text()
-    elif kind == "methods":
-        assert headings(DOCS / "methods" / f"{name}.md")[0] == f"`{name}`"
-        assert f"[`{name}`](methods/{name}.md)" in page.read_text()
+    elif kind in ("methods", "datasets"):
+        assert headings(DOCS / kind / f"{name}.md")[0] == f"`{name}`"
+        assert f"[`{name}`]({kind}/{name}.md)" in page.read_text()
     else:
         assert f"`{name}`" in headings(page)
 

@@ -105,7 +105,9 @@ def about(catalogue: Catalogue, kind: Kind, name: str) -> str:
         "file": place,
     }
     if owner.name == GROUP:
-        lines["page"] = f"docs/methods/{spec.name}.md" if kind == "methods" else f"docs/{kind}.md"
+        lines["page"] = (
+            f"docs/{kind}/{spec.name}.md" if kind in ("methods", "datasets") else f"docs/{kind}.md"
+        )
     text = "\n".join(f"{key + ':':<14}{value}" for key, value in lines.items())
     return f"{text}\n\n{doc}" if doc else text
 
