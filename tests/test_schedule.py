@@ -16,7 +16,7 @@ from medbench.schedule import Plateau, learning_rate
 
 
 def config(**changes: Any) -> PretrainConfig:
-    return PretrainConfig(**{"epochs": 1, "batch_size": 1, "lr": 2e-3, "final_lr": 1e-6, **changes})
+    return PretrainConfig(**{"epochs": 1, "batch_size": 2, "lr": 2e-3, "final_lr": 1e-6, **changes})
 
 
 def torchs() -> Optimizer:
