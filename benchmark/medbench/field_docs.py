@@ -34,6 +34,7 @@ def _own(config: type) -> dict[str, str]:
     }
     for node, below in zip(tree.body, [*tree.body[1:], None], strict=True):
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            told = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-            texts.setdefault(node.target.id, str(below.value.value) if told else "")  # type: ignore[union-attr]  # told
+            match below:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    texts.setdefault(node.target.id, text)
     return {name: " ".join(text.split()) for name, text in texts.items()}

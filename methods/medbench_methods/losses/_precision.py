@@ -22,6 +22,6 @@ def full_precision(loss: Callable[P, Tensor]) -> Callable[P, Tensor]:
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Tensor:
         tensors = [v for v in (*args, *kwargs.values()) if isinstance(v, Tensor)]
         with torch.autocast(tensors[0].device.type, enabled=False):
-            return loss(*map(raised, args), **{k: raised(v) for k, v in kwargs.items()})  # type: ignore[arg-type]
+            return loss(*map(raised, args), **{k: raised(v) for k, v in kwargs.items()})  # type: ignore[arg-type]  # a mapped P
 
     return wrapper

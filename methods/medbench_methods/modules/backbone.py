@@ -1,8 +1,6 @@
 """A net of timm for an image config. Imported where one is built: timm takes seconds."""
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import Tensor
 from medbench.errors import UsageError, WeightsError
 from medbench_methods.modules.image_encoder import STRIDES, ImageConfig
 from medbench_methods.modules.imagenet_weights import check_covers
+from medbench_methods.modules.load_reports import without_load_report
 
 
 def is_vit(backbone: str) -> bool:
@@ -61,7 +60,7 @@ def make_backbone(
         )
         _check_vit(body, config.backbone)
     else:
-        with _without_load_report():
+        with without_load_report("timm.models._builder"):  # layers after the last map
             body = timm.create_model(
                 config.backbone,
                 pretrained=overlay is not None,
@@ -104,18 +103,6 @@ def _shape(config: ImageConfig, vit: bool) -> dict[str, Any]:
     if timm.models.is_model_in_modules(config.backbone, ["resnet"]):
         of_resnets["zero_init_last"] = config.zero_init_last
     return {name: value for name, value in (of_vits if vit else of_resnets).items() if value is not None}
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    """Keep timm from listing the layers after the last map, which are left out on purpose."""
-    log = logging.getLogger("timm.models._builder")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _check_name(backbone: str) -> None:

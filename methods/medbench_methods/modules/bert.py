@@ -1,9 +1,6 @@
 """BERTs, small and new or pretrained. Imported where one is built: transformers takes seconds."""
 
 import json
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -14,6 +11,7 @@ from transformers.models.bert.tokenization_bert import BertTokenizer
 
 from medbench.errors import UsageError, WeightsError
 from medbench_methods.modules.attention import ATTENTION, attend
+from medbench_methods.modules.load_reports import without_load_report
 from medbench_methods.modules.text_encoder import TextConfig
 from medbench_methods.modules.tokenizer import SPECIAL, ReportTokenizer
 
@@ -91,7 +89,7 @@ def pretrained_bert(config: TextConfig, offline: bool) -> tuple[BertModel, Repor
     name = config.text_encoder
     try:
         bert, tokenizer = architecture_and_vocabulary(config, offline)
-        with _without_load_report():
+        with without_load_report("transformers.modeling_utils"):  # layers and heads
             loading: Any = BertModel.from_pretrained(
                 name,
                 config=bert,
@@ -119,18 +117,6 @@ def pretrained_bert(config: TextConfig, offline: bool) -> tuple[BertModel, Repor
             "layers or more; check the folder or give another one with --set method.text_encoder=FOLDER."
         )
     return model.float(), tokenizer
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    """Keep transformers from listing the layers and heads that are left out on purpose."""
-    log = logging.getLogger("transformers.modeling_utils")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _check_fits(config: TextConfig, bert: BertConfig) -> None:
