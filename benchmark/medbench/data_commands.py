@@ -110,6 +110,8 @@ def data_verify(options: o.VerifyDataOptions) -> int:
         f"{index.dataset} in {index.root}: {about}; "
         f"{len(index):,} images of {patients:,} patients are in order"
     )
+    for note in dataset.notes():
+        typer.echo(note)
     for absent in listed.absent if listed is not None else ():
         typer.echo(f"not here: {absent}")
     if found:

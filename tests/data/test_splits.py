@@ -17,7 +17,7 @@ from medbench.data.splits import (
     fraction_rows,
     hashed_share,
     rows_of,
-    three_way_by_patient,
+    three_way,
 )
 from medbench.errors import DataError
 
@@ -48,7 +48,7 @@ RELEASE = [f"{number:08x}" for number in range(26_684)]
     ("held_out", "counts"), [(10_674, (16_010, 5_337, 5_337)), (0.3, (18_678, 4_003, 4_003))]
 )
 def test_counts_of_the_full_release(held_out: float, counts: tuple[int, int, int]) -> None:
-    split = three_way_by_patient(an_index(RELEASE), "s", held_out)
+    split = three_way(an_index(RELEASE), "s", held_out)
     assert (len(split.train), len(split.val), len(split.test)) == counts
     assert len(set(split.train) | set(split.val) | set(split.test)) == 26_684
 
@@ -58,7 +58,7 @@ def test_it_is_sklearns_division_of_the_sorted_patients() -> None:
     frame = pd.DataFrame({"patient": sorted(index.table["patient"])})
     train, rest = train_test_split(frame, test_size=40, random_state=0)
     test, val = train_test_split(rest, test_size=0.5, random_state=0)
-    split = three_way_by_patient(index, "s", 40)
+    split = three_way(index, "s", 40)
     for rows, part in ((split.train, train), (split.val, val), (split.test, test)):
         assert set(index.table["patient"].to_numpy()[rows]) == set(part["patient"])
         assert (np.diff(rows) > 0).all()
@@ -67,7 +67,7 @@ def test_it_is_sklearns_division_of_the_sorted_patients() -> None:
 def test_the_division_is_the_same_on_every_machine() -> None:
     index = an_index(RELEASE)
     # It comes from numpy's legacy generator through sklearn; should either change, published splits are lost.
-    assert three_way_by_patient(index, "s", 10_674).sha256(index) == (
+    assert three_way(index, "s", 10_674).sha256(index) == (
         "dec1c01cb01ecf9797477799c0bd2a734a747c3e48e92d9aef778108d1168c55"
     )
 
@@ -78,7 +78,7 @@ def test_leaving_a_sample_out_moves_nobody() -> None:
     keep = np.ones(200, np.bool_)
     keep[[3, 77]] = False
     rest = whole.select(keep)
-    before, after = (three_way_by_patient(index, "s", 0.4, patients) for index in (whole, rest))
+    before, after = (three_way(index, "s", 0.4, patients) for index in (whole, rest))
     gone = {"p003/1", "p077/1"}
     for part in ("train", "val", "test"):
         assert ids(rest, getattr(after, part)) == ids(whole, getattr(before, part)) - gone
@@ -86,14 +86,14 @@ def test_leaving_a_sample_out_moves_nobody() -> None:
 
 def test_too_few_patients() -> None:
     with pytest.raises(DataError, match=r"1 patients in /nowhere are too few for the split s"):
-        three_way_by_patient(an_index(["a"]), "s", 0.3)
+        three_way(an_index(["a"]), "s", 0.3)
 
 
 def test_sha256_says_which_samples_are_where() -> None:
     index = an_index(["b", "a", "c", "d"])
     other = Index("tests", index.root, "real", index.table.sort_values("sample", ignore_index=True))
-    split = three_way_by_patient(index, "s", 2)
-    assert split.sha256(index) == three_way_by_patient(other, "s", 2).sha256(other)
+    split = three_way(index, "s", 2)
+    assert split.sha256(index) == three_way(other, "s", 2).sha256(other)
     swapped = Split("s", split.train, split.test, split.val)
     assert swapped.sha256(index) != split.sha256(index)
 
@@ -147,7 +147,7 @@ def test_lists_differ_and_are_stable() -> None:
 
 def test_only_patients_of_the_training_part_matter() -> None:
     index = an_index([f"p{n}" for n in range(300)])
-    split = three_way_by_patient(index, "s", 100)
+    split = three_way(index, "s", 100)
     alone = index.select(np.isin(np.arange(300), split.train))
     positives = np.ones(300, np.bool_)
     assert fraction_rows(index, split, 0.1, 1, positives).sha256 == a_list(alone, 0.1, 1).sha256

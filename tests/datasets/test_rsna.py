@@ -1,9 +1,10 @@
 """The RSNA layout: phantom, real subset, the full label list, and everything that can be wrong with a
 folder."""
 
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,14 @@ from medbench.data.index import Index
 from medbench.data.lists import read_lists
 from medbench.data.prepared import BrokenImages, prepare
 from medbench.data.split_check import check_splits
-from medbench.data.splits import fraction_rows
+from medbench.data.splits import SplitUnavailable, fraction_rows
 from medbench.data.verify import BrokenSamples, verify
 from medbench.errors import DataError
 from medbench.phantom import rsna as phantom
 from medbench.progress import Progress
 from medbench.specs import DatasetSpec
 from medbench_tasks import medbench_datasets
-from medbench_tasks.datasets.rsna import Rsna
+from medbench_tasks.datasets.rsna import MAPPING, Rsna
 
 SPEC: DatasetSpec = next(spec for spec in medbench_datasets() if spec.name == "rsna")
 HEADER = "patientId,x,y,width,height,Target\n"
@@ -185,6 +186,7 @@ def test_leaving_a_film_out_moves_no_patient(layout: Callable[..., Rsna]) -> Non
     names = "abcdefghijklmnopqrst"
     rows = "".join(f"{name},,,,,0\n" for name in names)
     dataset = layout(rows, names)
+    mapped(dataset.root, {name: f"{n // 2:08d}_{n:03d}.png" for n, name in enumerate(names)})
     whole = dataset.index()
     before = {name: dataset.split(whole, name) for name in dataset.splits}
     (dataset.root / "stage_2_train_images" / "g.dcm").unlink()
@@ -198,8 +200,93 @@ def test_leaving_a_film_out_moves_no_patient(layout: Callable[..., Rsna]) -> Non
 
 def test_an_unknown_split(layout: Callable[..., Rsna]) -> None:
     dataset = layout()
-    with pytest.raises(DataError, match="rsna has no split 'official'; it has mgca_det, mgca_cls"):
+    with pytest.raises(
+        DataError, match="rsna has no split 'official'; it has mgca_det, mgca_cls, clean_det, cle"
+    ):
         dataset.split(dataset.index(), "official")
+
+
+# Whose films they are
+
+
+def mapped(root: Path, names: Mapping[str, str]) -> None:
+    rows = [{"subset_img_id": film, "img_id": nih, "orig_labels": []} for film, nih in names.items()]
+    (root / MAPPING).write_text(json.dumps(rows))
+
+
+FILMS = "abcdefghijklmnopqrstuvwx"
+OF_EIGHT = {name: f"{n % 8:08d}_{n:03d}.png" for n, name in enumerate(FILMS)}
+"""24 films of eight patients."""
+
+
+def test_the_mapping_says_whose_films_they_are(layout: Callable[..., Rsna]) -> None:
+    dataset = layout("".join(f"{name},,,,,0\n" for name in FILMS), FILMS)
+    without = dataset.index()
+    assert "every film counts as a patient" in dataset.notes()[-1]
+    mapped(dataset.root, OF_EIGHT | {"challenge's test film": "00000001_000.png"})
+    index = dataset.index()
+    assert f"patients are NIH's, by {MAPPING}" in dataset.notes()
+    assert index.table["sample"].tolist() == index.table["study"].tolist() == list(FILMS)
+    assert index.table["patient"].tolist() == [f"nih:{n % 8:08d}" for n in range(24)]
+    for name in ("mgca_det", "mgca_cls"):  # published splits stay what they are
+        assert dataset.split(index, name).sha256(index) == dataset.split(without, name).sha256(without)
+    for name, held_out in (("clean_det", 3), ("clean_cls", 3)):
+        split = dataset.split(index, name)
+        parts = [
+            set(index.table["patient"].to_numpy()[rows]) for rows in (split.train, split.val, split.test)
+        ]
+        assert [len(part) for part in parts] == [8 - held_out, 2, 1]
+        assert len(set.union(*parts)) == 8
+        assert split.leak == ""
+    checks = {check.name: check for check in check_splits(dataset, index)}
+    assert "films in training" in checks["mgca_det"].leak
+    assert all(check.wrong == "" for check in checks.values())
+
+
+def test_clean_splits_need_the_mapping(layout: Callable[..., Rsna]) -> None:
+    dataset = layout("".join(f"{name},,,,,0\n" for name in FILMS), FILMS)
+    index = dataset.index()
+    with pytest.raises(SplitUnavailable, match=rf"only .*{MAPPING} says whose a film is.*found none"):
+        dataset.split(index, "clean_det")
+    assert [check.wrong for check in check_splits(dataset, index)] == ["", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "can not be read .JSONDecodeError"),
+        ("{}", "does not say whose films 3 of 3 are .first: a"),
+        ('[{"id": 1}]', "can not be read .KeyError: 'subset_img_id'"),
+        ('[{"subset_img_id": "a", "img_id": "1.png"}]', "does not say whose films 3 of 3 are"),
+        ('[{"subset_img_id": "a", "img_id": null}]', "can not be read .TypeError"),
+    ],
+)
+def test_a_mapping_that_is_none(layout: Callable[..., Rsna], text: str, message: str) -> None:
+    dataset = layout()
+    (dataset.root / MAPPING).write_text(text)
+    with pytest.raises(DataError, match=message):
+        dataset.index()
+
+
+def test_how_far_the_published_splits_share_patients(test_data: Path, tmp_path: Path) -> None:
+    pairs = pd.read_csv(test_data / "label_lists" / "rsna_to_nih.csv")
+    pairs = pairs[pairs["match_mse"] < 10].drop_duplicates("patientId")
+    (tmp_path / "stage_2_train_images").mkdir()
+    for film in pairs["patientId"]:
+        os.symlink(__file__, tmp_path / "stage_2_train_images" / f"{film}.dcm")
+    rows = "".join(f"{film},,,,,0\n" for film in pairs["patientId"])
+    (tmp_path / "stage_2_train_labels.csv").write_text(HEADER + rows)
+    mapped(tmp_path, dict(zip(pairs["patientId"], pairs["nih_image_index"], strict=True)))
+    dataset = Rsna(SPEC, tmp_path)
+    index = dataset.index()
+    patients = index.table["patient"].to_numpy()
+    shared = {}
+    for name in dataset.splits:
+        split = dataset.split(index, name)
+        shared[name] = np.isin(patients[split.test], patients[split.train]).mean()
+    assert 0.6 < shared["mgca_det"] < 0.75
+    assert 0.6 < shared["mgca_cls"] < 0.75
+    assert shared["clean_det"] == shared["clean_cls"] == 0
 
 
 # Whole sets
@@ -213,7 +300,7 @@ def test_counts_of_the_full_release(tmp_path: Path) -> None:
     table["patient"] = table["sample"]
     index = Index("rsna", tmp_path, "real", table, official_size=26_684)
     assert index.subset is None
-    sizes = {name: dataset.split(index, name) for name in dataset.splits}
+    sizes = {name: dataset.split(index, name) for name in ("mgca_det", "mgca_cls")}
     assert [len(getattr(sizes["mgca_det"], p)) for p in ("train", "val", "test")] == [16_010, 5_337, 5_337]
     assert [len(getattr(sizes["mgca_cls"], p)) for p in ("train", "val", "test")] == [18_678, 4_003, 4_003]
 
@@ -276,8 +363,9 @@ def test_the_full_release_gives_mgcas_patients(full_release: tuple[Rsna, Index],
         split = dataset.split(index, name)
         for part, patients in mgca_patients(labels, held_out).items():
             assert set(index.table["patient"].to_numpy()[getattr(split, part)]) == patients
-    for check in check_splits(dataset, index):
-        assert (check.published, check.wrong) == ("yes", "")
+    checks = {check.name: check for check in check_splits(dataset, index)}
+    for name in ("mgca_det", "mgca_cls"):
+        assert (checks[name].published, checks[name].wrong) == ("yes", "")
 
 
 def test_benchx_has_the_same_sizes_and_other_patients(
@@ -324,6 +412,7 @@ def test_phantom_films(tmp_path: Path) -> None:
     assert (films.sizes == 64).all()
     split = dataset.split(index, "mgca_det")
     assert len(split.train) == 24 - 10
+    assert (split.leak, dataset.notes()) == ("", ())
 
 
 @pytest.mark.parametrize("size", ["default", "micro"])

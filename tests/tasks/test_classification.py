@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
-from medbench.data.splits import three_way_by_patient
+from medbench.data.splits import three_way
 from medbench.model import ImageFeatures, Preprocessing
 from medbench.progress import Progress
 from medbench.specs import TaskSpec
@@ -46,7 +46,7 @@ def data() -> TaskData:
     )
     index = Index("rsna", Path(), "phantom", table, ("pneumonia",))
     prepared = PreparedImages(films, np.full((N, 2), SIDE), "hash")
-    return TaskData(index, three_way_by_patient(index, "mgca_cls", 0.3), lambda side, fit: prepared)
+    return TaskData(index, three_way(index, "mgca_cls", 0.3), lambda side, fit: prepared)
 
 
 def test_what_is_declared_is_what_is_scored(spec: TaskSpec, data: TaskData) -> None:

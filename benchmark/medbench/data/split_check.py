@@ -59,7 +59,7 @@ def _check(dataset: Dataset, index: Index, name: str) -> SplitCheck:
     wrong = []
     for one, two in (("train", "val"), ("train", "test"), ("val", "test")):
         both = patients[one] & patients[two]
-        if both and not spec.leak:
+        if both and not split.leak:
             wrong.append(f"{len(both):,} patients are in both {one} and {two} (first: {min(both)})")
     sizes = tuple(len(own) for own in rows.values())
     whole = index.source == "real" and index.official_size is not None and index.subset is None
@@ -86,7 +86,7 @@ def _check(dataset: Dataset, index: Index, name: str) -> SplitCheck:
         {part: len(own) for part, own in patients.items()},
         digest,
         published,
-        spec.leak,
+        split.leak,
         "; ".join(wrong),
     )
 

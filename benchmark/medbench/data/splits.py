@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -84,39 +85,43 @@ class FractionList:
     too_small: str | None
 
 
-def three_way_by_patient(
-    index: Index, name: str, held_out: int | float, patients: Iterable[str] | None = None
+def three_way(
+    index: Index,
+    name: str,
+    held_out: int | float,
+    ids: Iterable[str] | None = None,
+    *,
+    by: Literal["patient", "sample"] = "patient",
 ) -> Split:
     """Split as MGCA's released code does (mgca/preprocess/rsna.py).
 
-    The patients, sorted by id (the code groups the label table by id, which sorts it), are divided by
-    sklearn's `train_test_split` with random_state 0 and without stratification: first `held_out` of them from
-    the training part, then those into halves, test and validation.
+    The ids, sorted (the code groups the label table by id, which sorts it), are divided by sklearn's
+    `train_test_split` with random_state 0 and without stratification: first `held_out` of them from the
+    training part, then those into halves, test and validation.
 
     Args:
         index: what to split.
         name: of the split.
-        held_out: validation and test together: a number of patients, or a share as sklearn takes it (rounded
-            up).
-        patients: ids of everyone that the division is made over, where samples were left out of the index;
-            leaving a broken film out then moves nobody from one part to another. Default: the patients of the
-            index.
+        held_out: validation and test together: a number of ids, or a share as sklearn takes it (rounded up).
+        ids: everyone that the division is made over, where samples were left out of the index; leaving a
+            broken film out then moves nobody from one part to another. Default: those of the index.
+        by: whose ids they are.
 
     Raises:
-        DataError: there are too few patients for three parts.
+        DataError: there are too few for three parts.
     """
     from sklearn.model_selection import train_test_split  # 2 s to import, and only some datasets need it
 
-    everyone = np.array(sorted(set(index.table["patient"] if patients is None else patients)), dtype=object)
+    everyone = np.array(sorted(set(index.table[by] if ids is None else ids)), dtype=object)
     try:
         train, rest = train_test_split(everyone, test_size=held_out, random_state=0)
         test, val = train_test_split(rest, test_size=0.5, random_state=0)
     except ValueError as error:
         raise DataError(
-            f"{index.dataset}: {len(everyone)} patients in {index.root} are too few for the split {name}, "
+            f"{index.dataset}: {len(everyone)} {by}s in {index.root} are too few for the split {name}, "
             f"which holds out {held_out} of them for validation and test ({error}). Use more of the dataset."
         ) from error
-    return Split(name, *(rows_of(index, part) for part in (train, val, test)))
+    return Split(name, *(rows_of(index, part, by) for part in (train, val, test)))
 
 
 def hashed_share(patients: Iterable[str], share: float, salt: str) -> list[str]:
@@ -170,11 +175,9 @@ def fraction_rows(
     return FractionList(rows, ids_sha256(index.table["sample"].to_numpy()[rows]), len(drawn), too_small)
 
 
-def rows_of(index: Index, patients: Iterable[str]) -> Rows:
-    """Sorted positions of the samples of these patients."""
-    return np.flatnonzero(index.table["patient"].isin(pd.Series(list(patients), dtype=object))).astype(
-        np.int64
-    )
+def rows_of(index: Index, ids: Iterable[str], by: Literal["patient", "sample"] = "patient") -> Rows:
+    """Sorted positions of the samples of these patients, or of these samples."""
+    return np.flatnonzero(index.table[by].isin(pd.Series(list(ids), dtype=object))).astype(np.int64)
 
 
 def split_of(index: Index, name: str, train: Iterable[str], val: Iterable[str], test: Iterable[str]) -> Split:

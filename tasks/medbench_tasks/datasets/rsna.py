@@ -1,23 +1,32 @@
 """RSNA Pneumonia Detection Challenge 2018, training part: 26,684 films, boxes around pneumonia opacities.
 
     stage_2_train_labels.csv              patientId,x,y,width,height,Target: a row a box, or one row without
-    stage_2_train_images/<patientId>.dcm  one film a patient, 1024 x 1024, 8 bit
+    stage_2_train_images/<patientId>.dcm  1024 x 1024, 8 bit
+
+and, if the user has it, RSNA's own mapping to the films of NIH ChestX-ray14, which they come from:
+
+    pneumonia-challenge-dataset-mappings_2018.json   [{"subset_img_id": patientId, "img_id": "<patient>_<number>.png"}]
+
+A patientId is an id of a film. Whose film it is only the mapping says: the first eight digits of NIH's file name.
 
 G. Shih et al., Radiology: Artificial Intelligence 2019, doi:10.1148/ryai.2019180041. The challenge's test
 films have no public labels; the splits divide the training part.
 """
 
+import json
 import os
-from collections.abc import Mapping
-from typing import ClassVar
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from medbench.data.dataset import Dataset
-from medbench.data.index import Index, Problem
-from medbench.data.splits import Split, SplitSpec, three_way_by_patient
+from medbench.data.index import Index, Problem, source_of
+from medbench.data.splits import Split, SplitSpec, SplitUnavailable, three_way
 from medbench.data.verify import (
     box_problem,
     file_problem,
@@ -31,23 +40,38 @@ from medbench.errors import DataError
 
 LABELS = "stage_2_train_labels.csv"
 IMAGES = "stage_2_train_images"
+MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
 
+_NIH_FILM = re.compile(r"(\d{8})_\d{3}\.png")
 _BOX = ["x", "y", "width", "height"]
 
 
 class Rsna(Dataset):
-    """The challenge's own folder layout. Sample, patient and study are the patientId; label: `pneumonia`."""
+    """The challenge's own folder layout. Sample and study are the patientId; label: `pneumonia`.
+
+    The patient is NIH's, "nih:00000001", where the mapping is there, else the patientId, too.
+    """
 
     splits: ClassVar[Mapping[str, SplitSpec]] = {
         "mgca_det": SplitSpec(
             "mgca/preprocess/rsna.py: 60/20/20 of the patients, sklearn's train_test_split, random_state 0",
             (16_010, 5_337, 5_337),
             "cec516350de57e6a92e8966ca5f3073a52445100c872893bec7eb13f977c3849",
+            leak="a patientId is a film's: by RSNA's mapping to NIH some 3,544 of the 5,337 test films are of patients "
+            "with films in training",
         ),
         "mgca_cls": SplitSpec(
             "mgca/preprocess/rsna.py: 70/15/15 of the patients, sklearn's train_test_split, random_state 0",
             (18_678, 4_003, 4_003),
             "9d5d1ae4f66ca93d908430602d2f37b472afd6f1ec6fd762444df4493bbd9b34",
+            leak="a patientId is a film's: by RSNA's mapping to NIH some 2,717 of the 4,003 test films are of patients "
+            "with films in training",
+        ),
+        "clean_det": SplitSpec(
+            "60/20/20 of NIH's patients, divided as mgca_det is; needs RSNA's mapping to NIH"
+        ),
+        "clean_cls": SplitSpec(
+            "70/15/15 of NIH's patients, divided as mgca_cls is; needs RSNA's mapping to NIH"
         ),
     }
 
@@ -56,42 +80,93 @@ class Rsna(Dataset):
         labels = self._labels()
         problems = _row_problems(labels)
         sizes = self._sizes()
-        patients = [str(patient) for patient in labels["patientId"].unique()]
-        for patient in patients:
-            if (what := file_problem(sizes.get(patient))) is not None:
-                problems.append(Problem(patient, f"{IMAGES}/{patient}.dcm", what))
-        known = set(patients)
+        films = [str(film) for film in labels["patientId"].unique()]
+        for film in films:
+            if (what := file_problem(sizes.get(film))) is not None:
+                problems.append(Problem(film, f"{IMAGES}/{film}.dcm", what))
         problems += [
-            Problem(patient, f"{IMAGES}/{patient}.dcm", f"on disk, but not in {LABELS}")
-            for patient in sorted(set(sizes) - known)
+            Problem(film, f"{IMAGES}/{film}.dcm", f"on disk, but not in {LABELS}")
+            for film in sorted(set(sizes) - set(films))
         ]
-        boxes = _boxes(labels, patients)
+        boxes = _boxes(labels, films)
+        people = self._people(films)
         index = Index.of(
             self.spec,
             self.root,
             {
-                "sample": patients,
-                "patient": patients,
-                "image": [f"{IMAGES}/{patient}.dcm" for patient in patients],
-                "bytes": [sizes.get(patient) or 0 for patient in patients],
+                "sample": films,
+                "patient": films if people is None else [people[film] for film in films],
+                "study": films,
+                "image": [f"{IMAGES}/{film}.dcm" for film in films],
+                "bytes": [sizes.get(film) or 0 for film in films],
                 "boxes": boxes,
             },
             labels={"pneumonia": [len(found) > 0 for found in boxes]},
         )
         return settle(self, index, problems, exclude_broken=exclude_broken)
 
+    def notes(self) -> Sequence[str]:
+        """Also says whose films they are taken for."""
+        told = (
+            f"patients are NIH's, by {MAPPING}"
+            if (self.root / MAPPING).is_file()
+            else f"every film counts as a patient: there is no {MAPPING}, which says whose it is"
+        )
+        phantom = source_of(self.root) == "phantom"  # whose films are of a patient each
+        return (*super().notes(), *(() if phantom else (told,)))
+
+    def split(self, index: Index, name: str) -> Split:
+        """See `Dataset.split`. A phantom patient has one film, so there its splits leak nothing."""
+        split = super().split(index, name)
+        return replace(split, leak="") if index.source == "phantom" else split
+
     def divide(self, index: Index, name: str) -> Split:
         """`mgca_det` (60/20/20, for detection and segmentation) or `mgca_cls` (70/15/15, for classification).
 
-        Of MGCA (mgca/preprocess/rsna.py): 16,010 / 5,337 / 5,337 and 18,678 / 4,003 / 4,003 patients of the
-        full release. Divided are the patients of the labels file, so that a film that is left out moves
-        nobody.
+        Of MGCA (mgca/preprocess/rsna.py): 16,010 / 5,337 / 5,337 and 18,678 / 4,003 / 4,003 films of the full
+        release. `clean_det` and `clean_cls` divide NIH's patients in the same way. Divided is what the labels
+        file has, so that a film that is left out moves nobody.
         """
-        patients = sorted(set(self._labels()["patientId"]))
-        if name == "mgca_det":
-            # The code holds out 2 x 5,337 patients; of a subset, the same share.
-            return three_way_by_patient(index, name, round(len(patients) * 10_674 / 26_684), patients)
-        return three_way_by_patient(index, name, 0.3, patients)
+        films = sorted(set(self._labels()["patientId"]))
+        by: Literal["patient", "sample"] = "sample"
+        if name.startswith("clean"):
+            people = self._people(films)
+            if people is None:
+                raise SplitUnavailable(
+                    f"{index.dataset}: the split {name} divides NIH's patients, and only {self.root / MAPPING} says "
+                    "whose a film is: looked for it, found none. RSNA offers it where the challenge's data are"
+                )
+            films, by = sorted({people[film] for film in films}), "patient"
+        # For detection the code holds out 2 x 5,337; of a subset, or of other patients, the same share.
+        share = round(len(films) * 10_674 / 26_684) if name.endswith("det") else 0.3
+        return three_way(index, name, share, films, by=by)
+
+    def _people(self, films: Sequence[str]) -> dict[str, str] | None:
+        """NIH's patient of each film; None where the mapping is not there.
+
+        Raises:
+            DataError: the mapping can not be read, or does not say of every film whose it is.
+        """
+        path = self.root / MAPPING
+        if not path.is_file():
+            return None
+        try:
+            rows: Any = json.loads(path.read_text(encoding="utf-8"))
+            given = {row["subset_img_id"]: _NIH_FILM.fullmatch(row["img_id"]) for row in rows}
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{self.spec.name}: {path} can not be read ({type(error).__name__}: {error}). Expected a list of "
+                '{"subset_img_id": patientId, "img_id": "<patient>_<number>.png"}, as RSNA offers it; take it away to '
+                "do without."
+            ) from None
+        found = {film: f"nih:{named[1]}" for film, named in given.items() if named is not None}
+        missing = [film for film in films if film not in found]
+        if missing:
+            raise DataError(
+                f"{self.spec.name}: {path} does not say whose films {len(missing):,} of {len(films):,} are (first: "
+                f"{missing[0]}). Is it complete? Take it away to do without."
+            )
+        return found
 
     def _labels(self) -> pd.DataFrame:
         """All rows as text, "" for an empty cell."""

@@ -28,7 +28,7 @@ import pandas as pd
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.regions import MaskFile, Region, Rle
-from medbench.data.splits import Split, SplitSpec, SplitUnavailable, split_of, three_way_by_patient
+from medbench.data.splits import Split, SplitSpec, SplitUnavailable, split_of, three_way
 from medbench.data.verify import file_problem, read_table, require_columns, require_file, settle, where_to_get
 from medbench.errors import DataError
 
@@ -79,7 +79,7 @@ class Siim(Dataset):
         images = (self._runs() if below is None else self._stages(below))["ImageId"]
         if name == "image":
             everyone = sorted(set(images))
-            return three_way_by_patient(index, name, round(len(everyone) * 3_614 / 12_047), everyone)
+            return three_way(index, name, round(len(everyone) * 3_614 / 12_047), everyone)
         if name == "mgca":
             if below is not None:
                 raise SplitUnavailable(
