@@ -548,6 +548,20 @@ def test_reports_without_text_are_left_out_and_counted(tmp_path: Path) -> None:
     assert (info["corpus"]["n_train"], info["corpus"]["n_val"], info["corpus"]["without_text"]) == (14, 7, 3)
 
 
+def test_reports_are_read_as_the_recipe_says(tmp_path: Path) -> None:
+    index, split, films = corpus()
+    index.table["report"] = index.table["report"] + " Nodule of 2.5 cm."
+    learnt = {}
+    for cleaning in ("mgca", "clean"):
+        folder = train(tmp_path, micro(cleaning=cleaning), data=(index, split, films))
+        learnt[cleaning] = set(next(folder.rglob("words.txt")).read_text().split())
+        assert outcome(folder)["pretrain"].get("cleaning", "mgca") == cleaning
+    assert learnt["clean"] - learnt["mgca"] == {"2.5"}
+    assert learnt["mgca"] - learnt["clean"] == {"5"}
+    with pytest.raises(UsageError, match=r"pretrain\.cleaning is 'spotless'; expected one of mgca, clean"):
+        micro(cleaning="spotless")
+
+
 def test_too_few_pairs(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"toy: pretraining needs at least 2 training pairs.*found 1 \(15 rows have no"
@@ -659,8 +673,11 @@ def test_key_depends_on_all_that_the_weights_depend_on() -> None:
         weights_key("toy", "tests", micro(), index, replace(split, val=split.val[1:]), 3, "32"),
         weights_key("toy", "tests", micro(), index, split, 4, "32"),
         weights_key("toy", "tests", micro(), index, split, 3, "bf16"),
+        weights_key("toy", "tests", micro(cleaning="clean"), index, split, 3, "32"),
     }
-    assert len(keys) == 8
+    assert len(keys) == 9
+    # what came later leaves the keys of what was made before as they were
+    assert weights_key("toy", "tests", micro(cleaning="mgca"), index, split, 3, "32") in keys
 
 
 def test_bf16_resumes_exactly_too(tmp_path: Path) -> None:

@@ -233,10 +233,11 @@ def dataset_folders(
 ) -> list[dict[str, str]]:
     """Where each dataset is looked for and what is there, for `describe.table`."""
     from medbench.data.index import source_of
+    from medbench.data.sources import folder_of
 
     rows = []
     for name, spec in catalogue.datasets.items():
-        root = data.get(name, data_root / name if data_root is not None else None)
+        root = folder_of(spec, data_root, data)
         if root is None:
             state = "phantom" if spec.phantom and not data else "no folder named"
         elif not root.exists():

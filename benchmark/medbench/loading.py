@@ -15,7 +15,7 @@ from torch import Tensor
 from medbench import weights
 from medbench.data.augment import centre_crop
 from medbench.data.images import fit_square, read_image
-from medbench.data.reports import caption, sentences
+from medbench.data.reports import CLEANINGS, DEFAULT_CLEANING, Cleaning, caption
 from medbench.devices import resolve_device
 from medbench.errors import UsageError, WeightsError
 from medbench.importing import import_released, method_of
@@ -47,6 +47,7 @@ class LoadedMethod:
 
     def __init__(self, name: str, method: Method, info: Mapping[str, Any], device: torch.device) -> None:
         self.name, self.info, self.device = name, info, device
+        self._cleaning = CLEANINGS[(info.get("pretrain") or {}).get("cleaning", DEFAULT_CLEANING)]
         self.method = method.to(device).eval()
 
     @property
@@ -115,14 +116,15 @@ class LoadedMethod:
     def tokenize(self, texts: Texts) -> TextBatch:
         """Reports as token ids, padded.
 
-        A text is cleaned and cut into sentences as for pretraining (`medbench.data.reports.sentences`); one of fewer
-        than three words, of which nothing would be left, is taken as it is. Texts that are cut already are not
-        touched.
+        A text is cleaned and cut into sentences as for pretraining (`medbench.data.reports`); one of which nothing
+        would be left, as it has too few words, is taken as it is. Texts that are cut already are not touched.
         """
         reports = [texts] if isinstance(texts, str) else list(texts)
         if not reports:
             raise UsageError("no texts, expected at least one.")
-        cut = [_cut(report) if isinstance(report, str) else list(report) for report in reports]
+        cut = [
+            _cut(report, self._cleaning) if isinstance(report, str) else list(report) for report in reports
+        ]
         batch: TextBatch = self._half(self.model.tokenize, cut)
         return batch.to(self.device)
 
@@ -230,7 +232,9 @@ def load(
         texts = _phantom_reports() if reports is None and scratch else (reports or ())
         seed_everything(derive_seed(seed, "init"))
         setup = Setup(seed=seed, device=place, offline=offline, say=progress.say)
-        method = method_class.from_corpus(chosen.config, [_cut(text) for text in texts], setup)
+        method = method_class.from_corpus(
+            chosen.config, [_cut(text, CLEANINGS[DEFAULT_CLEANING]) for text in texts], setup
+        )
         progress.say(f"{name}: FRESH weights (seed {seed}); nothing was pretrained")
         info = {"method": name, "recipe": recipe, "seed": seed, "config": weights.config_json(method.config)}
         return LoadedMethod(name, method, info, place)
@@ -285,8 +289,8 @@ def _grey(film: Any) -> npt.NDArray[np.uint8]:
     return np.array(Image.fromarray(film).convert("L"))
 
 
-def _cut(text: str) -> list[str]:
-    return sentences(text) or [" ".join(re.findall(r"\w+", text.lower()))]
+def _cut(text: str, cleaning: Cleaning) -> list[str]:
+    return cleaning.sentences(text) or [" ".join(re.findall(r"\w+", text.lower()))]
 
 
 def _phantom_reports() -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from medbench.data.reports import CLEANINGS, DEFAULT_CLEANING
 from medbench.errors import UsageError
 from medbench.model import ImageTextBatch, VisionLanguageModel
 
@@ -59,6 +60,7 @@ class PretrainConfig:
         patience: epochs without a better validation loss before training stops; None to run them all.
         keep: whose weights count, those of the epoch with the `best` validation loss or of the `last` epoch. Without
             validation pairs it is the last in any case.
+        cleaning: how the corpus' reports are read, `mgca` or `clean` (docs/reports.md).
     """
 
     epochs: int
@@ -77,6 +79,7 @@ class PretrainConfig:
     clip_gradient: float | None = None
     patience: int | None = 5
     keep: Keep = field(default="best", metadata=ADDED_LATER)
+    cleaning: str = field(default=DEFAULT_CLEANING, metadata=ADDED_LATER)
 
     def __post_init__(self) -> None:
         """Refuse what can not be run.
@@ -90,7 +93,8 @@ class PretrainConfig:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise UsageError(f"pretrain.{name} is {value}; expected at least {least}.")
-        for name, known in (("schedule", get_args(Schedule)), ("keep", get_args(Keep))):
+        words = {"schedule": get_args(Schedule), "keep": get_args(Keep), "cleaning": CLEANINGS}
+        for name, known in words.items():
             if getattr(self, name) not in known:
                 raise UsageError(
                     f"pretrain.{name} is {getattr(self, name)!r}; expected one of {', '.join(known)}."

@@ -16,6 +16,7 @@ from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.lists import PREFIX, read_lists
 from medbench.data.prepared import BrokenImages, PreparedImages, prepare
+from medbench.data.reports import DEFAULT_CLEANING
 from medbench.data.sources import Sources
 from medbench.data.splits import FractionList, Split, fraction_rows
 from medbench.data.verify import leave_out, list_problems
@@ -203,11 +204,13 @@ class Planner:
             self._open[name] = self._opened(self.sources.evaluation(name), name)
         return self._open[name]
 
-    def corpus(self) -> OpenDataset:
-        """The pretraining corpus, opened once."""
-        if "corpus:" not in self._open:
-            self._open["corpus:"] = self._opened(self.sources.corpus(), "corpus:")
-        return self._open["corpus:"]
+    def corpus(self, recipe: Recipe) -> OpenDataset:
+        """The pretraining corpus, opened once for each way in which recipes read its reports."""
+        cleaning = recipe.pretrain.cleaning if recipe.pretrain is not None else DEFAULT_CLEANING
+        key = f"corpus:{cleaning}"
+        if key not in self._open:
+            self._open[key] = self._opened(self.sources.corpus(cleaning), key)
+        return self._open[key]
 
     def exclude(self, broken: BrokenImages) -> None:
         """Leave out films that turned out broken when they were decoded; what was planned with them is void.
@@ -274,7 +277,7 @@ class Planner:
             config = {**config_json(recipe.config), **content_on_disk(recipe.config)}
             identity = WeightsIdentity(kind="untrained", key=sha256_json([spec.name, config, seed]))
             return Encoder(spec, owner, method, recipe, seed, identity, None, ready=True)
-        opened = self.corpus()
+        opened = self.corpus(recipe)
         corpus = Corpus(
             dataset=opened.index.dataset,
             source=opened.index.source,

@@ -125,7 +125,9 @@ def pretrain(
                 shutil.rmtree(leftover, ignore_errors=True)
             deterministic()
             seed_everything(derive_seed(seed, "init"))
-            training, validation = read_reports(corpus, split.train), read_reports(corpus, split.val)
+            training, validation = (
+                read_reports(corpus, rows, recipe.pretrain.cleaning) for rows in (split.train, split.val)
+            )
             if len(training) < 2:
                 raise DataError(
                     f"{corpus.dataset}: pretraining needs at least 2 training pairs of an image and a report with"

@@ -204,7 +204,7 @@ class Runner:
         # Lightning takes seconds to import, and a run that finds its weights does not need it.
         from medbench.pretrain import pretrain as pretrain_method
 
-        corpus = self.planner.corpus()
+        corpus = self.planner.corpus(encoder.recipe)
         store = self.request.cache / "weights"
         if not self.request.resume:
             shutil.rmtree(store / f"{encoder.identity.key}.partial", ignore_errors=True)

@@ -95,6 +95,7 @@ class DatasetSpec(Spec):
         credentialed: whether a training course or a signed agreement stands before the download.
         official_size: images of the official release, None where there is none (`table`).
         paired: True if its images come with reports (it can be a pretraining corpus).
+        within: name of the dataset whose folder it is chosen from, and found in where it has none of its own; "".
         phantom: "package.module:function" that writes the synthetic twin in the same layout, or "".
         phantom_patients: patients of the twin by size; "default" and "micro" (tests).
     """
@@ -104,6 +105,7 @@ class DatasetSpec(Spec):
     credentialed: bool = False
     official_size: int | None = None
     paired: bool = False
+    within: str = ""
     phantom: str = ""
     phantom_patients: Mapping[str, int] = field(default_factory=dict)
 

@@ -31,12 +31,13 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
     yield DatasetSpec(
         name="chexpert",
         target="medbench_tasks.datasets.chexpert:Chexpert",
-        summary="CheXpert v1.0, original or small: the five labels of its competition",
+        summary="CheXpert v1.0, original or small: the five labels of its competition; reports of CheXpert Plus",
         reference=_CHEXPERT,
         licence="Stanford University Dataset Research Use Agreement: research, no redistribution",
         access="https://stanfordmlgroup.github.io/competitions/chexpert/",
         credentialed=True,
         official_size=223_648,
+        paired=True,
         phantom="medbench.phantom.chexpert:write",
         phantom_patients={"default": 1_500, "micro": 80},
     )
@@ -49,6 +50,7 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         access="https://stanfordmlgroup.github.io/competitions/chexpert/",
         credentialed=True,
         official_size=1_000,
+        within="chexpert",
         phantom="medbench.phantom.chexpert_5x200:write",
         phantom_patients={"default": 1_500, "micro": 150},
     )
@@ -61,6 +63,7 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         access="https://physionet.org/content/mimic-cxr-jpg/",
         credentialed=True,
         official_size=1_000,
+        within="mimic_cxr",
         phantom="medbench.phantom.mimic_5x200:write",
         phantom_patients={"default": 1_500, "micro": 300},
     )

@@ -87,6 +87,26 @@ def test_the_index(layout: Callable[..., Chexpert]) -> None:
     assert rows["label_pleural_effusion"].tolist() == [0, 0, 0, 1, 0, 0]
 
 
+def test_reports_come_with_chexpert_plus(layout: Callable[..., Chexpert]) -> None:
+    dataset = layout()
+    assert (dataset.index().table["report"] == "").all()
+    assert dataset.notes()[-1].startswith(
+        "no reports: they are in df_chexpert_plus_240401.csv of CheXpert Plus"
+    )
+    (dataset.root / "df_chexpert_plus_240401.csv").write_text(
+        "path_to_image,section_findings,section_impression\n"
+        "train/patient00001/study1/view1_frontal.jpg,Clear lungs.,No change today.\n"
+        "train/patient00002/study1/view1_frontal.jpg,,Normal.\n"
+    )
+    assert dataset.index().table["report"].tolist() == ["No change today. Clear lungs.", *[""] * 5]
+    assert dataset.notes() == (
+        "not used: 1 x report with fewer words than are needed",
+        "not used: 4 x no report",
+    )
+    clean = Chexpert(SPECS["chexpert"], dataset.root, cleaning="clean")
+    assert clean.index().table["report"].tolist()[:3] == ["No change today. Clear lungs.", "", "Normal."]
+
+
 @pytest.mark.parametrize(
     ("home", "release"),
     [

@@ -77,7 +77,7 @@ def test_the_index(layout: Callable[..., PadChest], packed: bool, flat: str | No
 
 
 def test_reports_can_be_read_in_another_way(layout: Callable[..., PadChest]) -> None:
-    dataset = PadChest(SPEC, layout().root, {"cleaning": "clean"})
+    dataset = PadChest(SPEC, layout().root, cleaning="clean")
     assert dataset.index().table["report"][3] == "cardiomegali."
     assert dataset.dropped == {"empty report": 1}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from medbench.data.index import Index
+from medbench.data.reports import CLEANINGS, DEFAULT_CLEANING
 from medbench.data.splits import Split, SplitSpec
 from medbench.errors import DataError
 from medbench.specs import DatasetSpec
@@ -19,16 +20,26 @@ class Dataset(ABC):
         spec: its declaration.
         root: the folder (or, for `table`, the file) that it is read from.
         options: what the user said about it; only `table` has any (column names).
+        cleaning: how its reports are read, where it has any.
         splits: the splits it knows, by name; the first one is taken where nobody names one.
         dropped: after `index`, how many of its rows or reports give no sample or no text, by reason.
     """
 
     splits: ClassVar[Mapping[str, SplitSpec]]
 
-    def __init__(self, spec: DatasetSpec, root: Path, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        root: Path,
+        options: Mapping[str, Any] | None = None,
+        *,
+        cleaning: str = DEFAULT_CLEANING,
+    ) -> None:
+        """`cleaning` is a name of `medbench.data.reports.CLEANINGS`."""
         self.spec = spec
         self.root = root
         self.options = dict(options or {})
+        self.cleaning = CLEANINGS[cleaning]
         self.dropped: dict[str, int] = {}
 
     @abstractmethod

@@ -16,7 +16,7 @@ from torch import Tensor
 from medbench.data.augment import crop, random_corners
 from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
-from medbench.data.reports import CLEANINGS
+from medbench.data.reports import CLEANINGS, DEFAULT_CLEANING
 from medbench.data.shards import copy_rows
 from medbench.errors import DataError
 from medbench.model import Preprocessing, TextBatch, VisionLanguageModel
@@ -44,7 +44,7 @@ class Reports:
         return len(self.rows)
 
 
-def read_reports(index: Index, rows: npt.NDArray[np.int64], cleaning: str = "mgca") -> Reports:
+def read_reports(index: Index, rows: npt.NDArray[np.int64], cleaning: str = DEFAULT_CLEANING) -> Reports:
     """Cut the reports of `rows` into sentences, and leave out the rows where none is left.
 
     Args:

@@ -8,11 +8,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from medbench.data.report_sections import LAST_PARAGRAPH, report_sections
 from medbench.data.report_sentences import clean_sentences
-from medbench.errors import DataError
 
 MIN_TOKENS = 3
 """A report with fewer words in all is not used."""
@@ -168,16 +166,7 @@ CLEANINGS: Mapping[str, Cleaning] = {
         Cleaning("clean", report_sections, (("impression", "findings"), (LAST_PARAGRAPH,)), clean_sentences),
     )
 }
-"""Ways to read reports, by name; the first one is taken where nobody names one."""
+"""Ways to read reports, by name."""
 
-
-def cleaning_of(dataset: str, options: Mapping[str, Any]) -> Cleaning:
-    """The cleaning that a dataset's options name, or the first one.
-
-    Raises:
-        DataError: there is none of that name.
-    """
-    name = options.get("cleaning", next(iter(CLEANINGS)))
-    if name not in CLEANINGS:
-        raise DataError(f"{dataset}: no cleaning of reports {name!r}; there are {', '.join(CLEANINGS)}.")
-    return CLEANINGS[name]
+DEFAULT_CLEANING = "mgca"
+"""Taken where nobody names one, as published pretraining did."""

@@ -4,10 +4,12 @@ Without any folder named, everything is phantom. As soon as one is named, a data
 """
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
 from medbench.data.dataset import Dataset
+from medbench.data.reports import DEFAULT_CLEANING
 from medbench.errors import DataError, UsageError
 from medbench.plugins import Catalogue
 from medbench.progress import Progress
@@ -43,8 +45,8 @@ class Sources:
             return self._open(spec, self.phantom(spec))
         return self._open(spec, self._real_root(spec))
 
-    def corpus(self) -> Dataset:
-        """The dataset that methods are pretrained on.
+    def corpus(self, cleaning: str = DEFAULT_CLEANING) -> Dataset:
+        """The dataset that methods are pretrained on, its reports read as `cleaning` says.
 
         Raises:
             DataError: real data were named and no corpus, or it is not there.
@@ -56,19 +58,19 @@ class Sources:
             file = Path(wanted.removeprefix("table:")).expanduser()
             if not file.is_file():
                 raise DataError(f"--corpus table: looked for {file.absolute()} and found no file there.")
-            table: Dataset = spec.load()(spec, file, self.request.columns)
+            table: Dataset = spec.load()(spec, file, self.request.columns, cleaning=cleaning)
             return table
         if wanted == "phantom" or (wanted is None and not self.request.real_data):
-            return self._open(spec, self.phantom(spec))
+            return self._open(spec, self.phantom(spec), cleaning)
         if wanted is not None and not self.request.real_data:
-            return self._open(spec, self.phantom(spec))
+            return self._open(spec, self.phantom(spec), cleaning)
         if wanted is None and not self._found(spec):
             raise DataError(
                 f"Real data are named, but no pretraining corpus: looked for {spec.name} in "
                 f"{self._where(spec)}. Name one with --corpus (table:FILE.csv for your own pairs, a dataset below "
                 "--data-root, or `phantom`), or give finished weights with --checkpoint."
             )
-        return self._open(spec, self._real_root(spec))
+        return self._open(spec, self._real_root(spec), cleaning)
 
     def check_corpus(self) -> None:
         """See that `--corpus` and `--column` make sense, also where nothing is pretrained.
@@ -142,14 +144,12 @@ class Sources:
     def _spec(self, name: str) -> DatasetSpec:
         return self.catalogue.lookup_dataset(name)
 
-    def _open(self, spec: DatasetSpec, root: Path) -> Dataset:
-        dataset: Dataset = spec.load()(spec, root)
+    def _open(self, spec: DatasetSpec, root: Path, cleaning: str = DEFAULT_CLEANING) -> Dataset:
+        dataset: Dataset = spec.load()(spec, root, cleaning=cleaning)
         return dataset
 
     def _root(self, spec: DatasetSpec) -> Path | None:
-        if spec.name in self.request.data:
-            return self.request.data[spec.name]
-        return self.request.data_root / spec.name if self.request.data_root is not None else None
+        return folder_of(spec, self.request.data_root, self.request.data)
 
     def _found(self, spec: DatasetSpec) -> bool:
         root = self._root(spec)
@@ -168,6 +168,17 @@ class Sources:
                 f"and check it with `medbench data verify {spec.name} --data {spec.name}=DIR`."
             )
         return root
+
+
+def folder_of(spec: DatasetSpec, data_root: Path | None, data: Mapping[str, Path]) -> Path | None:
+    """Where a dataset is looked for: the folder named for it, the one of its name below the data root, or that of the
+    dataset which it is chosen from; None if nothing is named."""
+    if spec.name in data:
+        return data[spec.name]
+    own = data_root / spec.name if data_root is not None else None
+    if not spec.within or (own is not None and own.exists()):
+        return own
+    return data.get(spec.within, data_root / spec.within if data_root is not None else None)
 
 
 def _module(spec: DatasetSpec) -> ModuleType:

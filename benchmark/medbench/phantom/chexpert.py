@@ -3,22 +3,24 @@
     train.csv  valid.csv       Path, Sex, Age, Frontal/Lateral, AP/PA, then 14 observations: 1.0, 0.0, -1.0 or blank
     train/patient00001/study1/view1_frontal.jpg
     valid/patient64541/study1/view1_frontal.jpg
+    df_chexpert_plus_240401.csv   path_to_image, report and its sections, as CheXpert Plus has them
 
-Frontal films only; the real set holds laterals, too. As there, observations of train.csv are read off reports (which
-are not written), and those of valid.csv know neither blanks nor doubt.
+Frontal films only; the real set holds laterals, too. As there, observations of train.csv are read off the reports, and
+those of valid.csv know neither blanks nor doubt.
 """
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from io import BytesIO
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from medbench.phantom.grammar import CHEXPERT, write_report
+from medbench.phantom.grammar import CHEXPERT, Report, write_report
 from medbench.phantom.render import render
 from medbench.phantom.study import Mix, Patient, Study, sample_patient, stream
 from medbench.phantom.writing import Parameters, Row, csv_text, write_file, write_layout
@@ -66,6 +68,9 @@ COLUMNS = (
     "Support Devices",
 )
 """Of both tables, in their order."""
+
+PLUS = ("path_to_image", "report", "section_findings", "section_impression")
+"""Of the table of reports."""
 
 _QUALITY = 90
 """JPEG quality of the films."""
@@ -138,12 +143,12 @@ def split_of(layout: str, number: int, seed: int = 0) -> str:
     return "valid" if lot < _VALID_SHARE else "train"
 
 
-def observations(who: Patient, study: Study, rng: np.random.Generator) -> dict[str, float]:
+def observations(study: Study, report: Report, rng: np.random.Generator) -> dict[str, float]:
     """The observations of a study: those of its report, 1, 0, or -1; what is not mentioned is missing.
 
-    A lung with nothing but consolidation is called so, without a cause, in every second report.
+    A lung with nothing but consolidation is called so, without a cause, for every second report.
     """
-    found = dict(write_report(who, study, rng).labels)
+    found = dict(report.labels)
     diseases = {f.kind for f in study.findings} - {"device", "foreign"}
     plain = all(f.variety == "consolidation" for f in study.findings if f.kind == "pneumonia")
     if diseases == {"pneumonia"} and plain and rng.random() < 0.5:
@@ -157,7 +162,9 @@ def _write_patient(layout: str, mix: Mix, root: Path, number: int, seed: int, si
     folder = Path(part) / f"patient{number + (64_541 if part == 'valid' else 1):05d}"
     rows: list[Row] = []
     for study in who.studies:
-        found = observations(who, study, stream(layout, seed, number, _WORDS + study.number))
+        rng = stream(layout, seed, number, _WORDS + study.number)
+        report = write_report(who, study, rng)
+        found = observations(study, report, rng)
         if part == "valid":
             found = {name: float(found.get(name, 0.0) == 1.0) for name in CHEXPERT}
         for view, film in enumerate(study.films, 1):
@@ -176,6 +183,10 @@ def _write_patient(layout: str, mix: Mix, root: Path, number: int, seed: int, si
                     "Age": who.anatomy.age,
                     "Frontal/Lateral": "Frontal",
                     "AP/PA": film.view,
+                    "path_to_image": str(name),
+                    "report": report.text,
+                    "section_findings": report.findings,
+                    "section_impression": report.impression,
                     **found,
                 }
             )
@@ -186,3 +197,8 @@ def _write_tables(root: Path, films: Sequence[Row]) -> None:
     for part in ("train", "valid"):
         rows = [film for film in films if film["part"] == part]
         write_file(root, Path(f"{part}.csv"), csv_text(COLUMNS, rows).encode())
+    text = StringIO()
+    table = csv.DictWriter(text, PLUS, extrasaction="ignore", lineterminator="\n")
+    table.writeheader()
+    table.writerows(films)
+    write_file(root, Path("df_chexpert_plus_240401.csv"), text.getvalue().encode())

@@ -3,6 +3,7 @@
     train.csv, valid.csv           Path, Sex, Age, Frontal/Lateral, AP/PA and 14 observations: 1, 0, -1 or blank
     train/patient00001/study1/view1_frontal.jpg
     valid/patient64541/study1/view1_frontal.jpg
+    df_chexpert_plus_240401.csv    reports, if there: CheXpert Plus, see chexpert_plus.py
 
 The folder may be the one that holds these, or the one above it (`CheXpert-v1.0`, `CheXpert-v1.0-small`), or the one
 that the four batches of the original were unpacked into: the tables are then in `CheXpert-v1.0 batch 1 (validate &
@@ -23,9 +24,11 @@ import pandas as pd
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
+from medbench.data.reports import Reason
 from medbench.data.splits import Rows, Split, SplitSpec, hashed_share
 from medbench.data.verify import file_problem, read_table, require_columns, require_file, settle, where_to_get
 from medbench.errors import DataError
+from medbench_tasks.datasets.chexpert_plus import TABLES, find_table, read_reports
 
 COMPETITION: Final = {
     "Atelectasis": 1.0,
@@ -102,6 +105,12 @@ class Chexpert(Dataset):
             name: rows[name].replace(-1.0, uncertain).fillna(0.0) for name, uncertain in COMPETITION.items()
         }
         return self._index_of(rows, labels, exclude_broken=exclude_broken)
+
+    def notes(self) -> Sequence[str]:
+        """Also says that there are no reports, where there are none."""
+        if find_table(self.root) is not None:
+            return super().notes()
+        return (*super().notes(), f"no reports: they are in {TABLES[0]} of CheXpert Plus, not in {self.root}")
 
     def divide(self, index: Index, name: str) -> Split:
         """`clean` or `mgca`; the test part of both is the frontal films of valid.csv.
@@ -190,10 +199,21 @@ class Chexpert(Dataset):
                 },
                 "image": images,
                 "bytes": [size or 0 for size in sizes],
+                **({} if (reports := self._reports(rows)) is None else {"report": reports}),
             },
             labels={name.lower().replace(" ", "_"): values for name, values in labels.items()},
         )
         return settle(self, index, problems, exclude_broken=exclude_broken)
+
+    def _reports(self, rows: pd.DataFrame) -> list[str] | None:
+        """Text of each film's report, "" where there is none; None without the table of reports."""
+        path = find_table(self.root)
+        if path is None:
+            return None
+        texts, self.dropped = read_reports(self.spec, self.root, path, self.cleaning)
+        if missing := int((~rows["sample"].isin(texts)).sum()):
+            self.dropped[Reason.MISSING] = missing
+        return [texts.get(sample, "") for sample in rows["sample"]]
 
     def _images(self, rows: pd.DataFrame) -> Sequence[str]:
         """Path of each film below the root."""

@@ -21,6 +21,7 @@ import pandas as pd
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
+from medbench.data.reports import DEFAULT_CLEANING
 from medbench.data.splits import Split, SplitSpec, hashed_share
 from medbench.data.verify import file_problem, require_file, settle, where_to_get
 from medbench.errors import DataError
@@ -89,8 +90,15 @@ class Covidx(Dataset):
         "official": SplitSpec("COVIDx CXR-4: train.txt, val.txt, test.txt as released"),
     }
 
-    def __init__(self, spec: DatasetSpec, root: Path, options: Mapping[str, Any] | None = None) -> None:
-        super().__init__(spec, root, options)
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        root: Path,
+        options: Mapping[str, Any] | None = None,
+        *,
+        cleaning: str = DEFAULT_CLEANING,
+    ) -> None:
+        super().__init__(spec, root, options, cleaning=cleaning)
         self._again = 0
         try:
             own = self.version.splits

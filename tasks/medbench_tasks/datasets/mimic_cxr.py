@@ -14,7 +14,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,7 @@ import pandas as pd
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.many_files import MISSING, file_sizes, texts_below, texts_in_zip
-from medbench.data.reports import Reason, Text, cleaning_of
+from medbench.data.reports import Reason, Text
 from medbench.data.splits import Split, SplitSpec
 from medbench.data.verify import (
     file_problem,
@@ -33,7 +33,6 @@ from medbench.data.verify import (
     where_to_get,
 )
 from medbench.errors import DataError
-from medbench.specs import DatasetSpec
 
 VERSIONS = ("2.0.0", "2.1.0")
 FRONTAL = ("PA", "AP")
@@ -50,9 +49,6 @@ _NO_REPORT = Text("", Reason.MISSING)
 class MimicCxr(Dataset):
     """The release's own folder layout.
 
-    Options:
-        cleaning: how reports are read, a name of `medbench.data.reports.CLEANINGS`; `mgca` if nothing is said.
-
     `dropped` counts how many rows of the metadata table are no pairs, by reason.
     """
 
@@ -63,10 +59,6 @@ class MimicCxr(Dataset):
             leak="the test part is inside the validation part: choose nothing on it that is then scored on test",
         )
     }
-
-    def __init__(self, spec: DatasetSpec, root: Path, options: Mapping[str, Any] | None = None) -> None:
-        super().__init__(spec, root, options)
-        self.cleaning = cleaning_of(spec.name, self.options)
 
     def index(self, *, exclude_broken: bool = False) -> Index:
         """Read the tables and the reports; see `Dataset.index`. No image is opened.

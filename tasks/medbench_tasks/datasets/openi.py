@@ -25,7 +25,6 @@ import numpy as np
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.many_files import MISSING, file_sizes
-from medbench.data.reports import cleaning_of
 from medbench.data.splits import Split, SplitSpec, hashed_three_way
 from medbench.data.verify import (
     file_problem,
@@ -90,9 +89,6 @@ class OpenI(Dataset):
 
     Films of a report without text stay, with an empty report.
 
-    Options:
-        cleaning: how reports are read, a name of `medbench.data.reports.CLEANINGS`; `mgca` if nothing is said.
-
     `dropped` counts how many reports give no pair, by reason.
     """
 
@@ -110,8 +106,7 @@ class OpenI(Dataset):
         """
         problems: list[Problem] = []
         reports = self._xml(problems) if (self.root / REPORTS).is_dir() else self._kaggle()
-        cleaning = cleaning_of(self.spec.name, self.options)
-        read = [cleaning.of_sections(report.sections) for report in reports]
+        read = [self.cleaning.of_sections(report.sections) for report in reports]
         reasons = Counter(text.reason.value for text in read if text.reason is not None)
         reasons[NO_FILM] = sum(not report.films for report in reports)
         self.dropped = {reason: count for reason, count in reasons.items() if count}

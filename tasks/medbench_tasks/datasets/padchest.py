@@ -22,7 +22,6 @@ import pandas as pd
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.many_files import MISSING, file_sizes
-from medbench.data.reports import cleaning_of
 from medbench.data.splits import Split, SplitSpec, hashed_share, hashed_three_way
 from medbench.data.verify import (
     file_problem,
@@ -77,9 +76,6 @@ class PadChest(Dataset):
 
     Reports are Spanish, in lower case, cut to word stems and without stop words, as they are released. Films of a
     report without text stay, with an empty report.
-
-    Options:
-        cleaning: how reports are read, a name of `medbench.data.reports.CLEANINGS`; `mgca` if nothing is said.
 
     `dropped` counts how many films have a report that gives no text, by reason.
     """
@@ -170,8 +166,7 @@ class PadChest(Dataset):
 
     def _texts(self, reports: pd.Series) -> list[str]:
         """The text of each report; each that occurs is read once."""
-        cleaning = cleaning_of(self.spec.name, self.options)
-        read = {report: cleaning.of_text(_plain(report)) for report in reports.unique()}
+        read = {report: self.cleaning.of_text(_plain(report)) for report in reports.unique()}
         reasons = reports.map({report: text.reason for report, text in read.items() if text.reason})
         self.dropped = {str(reason): int(count) for reason, count in Counter(reasons.dropna()).items()}
         return reports.map({report: text.text for report, text in read.items()}).tolist()

@@ -21,7 +21,7 @@ import pandas as pd
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.regions import MaskFile
-from medbench.data.reports import caption, cleaning_of
+from medbench.data.reports import DEFAULT_CLEANING, caption
 from medbench.data.splits import Split, SplitSpec, hashed_share, rows_of
 from medbench.data.verify import box_problem, file_problem, settle
 from medbench.errors import DataError
@@ -94,8 +94,15 @@ class Table(Dataset):
     }
     mapping: dict[str, str]
 
-    def __init__(self, spec: DatasetSpec, root: Path, options: Mapping[str, Any] | None = None) -> None:
-        super().__init__(spec, root, options)
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        root: Path,
+        options: Mapping[str, Any] | None = None,
+        *,
+        cleaning: str = DEFAULT_CLEANING,
+    ) -> None:
+        super().__init__(spec, root, options, cleaning=cleaning)
         self.mapping = {}
         unknown = sorted(set(self.options) - set(_OPTIONS))
         if unknown:
@@ -159,7 +166,7 @@ class Table(Dataset):
             ]
         table = table[first].reset_index(drop=True)
         if {"report", "findings", "impression"} & self.mapping.keys():
-            reasons = Counter(cleaning_of("table", {}).of_text(report).reason for report in table["report"])
+            reasons = Counter(self.cleaning.of_text(report).reason for report in table["report"])
             self.dropped = {reason.value: count for reason, count in reasons.items() if reason is not None}
         boxes, box_problems = self._boxes(rows, sample, table, box_columns)
         problems += box_problems

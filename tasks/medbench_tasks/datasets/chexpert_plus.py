@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from medbench.data.reports import Reason, Text, cleaning_of
+from medbench.data.reports import Cleaning, Reason, Text
 from medbench.data.verify import read_table, require_columns
 from medbench.specs import DatasetSpec
 
@@ -41,7 +41,7 @@ def find_table(root: Path) -> Path | None:
 
 
 def read_reports(
-    spec: DatasetSpec, root: Path, path: Path, cleaning: str = "mgca"
+    spec: DatasetSpec, root: Path, path: Path, cleaning: Cleaning
 ) -> tuple[dict[str, str], dict[str, int]]:
     """The report of each film.
 
@@ -49,20 +49,19 @@ def read_reports(
         spec: of the dataset that asks.
         root: its folder.
         path: the table.
-        cleaning: how reports are read, a name of `medbench.data.reports.CLEANINGS`.
+        cleaning: how reports are read.
 
     Returns:
         Texts by film ("train/patient00001/study1/view1_frontal.jpg"), "" for a report that gives no text; and the
         number of films with such a report, by reason.
 
     Raises:
-        DataError: the table can not be read, a column is missing, or there is no cleaning of that name.
+        DataError: the table can not be read, or a column is missing.
     """
     found = list(read_table(spec, root, path, nrows=0).columns)
     require_columns(spec, root, path, found, _NEEDED)
     columns = [name for name in (*SECTIONS, "report") if name in found]
     rows = read_table(spec, root, path, usecols=["path_to_image", *columns], dtype=str, keep_default_na=False)
-    way = cleaning_of(spec.name, {"cleaning": cleaning})
     films = rows["path_to_image"].str.strip().str.extract(r"((?:train|valid|test)/.*)$")[0]
     read: dict[tuple[str, ...], Text] = {}  # the films of a study share a report
     texts: dict[str, str] = {}
@@ -72,7 +71,7 @@ def read_reports(
         if key not in read:
             given = dict(zip(columns, cells, strict=True))
             cut = {SECTIONS[name]: cell for name, cell in given.items() if name in SECTIONS and cell.strip()}
-            read[key] = way.of_sections(cut) if cut else way.of_report(given.get("report", ""))
+            read[key] = cleaning.of_sections(cut) if cut else cleaning.of_report(given.get("report", ""))
         if not isinstance(film, str):  # a film that CheXpert does not have
             continue
         texts[film] = read[key].text

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from medbench.data.chexpert_plus import find_table, read_reports
+from medbench.data.reports import CLEANINGS
 from medbench.errors import DataError
 from medbench.specs import DatasetSpec
+from medbench_tasks.datasets.chexpert_plus import find_table, read_reports
 
 SPEC = DatasetSpec("chexpert", "a:B", "", "", access="https://example.org")
 HEADER = "path_to_image,frontal_lateral,report,section_findings,section_impression,section_comparison\n"
@@ -26,7 +27,7 @@ def test_reports_by_film(tmp_path: Path, cleaning: str) -> None:
     (tmp_path / "df_chexpert_plus_240401.csv").write_text(HEADER + ROWS)
     path = find_table(tmp_path)
     assert path is not None
-    texts, dropped = read_reports(SPEC, tmp_path, path, cleaning)
+    texts, dropped = read_reports(SPEC, tmp_path, path, CLEANINGS[cleaning])
     whole = "1. No change. 2. Stable. Clear lungs today."
     assert texts == {
         "train/patient1/study1/view1_frontal.jpg": whole,
@@ -42,4 +43,4 @@ def test_another_table_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "df_chexpert_plus_240401.csv"
     path.write_text("Path,Sex\nx,y\n")
     with pytest.raises(DataError, match=r"has no column path_to_image, section_findings, section_impression"):
-        read_reports(SPEC, tmp_path, path)
+        read_reports(SPEC, tmp_path, path, CLEANINGS["mgca"])
