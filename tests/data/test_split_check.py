@@ -10,7 +10,7 @@ import pytest
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index
 from medbench.data.split_check import check_splits
-from medbench.data.splits import Split, SplitSpec, ids_sha256, parts_sha256
+from medbench.data.splits import Split, SplitSpec, ids_sha256, parts_sha256, three_way
 from medbench.specs import DatasetSpec
 
 SPEC = DatasetSpec(name="halves", target="", summary="", reference="", official_size=4)
@@ -57,3 +57,11 @@ def test_a_split_is_held_against_sizes_and_hashes(
     dataset = Halves(SPEC, Path("/nowhere"))
     (check,) = check_splits(dataset, dataset.index())
     assert (check.published, check.wrong) == (published, wrong)
+
+
+def test_too_few_patients_are_nothing_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Halves, "divide", lambda self, index, name: three_way(index, name, 0.5, ["s0", "s1"]))
+    dataset = Halves(SPEC, Path("/nowhere"))
+    (check,) = check_splits(dataset, dataset.index())
+    assert (check.sha256, check.published, check.wrong) == ("", "n/a", "")
+    assert "2 patients in /nowhere are too few for the split half" in check.source

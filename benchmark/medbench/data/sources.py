@@ -171,8 +171,10 @@ class Sources:
 
 
 def folder_of(spec: DatasetSpec, data_root: Path | None, data: Mapping[str, Path]) -> Path | None:
-    """Where a dataset is looked for: the folder named for it, the one of its name below the data root, or that of the
-    dataset which it is chosen from; None if nothing is named."""
+    """Where a dataset is looked for; None if nothing is named.
+
+    The folder named for it, the one of its name below the data root, or that of the dataset which it is chosen from.
+    """
     if spec.name in data:
         return data[spec.name]
     own = data_root / spec.name if data_root is not None else None

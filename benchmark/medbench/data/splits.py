@@ -22,7 +22,10 @@ Rows = npt.NDArray[np.int64]
 
 
 class SplitUnavailable(DataError):
-    """This layout of the dataset does not hold what the split is made of; another one does. The message says what."""
+    """This folder does not hold what the split is made of: a table is another layout's, or there are too few patients.
+
+    Nothing is wrong with the folder. The message says what is missing.
+    """
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def three_way(
         by: whose ids they are.
 
     Raises:
-        DataError: there are too few for three parts.
+        SplitUnavailable: there are too few for three parts.
     """
     from sklearn.model_selection import train_test_split  # 2 s to import, and only some datasets need it
 
@@ -117,7 +120,7 @@ def three_way(
         train, rest = train_test_split(everyone, test_size=held_out, random_state=0)
         test, val = train_test_split(rest, test_size=0.5, random_state=0)
     except ValueError as error:
-        raise DataError(
+        raise SplitUnavailable(
             f"{index.dataset}: {len(everyone)} {by}s in {index.root} are too few for the split {name}, "
             f"which holds out {held_out} of them for validation and test ({error}). Use more of the dataset."
         ) from error
@@ -212,11 +215,11 @@ def hashed_three_way(index: Index, name: str, val: float, test: float) -> Split:
         test: share of the patients that test, likewise.
 
     Raises:
-        DataError: there are too few patients for three parts.
+        SplitUnavailable: there are too few patients for three parts.
     """
     everyone = sorted(set(index.table["patient"]))
     if len(everyone) < 3:
-        raise DataError(
+        raise SplitUnavailable(
             f"{index.dataset}: {len(everyone)} patients in {index.root} are too few for the three parts of {name}."
         )
     ranked = hashed_share(everyone, 1.0, name)

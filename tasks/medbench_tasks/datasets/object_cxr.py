@@ -146,7 +146,7 @@ class ObjectCxr(Dataset):
         try:
             train, val = train_test_split(parts["train"], test_size=share, random_state=0)
         except ValueError as error:
-            raise DataError(
+            raise SplitUnavailable(
                 f"{index.dataset}: {len(parts['train'])} training films in {index.root} are too few for the split "
                 f"{name} ({error}). Use more of the dataset."
             ) from error

@@ -252,7 +252,7 @@ def _by_row(index: Index, name: str, images: "pd.Series[str]") -> Split:
         train, rest = train_test_split(images.to_numpy(object), test_size=0.3, random_state=0)
         test, val = train_test_split(rest, test_size=0.5, random_state=0)
     except ValueError as error:
-        raise DataError(
+        raise SplitUnavailable(
             f"{index.dataset}: {len(images)} rows in {index.root} are too few for the split {name} ({error}). Use more "
             "of the dataset."
         ) from error
@@ -276,7 +276,7 @@ def _benchx(index: Index, name: str, rows: pd.DataFrame) -> Split:
             random_state=42,
         )
     except ValueError as error:
-        raise DataError(
+        raise SplitUnavailable(
             f"{index.dataset}: {len(ordered)} training and {len(test)} test films in {index.root} can not be divided "
             f"as {name} is ({error}). Use more of the dataset."
         ) from error
