@@ -97,7 +97,7 @@ def _beside(film: Image.Image, words: str, colour: dict[str, tuple[int, int, int
     font = ImageFont.load_default(15)
     top = 12
     for line in words.split("\n"):
-        for part in textwrap.wrap(line, 54) or [""]:
+        for part in textwrap.wrap(line, 48) or [""]:
             draw.text((film.width + 14, top), part, fill=(230, 230, 230), font=font)
             top += 19
     for label, shade in colour.items():
