@@ -12,7 +12,8 @@ Parts:
 - `memory`: the most that preparing takes at any time, over all its processes, for `--films` phantom films, and for
   `--rows` rows of an index that are links to them. Shares of pages are counted as the kernel counts them (Pss).
 - `sample`: a film out of the prepared cache against decoding and resizing a 2544 x 3056 JPEG file.
-- `batch`: 64 films out of the cache, cut at random, normalised, as a float32 tensor, on one core.
+- `batch`: 64 films out of the cache, cut at random, normalised, as a float32 tensor, on one core; as in training, torch
+  keeps the memory that it frees.
 - `phantom`: `--studies` phantom patients, spread over all layouts, on all cores.
 
 Files and cache are in the page cache if memory allows, so that the processor is compared, not the disk. `sample` and
@@ -271,10 +272,12 @@ def batch(folder: Path, sizes: Sizes) -> Iterator[Result]:
     import torch
 
     from medbench.data.augment import crop, random_corners
+    from medbench.devices import keep_freed_memory
     from medbench.model import Preprocessing
     from medbench.seeding import uniforms
 
     torch.set_num_threads(1)
+    keep_freed_memory()
     inputs = Preprocessing(CROP, SIDE, (0.5,) * 3, (0.5,) * 3)
     with prepared(folder, sizes) as (made, _):
         count = len(made.images)
