@@ -79,7 +79,7 @@ def data_verify(options: o.VerifyDataOptions) -> int:
     """
     catalogue = read_plugins(options)
     request = replace(data_request(options, catalogue), quiet=options.quiet)
-    from medbench.data.lists import PREFIX, read_lists
+    from medbench.data.lists import PREFIX, find_lists, folder_of, read_lists
     from medbench.data.sources import Sources
     from medbench.data.split_check import check_splits
     from medbench.data.verify import findings, verify
@@ -90,6 +90,8 @@ def data_verify(options: o.VerifyDataOptions) -> int:
             f"--split {options.split}: expected {PREFIX}DIR. The splits that {options.name} has by name are checked "
             "anyway; `medbench data splits` prints them."
         )
+    if options.split is not None:
+        find_lists(folder_of(options.split))  # before an hour of decoding
     progress = make_progress(request)
     dataset = Sources(request, catalogue, progress).evaluation(catalogue.lookup_dataset(options.name).name)
     index, problems = verify(dataset, full=options.full, progress=progress, workers=request.workers)
@@ -97,7 +99,7 @@ def data_verify(options: o.VerifyDataOptions) -> int:
     found = findings(index, problems, checks)
     listed = None
     if options.split is not None:
-        listed = read_lists(index, Path(options.split.removeprefix(PREFIX)).expanduser())
+        listed = read_lists(index, folder_of(options.split))
         found += [
             {"finding": f"--split {options.split}", "samples": "", "first": problem}
             for problem in listed.problems

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
-from medbench.data.lists import PREFIX, read_lists
+from medbench.data.lists import PREFIX, folder_of, read_lists
 from medbench.data.prepared import BrokenImages, PreparedImages, prepare
 from medbench.data.reports import DEFAULT_CLEANING
 from medbench.data.sources import Sources
@@ -68,7 +68,7 @@ class OpenDataset:
         """
         if name not in self._splits:
             if name.startswith(PREFIX):
-                listed = read_lists(self.index, Path(name.removeprefix(PREFIX)).expanduser())
+                listed = read_lists(self.index, folder_of(name))
                 for problem in listed.problems[listed.fatal :]:
                     self.say(f"--split {name}: {problem}")
                 if listed.fatal:

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from medbench.data.index import Index
-from medbench.data.lists import read_lists
+from medbench.data.lists import folder_of, read_lists
 from medbench.data.splits import fraction_rows
-from medbench.errors import DataError
+from medbench.errors import DataError, UsageError
 
 
 def an_index(official: int | None = None) -> Index:
@@ -55,8 +55,8 @@ def test_faults_are_told(tmp_path: Path) -> None:
     assert (found.problems, found.fatal) == (
         (
             "train.txt: 1 duplicate lines (first: s0)",
-            "1 patients have films in both train.txt and test.txt (first: p4)",
             "train_1.txt: 1 of 1 samples are not in train_10.txt",
+            "1 patients have films in both train.txt and test.txt (first: p4)",
         ),
         0,
     )
@@ -85,12 +85,37 @@ def test_what_makes_a_split_worthless(tmp_path: Path) -> None:
     )
     subset = read_lists(an_index(official=30), lists)  # it lacks some ids
     assert (subset.fatal, subset.absent) == (1, ("train.txt: 1 of 3 ids are not in tests (first: x7)",))
-    with pytest.raises(DataError, match=r"none of the 1 ids of train.txt is in tests .*\(first: y\)"):
-        read_lists(an_index(), write(tmp_path / "other", train=["y"]))
     with pytest.raises(
         DataError, match=r"looked for .*nothing/train.txt, found none. Expected train.txt, val.txt"
     ):
         read_lists(an_index(), tmp_path / "nothing")
+
+
+def test_a_fraction_must_be_of_the_training_part(tmp_path: Path) -> None:
+    lists = write(
+        tmp_path / "mine", train=["s0", "s2"], test=["s4", "s6"], train_10=["s0", "images/a/s4.png"]
+    )
+    found = read_lists(an_index(), lists)
+    assert found.problems[: found.fatal] == ("train_10.txt: 1 of 2 samples are not in train.txt",)
+
+
+def test_lists_of_films_that_are_not_here_are_looked_at_all_the_same(tmp_path: Path) -> None:
+    lists = write(tmp_path / "m", train=["x", "x", "y"], val=["y"], test=["z"], train_10=["y"], train_1=["x"])
+    found = read_lists(an_index(official=30), lists)
+    assert found.problems == (
+        "none of the 3 ids of train.txt is in tests in /nowhere (first: x). Are they lists of this dataset?",
+        "1 samples are in both train.txt and val.txt",
+        "train.txt: 1 duplicate lines (first: x)",
+        "val.txt: 1 of 1 ids are not in tests (first: y)",
+        "test.txt: 1 of 1 ids are not in tests (first: z)",
+        "train_1.txt: 1 of 1 ids are not in tests (first: x)",
+        "train_10.txt: 1 of 1 ids are not in tests (first: y)",
+        "train_1.txt: 1 of 1 samples are not in train_10.txt",
+    )
+    assert found.fatal == 2
+    assert not len(found.split.train)
+    with pytest.raises(UsageError, match="--split lists:: which folder"):
+        folder_of("lists:")
 
 
 def test_the_known_faults_of_published_lists(test_data: Path) -> None:

@@ -11,19 +11,19 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from medbench.data.index import Index
 from medbench.data.splits import PARTS, Rows, Split, parts_sha256
-from medbench.errors import DataError
+from medbench.errors import DataError, UsageError
 
 PREFIX = "lists:"
 """Before the folder, where a split is named."""
 
-_FRACTION = re.compile(r"train_(\d+)\.txt")
+_FRACTION = re.compile(r"train_(\d+)")
 
 
 @dataclass(frozen=True)
@@ -47,73 +47,97 @@ def read_lists(index: Index, folder: Path) -> ListedSplit:
     """The split that a folder of lists makes of an index.
 
     Ids that are listed twice in one part count once. Ids that the index does not have are left out, which is told, if
-    it is a subset or samples were excluded from it.
+    it is a subset or samples were excluded from it; what is wrong with the lists themselves is told of them, too.
 
     Raises:
-        DataError: there is no list of training samples, or no id of it is in the index.
+        DataError: there is no list of training samples.
     """
-    paths = {part: folder / f"{part}.txt" for part in PARTS}
-    if not paths["train"].is_file():
-        raise DataError(
-            f"--split {PREFIX}{folder}: looked for {paths['train']}, found none. Expected train.txt, val.txt and"
-            f" test.txt with an id a line."
-        )
+    lists = find_lists(folder)
     known = _names(index)
-    patients = index.table["patient"].to_numpy()
+    # What an id stands for: a row of the index, or itself, where the index does not have it.
+    meant = {name: {known.get(one, one): one for one in ids} for name, ids in lists.items()}
+    partial = index.subset is not None or bool(index.excluded)
     fatal: list[str] = []
     faults: list[str] = []
     absent: list[str] = []
-    rows: dict[str, Rows] = {}
-    lists = {part: _ids(path) for part, path in paths.items() if path.is_file()}
-    fractions = {
-        int(found[1]) / 100: _ids(path)
-        for path in sorted(folder.iterdir())
-        if (found := _FRACTION.fullmatch(path.name))
-    }
-    named = {f"{part}.txt": ids for part, ids in lists.items()} | {
-        f"train_{round(100 * share)}.txt": ids for share, ids in fractions.items()
-    }
-    for name, ids in named.items():
-        twice = [one for one, count in Counter(ids).items() if count > 1]
+    for name, ids in lists.items():
+        counts = Counter(ids)
+        twice = [one for one, count in counts.items() if count > 1]
         if twice:
-            faults.append(f"{name}: {len(ids) - len(set(ids)):,} duplicate lines (first: {twice[0]})")
-        unknown = [one for one in dict.fromkeys(ids) if one not in known]
-        if unknown:
-            told = f"{name}: {len(unknown):,} of {len(set(ids)):,} ids are not in {index.dataset} (first: {unknown[0]})"
-            if index.subset is not None or index.excluded:
-                faults.append(told)
+            faults.append(f"{name}.txt: {len(ids) - len(counts):,} duplicate lines (first: {twice[0]})")
+        unknown = [one for one in counts if one not in known]
+        if name == "train" and len(unknown) == len(counts):
+            first = unknown[0] if unknown else "the file is empty"
+            fatal.append(
+                f"none of the {len(ids):,} ids of train.txt is in {index.dataset} in {index.root} (first: {first}). "
+                "Are they lists of this dataset?"
+            )
+        elif unknown:
+            told = f"{name}.txt: {len(unknown):,} of {len(counts):,} ids are not in {index.dataset}"
+            told += f" (first: {unknown[0]})"
+            (faults if partial else fatal).append(told)
+            if partial:
                 absent.append(told)
-            else:
-                fatal.append(told)
-    for part in PARTS:
-        rows[part] = _rows(lists.get(part, []), known)
-    if not len(rows["train"]):
-        raise DataError(
-            f"--split {PREFIX}{folder}: none of the {len(lists['train']):,} ids of train.txt is in {index.dataset} in"
-            f" {index.root} (first: {lists['train'][0] if lists['train'] else 'the file is empty'}). Are they lists of"
-            f" this dataset?"
-        )
-    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        samples = np.intersect1d(rows[one], rows[other])
-        both = set(patients[rows[one]]) & set(patients[rows[other]])
-        if len(samples):
+    patients = index.table["patient"].to_numpy()
+    rows = {name: _rows(keys) for name, keys in meant.items()}
+    nobody = np.zeros(0, np.int64)
+    leaks = []
+    for one, other in combinations(PARTS, 2):
+        if samples := meant.get(one, {}).keys() & meant.get(other, {}).keys():
             fatal.append(f"{len(samples):,} samples are in both {one}.txt and {other}.txt")
-        elif both:
-            faults.append(
+        elif both := set(patients[rows.get(one, nobody)]) & set(patients[rows.get(other, nobody)]):
+            leaks.append(
                 f"{len(both):,} patients have films in both {one}.txt and {other}.txt (first: {min(both)})"
             )
-    shares = {share: _rows(ids, known) for share, ids in fractions.items()}
-    nested = [*sorted(shares.items()), (1.0, rows["train"])]
-    for (small, inner), (large, outer) in pairwise(nested):
-        outside = len(np.setdiff1d(inner, outer))
-        if outside:
-            told = f"train_{round(100 * small)}.txt: {outside:,} of {len(inner):,} samples are not in"
-            faults.append(f"{told} {'train.txt' if large == 1 else f'train_{round(100 * large)}.txt'}")
-    samples = index.table["sample"].to_numpy()
-    digest = parts_sha256({part: samples[rows[part]] for part in PARTS})
-    leak = "; ".join(fault for fault in faults if "patients" in fault)
-    split = Split(f"{PREFIX}{folder.name}@{digest[:12]}", **rows, leak=leak, fractions=shares)
-    return ListedSplit(split, (*fatal, *faults), len(fatal), tuple(absent))
+    fractions = sorted((int(found[1]), name) for name in lists if (found := _FRACTION.fullmatch(name)))
+    for _, name in fractions:
+        if outside := meant[name].keys() - meant["train"].keys():
+            fatal.append(f"{name}.txt: {len(outside):,} of {len(meant[name]):,} samples are not in train.txt")
+    for (_, small), (_, large) in pairwise(fractions):
+        if outside := meant[small].keys() - meant[large].keys():
+            faults.append(
+                f"{small}.txt: {len(outside):,} of {len(meant[small]):,} samples are not in {large}.txt"
+            )
+    parts = {part: rows.get(part, nobody) for part in PARTS}
+    samples_of = index.table["sample"].to_numpy()
+    digest = parts_sha256({part: samples_of[own] for part, own in parts.items()})
+    split = Split(
+        f"{PREFIX}{folder.name}@{digest[:12]}",
+        **parts,
+        leak="; ".join(leaks),
+        fractions={percent / 100: rows[name] for percent, name in fractions},
+    )
+    return ListedSplit(split, (*fatal, *faults, *leaks), len(fatal), tuple(absent))
+
+
+def folder_of(split: str) -> Path:
+    """The folder of `lists:FOLDER`.
+
+    Raises:
+        UsageError: it names none.
+    """
+    named = split.removeprefix(PREFIX)
+    if not named:
+        raise UsageError(f"--split {split}: which folder? Expected {PREFIX}DIR.")
+    return Path(named).expanduser()
+
+
+def find_lists(folder: Path) -> dict[str, list[str]]:
+    """The ids of each list of a folder, by its name without the ending ("train", "train_10").
+
+    Raises:
+        DataError: there is no list of training samples.
+    """
+    if not (folder / "train.txt").is_file():
+        raise DataError(
+            f"--split {PREFIX}{folder}: looked for {folder / 'train.txt'}, found none. Expected train.txt, val.txt and"
+            f" test.txt with an id a line."
+        )
+    names = [
+        *PARTS,
+        *sorted(path.stem for path in folder.glob("train_*.txt") if _FRACTION.fullmatch(path.stem)),
+    ]
+    return {name: _ids(folder / f"{name}.txt") for name in names if (folder / f"{name}.txt").is_file()}
 
 
 def _ids(path: Path) -> list[str]:
@@ -149,5 +173,5 @@ def _stem(sample: str, image: str) -> str:
     return PurePosixPath(image).stem
 
 
-def _rows(ids: Iterable[str], known: dict[str, int]) -> Rows:
-    return np.unique(np.array([known[one] for one in ids if one in known], np.int64))
+def _rows(meant: Iterable[int | str]) -> Rows:
+    return np.unique(np.array([one for one in meant if isinstance(one, int)], np.int64))
