@@ -1,9 +1,10 @@
 """The verbs of `medbench data`."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -20,9 +21,38 @@ from medbench.commands import (
 from medbench.errors import DataError, UsageError
 from medbench.files import replacing
 
+if TYPE_CHECKING:
+    from medbench.data.dataset import Dataset
+    from medbench.plugins import Catalogue
+    from medbench.progress import Progress
+    from medbench.request import RunRequest
+
 app = typer.Typer(
     help="Data: list, status, verify, prepare, splits, show, audit, phantom, gc.", no_args_is_help=True
 )
+
+
+def _dataset(
+    name: str,
+    columns: Sequence[str],
+    request: "RunRequest",
+    catalogue: "Catalogue",
+    progress: "Progress",
+) -> "Dataset":
+    """The dataset of that name, or of `table:FILE`.
+
+    Raises:
+        UsageError: it is not known; or columns are named of what is no table.
+        DataError: it is not where it is looked for.
+    """
+    from medbench.data.sources import Sources
+
+    if name.startswith("table:"):
+        asked = replace(request, corpus=name, columns=o.pairs("--column", columns))
+        return Sources(asked, catalogue, progress).corpus()
+    if columns:
+        raise UsageError(f"--column names columns of a table, and {name} is none. Give table:FILE.")
+    return Sources(request, catalogue, progress).evaluation(catalogue.lookup_dataset(name).name)
 
 
 @verb(app, "list")
@@ -80,7 +110,6 @@ def data_verify(options: o.VerifyDataOptions) -> int:
     catalogue = read_plugins(options)
     request = replace(data_request(options, catalogue), quiet=options.quiet)
     from medbench.data.lists import PREFIX, find_lists, folder_of, read_lists
-    from medbench.data.sources import Sources
     from medbench.data.split_check import check_splits
     from medbench.data.verify import findings, verify
     from medbench.describe import table
@@ -93,7 +122,7 @@ def data_verify(options: o.VerifyDataOptions) -> int:
     if options.split is not None:
         find_lists(folder_of(options.split))  # before an hour of decoding
     progress = make_progress(request)
-    dataset = Sources(request, catalogue, progress).evaluation(catalogue.lookup_dataset(options.name).name)
+    dataset = _dataset(options.name, options.columns, request, catalogue, progress)
     index, problems = verify(dataset, full=options.full, progress=progress, workers=request.workers)
     checks = check_splits(dataset, index)
     found = findings(index, problems, checks)
@@ -131,29 +160,20 @@ def data_prepare(options: o.PrepareOptions) -> int:
     --size at every size that the tasks, and pretraining on it as a corpus, ask for.
     """
     catalogue = read_plugins(options)
-    request = replace(
-        data_request(options, catalogue),
-        corpus=options.name,
-        columns=o.pairs("--column", options.columns),
-        recipe=options.recipe,
-        quiet=options.quiet,
-    )
+    request = replace(data_request(options, catalogue), recipe=options.recipe, quiet=options.quiet)
     if options.fit not in ("pad", "stretch"):
         raise UsageError(f"--fit {options.fit}: expected pad or stretch.")
-    own = options.name.startswith("table:")
-    spec = catalogue.lookup_dataset("table" if own else options.name)
     sizes: list[tuple[int, Any]] = [(options.size or 0, options.fit)]
     if options.size is None:
         from medbench.film_sizes import film_sizes
 
+        spec = catalogue.lookup_dataset(options.name.partition(":")[0])
         sizes = film_sizes(catalogue, spec, options.recipe, named("methods", options.method, catalogue))
     from medbench.data.prepared import BrokenImages, prepare
-    from medbench.data.sources import Sources
     from medbench.data.verify import leave_out, list_problems
 
     progress = make_progress(request)
-    sources = Sources(request, catalogue, progress)
-    dataset = sources.corpus() if own else sources.evaluation(spec.name)
+    dataset = _dataset(options.name, options.columns, request, catalogue, progress)
     index = dataset.index(exclude_broken=options.exclude_broken)
     settings: dict[str, Any] = {"workers": request.workers, "progress": progress, "check": True}
     for side, fit in sizes:
@@ -198,18 +218,21 @@ def data_splits(options: o.SplitsOptions) -> int:
     """Print the splits of a dataset.
 
     Where each comes from, its sizes and hash, whether they are the published ones, and what leaks. Exit code 3 if
-    one is not as declared.
+    one is not as declared. With --out nothing is left out of the lists unless --exclude-broken says so.
     """
     catalogue = read_plugins(options)
     request = data_request(options, catalogue)
-    from medbench.data.sources import Sources
     from medbench.data.split_check import check_splits, rows, write_lists
     from medbench.describe import table
 
-    dataset = Sources(request, catalogue, make_progress(request)).evaluation(
-        catalogue.lookup_dataset(options.name).name
-    )
-    index = dataset.index(exclude_broken=True)
+    dataset = _dataset(options.name, options.columns, request, catalogue, make_progress(request))
+    index = dataset.index(exclude_broken=options.exclude_broken or options.out is None)
+    if index.excluded:
+        broken = len({problem.sample for problem in index.excluded})
+        typer.echo(
+            f"medbench: {broken:,} samples with problems are in no split; `medbench data verify` names them",
+            err=True,
+        )
     if options.out is not None:
         name = options.split or next(iter(dataset.splits))
         write_lists(index, dataset.split(index, name), options.out)
@@ -232,15 +255,10 @@ def data_show(options: o.ShowOptions) -> int:
     With its boxes, its regions, its labels and its report.
     """
     catalogue = read_plugins(options)
-    request = replace(
-        data_request(options, catalogue), corpus=options.name, columns=o.pairs("--column", options.columns)
-    )
+    request = data_request(options, catalogue)
     from medbench.data.show import find, write
-    from medbench.data.sources import Sources
 
-    sources = Sources(request, catalogue, make_progress(request))
-    own = options.name.startswith("table:")
-    dataset = sources.corpus() if own else sources.evaluation(catalogue.lookup_dataset(options.name).name)
+    dataset = _dataset(options.name, options.columns, request, catalogue, make_progress(request))
     index = dataset.index(exclude_broken=True)
     row = find(index, options.sample)
     name = str(index.table["sample"].iloc[row]).replace("/", "_")
@@ -261,24 +279,19 @@ def data_audit(options: o.AuditOptions) -> int:
     if options.out is not None and options.out.suffix not in (".parquet", ".csv"):
         raise UsageError(f"--out {options.out}: expected a file that ends in .parquet or .csv.")
     from medbench.data.audit import Audited, as_json, audit, rows
-    from medbench.data.sources import Sources
     from medbench.describe import table
     from medbench.doctor import dataset_folders
 
     progress = make_progress(request)
-    sources = Sources(request, catalogue, progress)
     found = dataset_folders(catalogue, request.data_root, request.data)
     names = options.names or [
         row["dataset"] for row in found if row["folder"] and row["state"] in ("real", "phantom")
     ]
     if not names:
         raise UsageError("No dataset is named, and none is found. Name some, or give --data-root DIR.")
-    datasets = []
-    for name in dict.fromkeys(names):
-        own = name.startswith("table:")
-        mine = Sources(replace(request, corpus=name), catalogue, progress) if own else sources
-        dataset = mine.corpus() if own else mine.evaluation(catalogue.lookup_dataset(name).name)
-        datasets.append(Audited.of(name, dataset))
+    datasets = [
+        Audited.of(name, _dataset(name, (), request, catalogue, progress)) for name in dict.fromkeys(names)
+    ]
     result = audit(datasets, request.cache, workers=request.workers, progress=progress)
     if options.out is not None:
         with replacing(options.out) as temporary:

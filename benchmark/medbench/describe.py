@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medbench.errors import UsageError
+from medbench.errors import UsageError, did_you_mean
 from medbench.field_docs import field_docs
 from medbench.plugins import GROUP, KINDS, Catalogue, Kind
 from medbench.specs import DatasetSpec, LeaderboardSpec, MethodSpec, Spec, TaskSpec
@@ -82,11 +82,8 @@ def kinds_of(catalogue: Catalogue, name: str) -> list[Kind]:
     """
     found: list[Kind] = [k for k in KINDS if name in catalogue.specs(k) or (k, name) in catalogue.duplicates]
     if not found:
-        from difflib import get_close_matches
-
         names = sorted({known for kind in KINDS for known in catalogue.specs(kind)})
-        near = get_close_matches(name, names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, names)
         raise UsageError(f"Nothing is called {name!r}.{hint} Known: {', '.join(names) or 'nothing'}.")
     return found
 

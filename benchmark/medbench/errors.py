@@ -4,6 +4,7 @@ A user's mistake is a `MedbenchError`: it is printed without a traceback, says w
 and what to do next. Anything else is a bug of ours and keeps its traceback.
 """
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -35,3 +36,11 @@ class PluginError(MedbenchError):
     """A plugin, or a library that one needs, can not be loaded."""
 
     exit_code = 5
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Of a name that is not known: the nearest one that is, as a sentence after a blank; "" if none is near."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

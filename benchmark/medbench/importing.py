@@ -3,7 +3,6 @@
 Every tensor that the method needs must come from the file, or an error says what lacks.
 """
 
-import difflib
 import re
 import tempfile
 from collections import Counter
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from medbench import weights
 from medbench.checkpoints import Checkpoint, read_checkpoint
-from medbench.errors import UsageError, WeightsError
+from medbench.errors import UsageError, WeightsError, did_you_mean
 from medbench.files import sha256_file
 from medbench.method import Method, Recipe, Setup
 from medbench.overrides import apply_overrides
@@ -368,8 +367,7 @@ def nearest_released(name: str, catalogue: "Catalogue") -> "MethodSpec":
     if spec.released:
         return spec
     known = sorted(n for n, s in catalogue.methods.items() if s.released)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, known)
     raise UsageError(
         f"{name} has no released checkpoints that are known here.{hint} Methods with some: {', '.join(known)}."
     )

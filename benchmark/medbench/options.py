@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medbench.errors import MedbenchError, UsageError
+from medbench.errors import MedbenchError, UsageError, did_you_mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +70,15 @@ class StatusOptions(DataOptions):
 class VerifyDataOptions(DataOptions):
     """Of `data verify`."""
 
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset.")]
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset, or table:FILE.")]
     full: Annotated[bool, typer.Option("--full", help="Decode every image.")] = False
     split: Annotated[
         str | None, typer.Option("--split", metavar="lists:DIR", help="Check these lists of ids, too.")
     ] = None
+    columns: Annotated[
+        list[str],
+        typer.Option("--column", metavar="KIND=NAME", help="Column of a table, as report=note. Repeatable."),
+    ] = field(default_factory=list)
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
 
 
@@ -118,7 +122,7 @@ class GcOptions(Options):
 class SplitsOptions(DataOptions):
     """Of `data splits`."""
 
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset.")]
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset, or table:FILE.")]
     split: Annotated[
         str | None, typer.Option("--split", metavar="SPLIT", help="Of this split alone; for --out.")
     ] = None
@@ -126,6 +130,13 @@ class SplitsOptions(DataOptions):
         Path | None,
         typer.Option("--out", metavar="DIR", help="Write the lists of ids there, for --split lists:DIR."),
     ] = None
+    columns: Annotated[
+        list[str],
+        typer.Option("--column", metavar="KIND=NAME", help="Column of a table, as report=note. Repeatable."),
+    ] = field(default_factory=list)
+    exclude_broken: Annotated[
+        bool, typer.Option("--exclude-broken", help="With --out: leave out samples that can not be read.")
+    ] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 
 
@@ -457,10 +468,7 @@ def _config_defaults(path: Path, ctx: typer.Context) -> dict[str, Any]:
     for key, value in content.items():
         parameter = flags.get(key.replace("_", "-"))
         if parameter is None or parameter.name is None:
-            from difflib import get_close_matches
-
-            near = get_close_matches(key, flags, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
+            hint = did_you_mean(key, flags)
             raise UsageError(f"{path}: no flag --{key}.{hint} Flags: {', '.join(sorted(flags))}.")
         repeated = getattr(parameter, "multiple", False)
         if isinstance(value, dict | list) and not repeated:

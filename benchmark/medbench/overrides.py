@@ -1,14 +1,13 @@
 """`--set method.temperature=0.1 --set pretrain.epochs=3`: fields of a recipe, checked against its dataclasses."""
 
 import ast
-import difflib
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from medbench.errors import UsageError
+from medbench.errors import UsageError, did_you_mean
 from medbench.method import Recipe
 
 
@@ -49,8 +48,7 @@ def _read(config: Any, name: str, text: str, key: str) -> Any:
     hints = get_type_hints(type(config))
     known = [f.name for f in fields(config)] if is_dataclass(config) else []
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]}?" if near else ""
+        hint = did_you_mean(name, known)
         raise UsageError(f"--set {key}: no such field.{hint} Fields: {', '.join(known)}.")
     try:
         value = ast.literal_eval(text)

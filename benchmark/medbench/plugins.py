@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import pluggy
 
 from medbench import hookspecs
-from medbench.errors import MedbenchError, PluginError, UsageError
+from medbench.errors import MedbenchError, PluginError, UsageError, did_you_mean
 from medbench.specs import DatasetSpec, LeaderboardSpec, MethodSpec, Spec, TaskSpec
 
 if TYPE_CHECKING:
@@ -269,11 +269,7 @@ class Catalogue:
                 f"{kind[:-1]} {name!r} is declared by {both}, so it is not clear which is meant. "
                 "Uninstall one of them, or load the built-ins alone with --no-plugins."
             )
-        from difflib import get_close_matches
-
-        near = get_close_matches(name, held, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise UsageError(f"Unknown {kind[:-1]} {name!r}.{hint} {self._known(kind)}")
+        raise UsageError(f"Unknown {kind[:-1]} {name!r}.{did_you_mean(name, held)} {self._known(kind)}")
 
     def _known(self, kind: Kind) -> str:
         return f"Known {kind}: {', '.join(sorted(self.specs(kind))) or 'none'}."

@@ -186,6 +186,17 @@ def test_patients_in_two_parts(tmp_path: Path, films: list[np.ndarray]) -> None:
     assert [(d.one, d.other) for d in result.declared] == [("mimic_cxr", "mimic_5x200")]
 
 
+def test_ids_that_name_a_dataset_are_its_patients(tmp_path: Path, films: list[np.ndarray]) -> None:
+    for n, film in enumerate(films[:3]):
+        Image.fromarray(film).save(tmp_path / f"{n}.png")
+    nih = dataset(tmp_path, "nih", {"0.png": ("00000001", "train")})
+    for patients, shared in ((("nih:00000001", "nih:00000002"), 1), (("00000001", "x"), None)):
+        rsna = dataset(tmp_path, "rsna", {f"{n + 1}.png": (p, "test") for n, p in enumerate(patients)})
+        result = audit([nih, rsna], tmp_path / "cache", workers=1, progress=QUIET)
+        found = [o.patients for o in result.overlaps if (o.dataset, o.other) == ("nih", "rsna")]
+        assert found == ([shared] if shared else [])
+
+
 def test_a_film_is_decoded_once(
     tmp_path: Path, films: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:

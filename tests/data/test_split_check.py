@@ -59,6 +59,19 @@ def test_a_split_is_held_against_sizes_and_hashes(
     assert (check.published, check.wrong) == (published, wrong)
 
 
+def test_a_leak_excuses_the_parts_that_it_is_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = SplitSpec("a test", leak="validation is in training", shared=(("train", "val"),))
+    monkeypatch.setattr(Halves, "splits", {"half": known})
+    dataset = Halves(SPEC, Path("/nowhere"))
+    for held_out, wrong in (("val", ""), ("test", "2 patients are in both train and test (first: s0)")):
+        rows = {"val": np.zeros(0, np.int64), "test": np.zeros(0, np.int64), held_out: np.arange(2)}
+        monkeypatch.setattr(
+            Halves, "divide", lambda self, index, name, rows=rows: Split(name, np.arange(2), **rows)
+        )
+        (check,) = check_splits(dataset, dataset.index())
+        assert (check.wrong, check.leak) == (wrong, "validation is in training")
+
+
 def test_too_few_patients_are_nothing_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Halves, "divide", lambda self, index, name: three_way(index, name, 0.5, ["s0", "s1"]))
     dataset = Halves(SPEC, Path("/nowhere"))

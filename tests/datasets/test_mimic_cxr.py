@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from medbench.data.verify import BrokenSamples, verify
-from medbench.errors import DataError
+from medbench.errors import DataError, UsageError
 from medbench.phantom import mimic_cxr as phantom
 from medbench.progress import Progress
 from medbench.specs import DatasetSpec
@@ -116,7 +116,7 @@ def test_the_official_split_validates_on_both_held_out_parts(layout: Callable[..
     dataset = layout()
     split = dataset.split(dataset.index(), "official")
     assert [part.tolist() for part in (split.train, split.val, split.test)] == [[0, 1], [2, 3], [3]]
-    with pytest.raises(DataError, match="mimic_cxr has no split 'mine'"):
+    with pytest.raises(UsageError, match="mimic_cxr has no split 'mine'"):
         dataset.split(dataset.index(), "mine")
 
 

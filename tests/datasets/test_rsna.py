@@ -20,7 +20,7 @@ from medbench.data.prepared import BrokenImages, prepare
 from medbench.data.split_check import check_splits
 from medbench.data.splits import SplitUnavailable, fraction_rows
 from medbench.data.verify import BrokenSamples, verify
-from medbench.errors import DataError
+from medbench.errors import DataError, UsageError
 from medbench.phantom import rsna as phantom
 from medbench.progress import Progress
 from medbench.specs import DatasetSpec
@@ -201,7 +201,7 @@ def test_leaving_a_film_out_moves_no_patient(layout: Callable[..., Rsna]) -> Non
 def test_an_unknown_split(layout: Callable[..., Rsna]) -> None:
     dataset = layout()
     with pytest.raises(
-        DataError, match="rsna has no split 'official'; it has mgca_det, mgca_cls, clean_det, cle"
+        UsageError, match=r"rsna has no split 'official'\. It has mgca_det, mgca_cls, clean_det, cle"
     ):
         dataset.split(dataset.index(), "official")
 

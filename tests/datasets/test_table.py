@@ -12,7 +12,7 @@ from PIL import Image
 from medbench.data.prepared import prepare
 from medbench.data.reports import sentences
 from medbench.data.verify import BrokenSamples
-from medbench.errors import DataError
+from medbench.errors import DataError, UsageError
 from medbench.progress import Progress
 from medbench.specs import DatasetSpec
 from medbench_tasks import medbench_datasets
@@ -276,5 +276,5 @@ def test_splits_that_are_refused(table: Callable[..., Table], content: str, mess
 
 def test_an_unknown_split(table: Callable[..., Table]) -> None:
     dataset = table("image\na.png\n")
-    with pytest.raises(DataError, match="table has no split 'x'; it has default, patient_90_10"):
+    with pytest.raises(UsageError, match=r"table has no split 'x'\. It has default, patient_90_10"):
         dataset.split(dataset.index(), "x")

@@ -48,9 +48,10 @@ EVIDENCE: Final = ("files", "pixels", "looks")
 
 SAME_PATIENTS: tuple[frozenset[str], ...] = (
     frozenset({"mimic_cxr", "mimic_5x200"}),
-    frozenset({"chexpert", "chexpert_5x200", "chexpert_plus"}),
+    frozenset({"chexpert", "chexpert_5x200"}),
 )
-"""Datasets whose patient ids mean the same patients; those of all others are their own."""
+"""Datasets whose patient ids mean the same patients; those of all others are their own, but for ids that name a dataset
+("nih:00000001", of RSNA with its mapping)."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,9 @@ BLOCK = 2_048
 
 _DIGEST = 32
 
+_NAMED = "^(nih):"
+"""Of a patient's id that names the dataset whose patient it is."""
+
 Bytes = npt.NDArray[np.uint8]
 Codes = npt.NDArray[np.int64]
 
@@ -109,24 +113,29 @@ class Audited:
     Attributes:
         name: what it is called in the result.
         index: its films.
-        splits: its splits by name, the first one being the default; those that can not be made are missing.
+        splits: its splits by name, the first one of them stands for the dataset beside others; those that can not be
+            made are missing.
+        problems: splits that are missing, with the reason, and how many films were left out.
     """
 
     name: str
     index: Index
     splits: Mapping[str, Split]
+    problems: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, name: str, dataset: Dataset) -> "Audited":
         """A dataset with those of its splits that its layout allows; films with problems are left out."""
         index = dataset.index(exclude_broken=True)
-        splits = {}
+        splits, problems = {}, []
         for split in dataset.splits:
             try:
                 splits[split] = dataset.split(index, split)
-            except DataError:  # what is wrong with it is `data splits`' to tell
-                continue
-        return cls(name, index, splits)
+            except DataError as error:
+                problems.append(f"split {split}: {error}")
+        if index.excluded:
+            problems.append(f"{len({p.sample for p in index.excluded}):,} films with problems")
+        return cls(name, index, splits, tuple(problems))
 
 
 @dataclass(frozen=True)
@@ -183,7 +192,8 @@ class Audit:
             it is a copy of any other), bits (distance to the nearest film that only looks the same, -1 where there is
             none).
         declared: what is known beforehand of films that these datasets have of others.
-        problems: films that could not be decoded, the first few of each dataset.
+        problems: what was not compared: of each dataset the splits that could not be made, how many films were left
+            out, and the first few that could not be decoded.
     """
 
     films: Mapping[str, int]
@@ -225,7 +235,7 @@ def audit(
         tuple(
             f"{one.name}: {problem}"
             for one, p in zip(datasets, prints, strict=True)
-            for problem in p.problems
+            for problem in (*one.problems, *p.problems)
         ),
     )
 
@@ -437,8 +447,17 @@ def _copies(datasets: Sequence[Audited], codes: Mapping[str, Codes], near: _Link
 
 def _patients(datasets: Sequence[Audited]) -> Codes:
     """(N,) number of the patient id of each film; ids of different datasets differ, unless they mean the same."""
-    keys = [_family(one.name) + "|" + one.index.table["patient"].astype(str) for one in datasets]
+    keys = []
+    for one in datasets:
+        ids = one.index.table["patient"].astype(str)
+        keys.append(ids.where(ids.str.match(_NAMED), _family(one.name) + ":" + ids))
     return np.asarray(pd.factorize(pd.concat(keys, ignore_index=True))[0], np.int64)
+
+
+def _spaces(dataset: str, index: Index) -> set[str]:
+    """The datasets whose patients this one's ids mean."""
+    named = index.table["patient"].astype(str).str.extract(_NAMED)[0]
+    return {*named.dropna().unique(), *([_family(dataset)] if named.isna().any() else [])}
 
 
 def _family(dataset: str) -> str:
@@ -478,11 +497,12 @@ def _overlaps(
             or [[everything]]
         )
         start += len(one.index)
+    spaces = {one.name: _spaces(one.name, one.index) for one in datasets}
     pairs = [pair for own in cells for parts in own for pair in combinations(parts, 2)]
     pairs += [pair for one, other in combinations(cells, 2) for pair in product(one[0], other[0])]
     for first, second in pairs:
         shared = {kind: int(np.isin(own[second.rows], own[first.rows]).sum()) for kind, own in codes.items()}
-        comparable = _family(first.dataset) == _family(second.dataset)
+        comparable = not spaces[first.dataset].isdisjoint(spaces[second.dataset])
         ids = len(np.intersect1d(patients[first.rows], patients[second.rows])) if comparable else None
         both = len(np.intersect1d(people[first.rows], people[second.rows]))
         if shared["looks"] or ids or both:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from medbench.data.index import Index
 from medbench.data.reports import CLEANINGS, DEFAULT_CLEANING
 from medbench.data.splits import Split, SplitSpec
-from medbench.errors import DataError
+from medbench.errors import UsageError, did_you_mean
 from medbench.specs import DatasetSpec
 
 
@@ -62,10 +62,14 @@ class Dataset(ABC):
         """The split called `name` of this index.
 
         Raises:
-            DataError: the dataset has no split of that name, or the index can not be divided.
+            UsageError: the dataset has no split of that name.
+            DataError: the index can not be divided.
         """
         if name not in self.splits:
-            raise DataError(f"{self.spec.name} has no split {name!r}; it has {', '.join(self.splits)}.")
+            hint = did_you_mean(name, self.splits)
+            raise UsageError(
+                f"{self.spec.name} has no split {name!r}.{hint} It has {', '.join(self.splits)}."
+            )
         return replace(self.divide(index, name), leak=self.splits[name].leak)
 
     @abstractmethod

@@ -11,13 +11,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from medbench.data.index import Index
-from medbench.data.splits import PARTS, Rows, Split, parts_sha256
+from medbench.data.splits import PAIRS, PARTS, Rows, Split, parts_sha256
 from medbench.errors import DataError, UsageError
 
 PREFIX = "lists:"
@@ -82,7 +82,7 @@ def read_lists(index: Index, folder: Path) -> ListedSplit:
     rows = {name: _rows(keys) for name, keys in meant.items()}
     nobody = np.zeros(0, np.int64)
     leaks = []
-    for one, other in combinations(PARTS, 2):
+    for one, other in PAIRS:
         if samples := meant.get(one, {}).keys() & meant.get(other, {}).keys():
             fatal.append(f"{len(samples):,} samples are in both {one}.txt and {other}.txt")
         elif both := set(patients[rows.get(one, nobody)]) & set(patients[rows.get(other, nobody)]):

@@ -26,11 +26,13 @@ def find(index: Index, sample: str) -> int:
     """Row of a sample, by its id or by the number of its row.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or it was left out for its problems.
     """
     rows = np.flatnonzero(index.table["sample"] == sample)
     if len(rows):
         return int(rows[0])
+    if wrong := [str(problem) for problem in index.excluded if problem.sample == sample]:
+        raise DataError(f"{index.dataset}: {sample} can not be drawn, it has problems: {'; '.join(wrong)}.")
     if sample.isdecimal() and int(sample) < len(index):
         return int(sample)
     first = ", ".join(index.table["sample"].head(3))

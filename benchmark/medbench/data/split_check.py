@@ -8,7 +8,7 @@ import numpy as np
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index
-from medbench.data.splits import PARTS, Split, SplitUnavailable, ids_sha256
+from medbench.data.splits import PAIRS, PARTS, Split, SplitUnavailable, ids_sha256
 from medbench.errors import DataError
 from medbench.files import write_atomic
 
@@ -57,9 +57,9 @@ def _check(dataset: Dataset, index: Index, name: str) -> SplitCheck:
     patients = {part: set(everyone[own]) for part, own in rows.items()}
     digest = split.sha256(index)
     wrong = []
-    for one, two in (("train", "val"), ("train", "test"), ("val", "test")):
+    for one, two in PAIRS:
         both = patients[one] & patients[two]
-        if both and not split.leak:
+        if both and (one, two) not in spec.shared:
             wrong.append(f"{len(both):,} patients are in both {one} and {two} (first: {min(both)})")
     sizes = tuple(len(own) for own in rows.values())
     whole = index.source == "real" and index.official_size is not None and index.subset is None

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,9 @@ MIN_PATIENTS = 8
 more."""
 
 PARTS = ("train", "val", "test")
+
+PAIRS = tuple(combinations(PARTS, 2))
+"""("train", "val"), ("train", "test"), ("val", "test")."""
 
 Rows = npt.NDArray[np.int64]
 
@@ -37,6 +41,7 @@ class SplitSpec:
         sizes: samples for training, validation and test, where they are published; None where they are not.
         sha256: `Split.sha256` of the whole release; "" where nobody has worked it out yet.
         leak: why scores on it are too good or too hard to compare; "" for a split whose parts share no patient.
+        shared: which two parts share patients, as far as `leak` tells of it.
         parts: `ids_sha256` of single parts, where not all of them are known.
     """
 
@@ -44,6 +49,7 @@ class SplitSpec:
     sizes: tuple[int, int, int] | None = None
     sha256: str = ""
     leak: str = ""
+    shared: tuple[tuple[str, str], ...] = ()
     parts: Mapping[str, str] = field(default_factory=dict)
 
 

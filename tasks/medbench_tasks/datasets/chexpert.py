@@ -91,6 +91,7 @@ class Chexpert(Dataset):
             (185_771, 4_284, 202),
             leak="of the 5,000 rows drawn for validation 4,907 stay in the training part, and 4,566 of their 4,576"
             " patients: choosing on validation is choosing on training data",
+            shared=(("train", "val"),),
             parts={
                 "train": "71785c45cbe2ac127a15e978a93febe28a54303465e797d2214ee9bbeda9af76",
                 "val": "3e48f17a419a47c091e3c8ea76f356202926e922843ab03b2ad8578da66b7f8f",

@@ -86,6 +86,7 @@ class Covidx(Dataset):
             " train_test_split, random_state 0; test is the test list",
             (23_988, 5_998, 400),
             leak="films are divided, not patients: who has several films is in the training and in the validation part",
+            shared=(("train", "val"),),
         ),
         "official": SplitSpec("COVIDx CXR-4: train.txt, val.txt, test.txt as released"),
     }

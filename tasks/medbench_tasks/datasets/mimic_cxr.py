@@ -57,6 +57,7 @@ class MimicCxr(Dataset):
             "mimic-cxr-2.0.0-split.csv; as in mgca/preprocess/mimic_cxr.py, validation is the released validate and"
             " test parts together",
             leak="the test part is inside the validation part: choose nothing on it that is then scored on test",
+            shared=(("val", "test"),),
         )
     }
 

@@ -26,7 +26,7 @@ import pandas as pd
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem, source_of
-from medbench.data.splits import Split, SplitSpec, SplitUnavailable, three_way
+from medbench.data.splits import PAIRS, Split, SplitSpec, SplitUnavailable, three_way
 from medbench.data.verify import (
     box_problem,
     file_problem,
@@ -59,6 +59,7 @@ class Rsna(Dataset):
             "cec516350de57e6a92e8966ca5f3073a52445100c872893bec7eb13f977c3849",
             leak="a patientId is a film's: by RSNA's mapping to NIH some 3,544 of the 5,337 test films are of patients "
             "with films in training",
+            shared=PAIRS,
         ),
         "mgca_cls": SplitSpec(
             "mgca/preprocess/rsna.py: 70/15/15 of the patients, sklearn's train_test_split, random_state 0",
@@ -66,6 +67,7 @@ class Rsna(Dataset):
             "9d5d1ae4f66ca93d908430602d2f37b472afd6f1ec6fd762444df4493bbd9b34",
             leak="a patientId is a film's: by RSNA's mapping to NIH some 2,717 of the 4,003 test films are of patients "
             "with films in training",
+            shared=PAIRS,
         ),
         "clean_det": SplitSpec(
             "60/20/20 of NIH's patients, divided as mgca_det is; needs RSNA's mapping to NIH"

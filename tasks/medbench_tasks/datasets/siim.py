@@ -28,7 +28,7 @@ import pandas as pd
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.regions import MaskFile, Region, Rle
-from medbench.data.splits import Split, SplitSpec, SplitUnavailable, split_of, three_way
+from medbench.data.splits import PAIRS, Split, SplitSpec, SplitUnavailable, split_of, three_way
 from medbench.data.verify import file_problem, read_table, require_columns, require_file, settle, where_to_get
 from medbench.errors import DataError
 
@@ -57,6 +57,7 @@ class Siim(Dataset):
             (8_578, 1_910, 1_903),
             "81b8a298ab86055f47f6fad328bd9fc69135256e82e6e9c9d9e0b03dda38d9f5",
             leak="624 images have several rows, and 311 of them lie in more than one part",
+            shared=PAIRS,
         ),
         "benchx": SplitSpec(
             "BenchX, preprocess_siim.py: the mirror's test films; of the others as many for validation, stratified, "
