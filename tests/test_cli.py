@@ -342,7 +342,7 @@ def test_a_config_file_gives_defaults_and_flags_win(asked: list[RunRequest], tmp
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("metod = 'place'", "no flag --metod. Did you mean method?"),
+        ("metod = 'place'", "no flag --metod. Did you mean 'method'?"),
         ("config = 'x'", "no flag --config."),
         ("method = ", "is not TOML"),
         ("device = ['cpu', 'cuda']", "--device takes one value"),

@@ -42,7 +42,7 @@ def test_values_take_the_type_of_their_field() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("method.temprature", "1", "Did you mean temperature"),
+        ("method.temprature", "1", "Did you mean 'temperature'"),
         ("method.queries", "many", r"method\.queries=many: .*int"),
         ("task.lr", "1", "The protocol belongs to the task"),
         ("pretrain.lr", "0", "expected a number above 0"),
