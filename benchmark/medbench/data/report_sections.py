@@ -1,8 +1,8 @@
 """The sections of a free-text radiology report, however its headers are written.
 
-`medbench.data.reports.sections` knows headers in capitals at the beginning of a line, as the released code of MGCA
-does. Here they may be in any case, stand in the middle of a line or alone on one without a colon; wet reads and
-addenda are told from the final report; and a report without headers for findings and impression has a last paragraph.
+`medbench.data.reports.sections` knows headers in capitals on an indented line, as the released code of MGCA does. Here
+they may be in any case, stand in the middle of a line or alone on one without a colon; wet reads and addenda are told
+from the final report; and a report without headers for findings and impression has a last paragraph.
 """
 
 import re
