@@ -360,6 +360,8 @@ def test_the_default_text_stays_what_cached_weights_were_made_of() -> None:
         ("\n HISTORY: Cough and fever here.", Reason.NO_SECTION, Reason.NO_SECTION),
         ("\n IMPRESSION: Normal.", Reason.TOO_SHORT, "Normal."),
         ("\n IMPRESSION: ___.", Reason.TOO_SHORT, Reason.TOO_SHORT),
+        ("\n IMPRESSION: XXXX XXXX XXXX.", "XXXX XXXX XXXX.", Reason.TOO_SHORT),
+        ("\n IMPRESSION: 2. 3.", Reason.TOO_SHORT, Reason.TOO_SHORT),
         (" IMPRESSION: Clear lungs today.", Reason.NO_SECTION, "Clear lungs today."),
         ("\n Impression: Clear lungs today.", Reason.NO_SECTION, "Clear lungs today."),
         ("\n HISTORY: Cough.\n\n Clear lungs today.", Reason.NO_SECTION, "Clear lungs today."),
