@@ -52,7 +52,11 @@ ADDENDUM = f"""                                 FINAL ADDENDUM
         (" FINDINGS: old.\n FINDINGS: new.\n FINDINGS:\n", {"findings": "new."}),
         (
             " FINDINGS: Clear.\n RECOMMENDATION(S): None.\n",
-            {"findings": "Clear.", "recommendation(s)": "None."},
+            {"findings": "Clear.", "recommendation": "None."},
+        ),
+        (
+            " Findings: Clear. Recommendation(s): None. RECOMMENDATION: CT.",
+            {"findings": "Clear.", "recommendation": "CT."},
         ),
         # These are no headers.
         (" FINDINGS: Seen at 10:30 AM: no change in the impression: normal.", None),
@@ -112,6 +116,20 @@ def test_what_only_a_wet_read_or_an_addendum_says_counts_where_there_is_nothing_
             " HISTORY: Cough.\n\n PA AND LATERAL CHEST: Clear.\n\n Small.",
             "Clear.\n\n Small.",
         ),
+        # Below a header that says which films were made stands what was seen ...
+        (" AP UPRIGHT: Clear.\n\n COMPARISON: None.\n", "Clear."),
+        (" PORTABLE CHEST: ___.\n\n HISTORY: Cough.\n\n Clear.\n", "Clear."),
+        (" REASON FOR CHEST X-RAY: Cough.\n", None),
+        (" DATE OF FILM: ___.\n", None),
+        # ... and below any other what its name says, which is no report.
+        (" RECOMMENDATION(S): CT of the chest.\n", None),
+        (" RECOMMENDATIONS: CT.\n\n Follow-up in a year.\n", None),
+        (" NOTIFICATION: Called.\n\n Dr. ___ was told.\n", None),
+        (" NOTE: Called to Dr. ___.\n", None),
+        (" HISTORY: Cough.\n\n DATE: ___.\n", None),
+        (" DATE: ___.\n\n Clear lungs.\n", "Clear lungs."),
+        (" HISTORY: Cough.\n\n Clear lungs.\n\n RECOMMENDATION(S): CT.\n\n NOTE: Called.\n", "Clear lungs."),
+        (" HISTORY: Cough.\n\n Fever, too.\n\n COMPARISON: None.\n", None),
     ],
 )
 def test_the_last_paragraph_where_there_is_neither_header(text: str, expected: str | None) -> None:

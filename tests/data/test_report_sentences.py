@@ -33,6 +33,16 @@ from medbench.data.report_sentences import clean_sentences, split_sentences
             "Film no. 5 is better. Pneumothorax? no. yes!",
             ["Film no. 5 is better", "Pneumothorax", "no", "yes"],
         ),
+        ("Rt. lung clear. Lt. base hazy.", ["Rt. lung clear", "Lt. base hazy"]),
+        ("Rt. CP angle blunted. L. CP angle sharp.", ["Rt. CP angle blunted", "L. CP angle sharp"]),
+        (
+            "Effusion on the rt. No edema. Small on the Lt.",
+            ["Effusion on the rt", "No edema", "Small on the Lt"],
+        ),
+        ("Opacity in R. upper lobe. R. upper lobe", ["Opacity in R. upper lobe", "R. upper lobe"]),
+        ("C. difficile. S. aureus. E. coli.", ["C. difficile", "S. aureus", "E. coli"]),
+        ("1. Rt. lung clear. 2. S. aureus.", ["Rt. lung clear", "S. aureus"]),
+        ("Hepatitis C. No effusion.", ["Hepatitis C", "No effusion"]),
         ("sin hallazg . cardiomegali .", ["sin hallazg", "cardiomegali"]),
         ("", []),
         (" ... ", []),
@@ -51,6 +61,11 @@ def test_split(text: str, pieces: list[str]) -> None:
         ("Normal.", ["normal"]),
         ("Derrame pleural; patrón normal.", ["derrame pleural patrón normal"]),
         ("___. XXXX.", []),
+        # A list that begins at 2 leaves its numbers; what has no letter says nothing.
+        ("2. No effusion. 3. Clear.", ["no effusion", "clear"]),
+        ("Clear.\n2.\n", ["clear"]),
+        ("2.5. 10:30. 1/2. 12. 3 cm.", ["3 cm"]),
+        ("4.", []),
     ],
 )
 def test_clean(text: str, expected: list[str]) -> None:

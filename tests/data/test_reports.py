@@ -49,30 +49,219 @@ def test_sections_of_a_final_report() -> None:
 
 
 def test_the_last_section_that_is_not_empty_counts() -> None:
-    text = " IMPRESSION: old.\n\n ADDENDUM: changed.\n\n IMPRESSION: new.\n\n IMPRESSION:\n"
+    text = "\n IMPRESSION: old.\n\n ADDENDUM: changed.\n\n IMPRESSION: new.\n\n IMPRESSION:\n"
     assert sections(text) == {"impression": "new.", "addendum": "changed."}
 
 
 @pytest.mark.parametrize(
     ("header", "name"),
     [
+        # In the table of spellings.
         ("CONCLUSION", "impression"),
+        ("IMPRESSON", "impression"),
+        ("IMPRRESSION", "impression"),
+        ("NDICATION", "impression"),
+        ("FINDING", "findings"),
+        ("FINIDNGS", "findings"),
+        # By what they contain, in the order of the released code.
         ("IMPRESSIONS", "impression"),
-        ("FINDINGS AND IMPRESSION", "findings"),
-        ("FINDINGS/IMPRESSION", "findings"),
+        ("FINDINGS AND IMPRESSION", "impression"),
+        ("FINDINGS/IMPRESSION", "impression"),
+        ("PROVISIONAL FINDINGS IMPRESSION (PFI)", "impression"),
+        ("COMPARISON AND FINDINGS", "findings"),
+        ("HISTORY OF CHEST PAIN", "history"),
+        ("COMPARISON CHEST", "comparison"),
+        # What describes the study.
+        ("PORTABLE CHEST", "findings"),
+        ("CHEST, TWO VIEWS", "findings"),
+        ("CHEST, TWO  VIEWS", "findings"),
+        ("PA AND LATERAL", "findings"),
+        ("LATERAL AND AP", "findings"),
+        ("AP VIEW", "findings"),
+        ("FRONTAL SEMI-UPRIGHT", "findings"),
+        ("LEFT RIBS", "findings"),
+        # Under a name of their own.
+        ("AP", "ap"),
+        ("LATERAL AND OBLIQUE", "lateral and oblique"),
+        ("SUMMARY", "summary"),
+        ("CONCLUSIONS", "conclusions"),
+        ("OPINION", "opinion"),
         ("WET READ", "wet read"),
-        ("CHEST, TWO  VIEWS", "chest, two views"),
+        ("RECOMMENDATION(S)", "recommendation(s)"),
     ],
 )
-def test_other_headers(header: str, name: str) -> None:
-    assert sections(f" {header}: Clear lungs.") == {name: "Clear lungs."}
+def test_names_of_sections(header: str, name: str) -> None:
+    assert sections(f"FINAL REPORT\n {header}: Clear lungs.") == {name: "Clear lungs."}
+    assert sections(f"FINAL REPORT\n  {header} :\n\n Clear lungs.") == {name: "Clear lungs."}
 
 
 @pytest.mark.parametrize(
-    "text", ["", "no header at all", "Impression: mixed case", "seen at 10:30 AM: yes", "X:Y"]
+    "text",
+    [
+        *("", "no header at all", "\n Impression: mixed case", "\n seen at 10:30 AM: yes"),
+        "\nIMPRESSION: not indented",
+        "\n\tIMPRESSION: indented otherwise",
+        " IMPRESSION: on the first line",
+        "\n IMPRESSION:no space",
+        "\n IMPRESSION",
+        "\n IMPRESSION:",
+        "\n FINDINGS & IMPRESSION: another character",
+        "\n FINDINGS #2: another character",
+        "Chest film. IMPRESSION: inside a line",
+    ],
 )
 def test_text_without_headers(text: str) -> None:
     assert sections(text) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # The newline behind a header without text is taken up by it, and missing to the next one.
+        ("\n FINDINGS:\n IMPRESSION: Clear.\n", {"findings": "IMPRESSION: Clear."}),
+        ("\n CHEST:\n INDICATION: Cough.\n\n", {"findings": "INDICATION: Cough."}),
+        ("\n FINDINGS: \n IMPRESSION: Clear.\n", {"impression": "Clear."}),
+        ("\n FINDINGS:\n\n IMPRESSION: Clear.\n", {"impression": "Clear."}),
+        ("\n FINDINGS:\n \n IMPRESSION: Clear.\n", {"impression": "Clear."}),
+        # A report's title may be its only header.
+        ("FINAL REPORT\n PORTABLE CHEST:  Clear.\n No effusion.\n", {"findings": "Clear.\n No effusion."}),
+        (
+            "\n CHEST, PA:\n\n INDICATION: Cough.\n\n FINDINGS: Clear.",
+            {"indication": "Cough.", "findings": "Clear."},
+        ),
+        # One that holds both replaces an impression above it.
+        ("\n IMPRESSION: Old.\n FINDINGS AND IMPRESSION: New.\n", {"impression": "New."}),
+        # Newlines of any system.
+        (
+            "\r\n FINDINGS:\r\n\r\n Clear.\r\n IMPRESSION: No\r\n change.",
+            {"findings": "Clear.", "impression": "No\n change."},
+        ),
+        # Read back as an empty cell, and hides what stands above it.
+        ("\n FINDINGS: Clear.\n IMPRESSION: Old.\n IMPRESSION: N/A\n", {"findings": "Clear."}),
+        ("\n FINDINGS: None\n IMPRESSION: N/A.\n", {"findings": "None", "impression": "N/A."}),
+    ],
+)
+def test_where_sections_begin_and_end(text: str, expected: dict[str, str]) -> None:
+    assert sections(text) == expected
+
+
+OTHER_SPELLINGS = {
+    "conclusion": "impression",
+    "ndication": "impression",
+    "impresson": "impression",
+    "imprression": "impression",
+    "imoression": "impression",
+    "impressoin": "impression",
+    "imprssion": "impression",
+    "impresion": "impression",
+    "imperssion": "impression",
+    "mpression": "impression",
+    "impession": "impression",
+    "findings/ impression": "impression",
+    "finding": "findings",
+    "findins": "findings",
+    "findindgs": "findings",
+    "findgings": "findings",
+    "findngs": "findings",
+    "findnings": "findings",
+    "finidngs": "findings",
+    "reference findings": "findings",
+    "chest, two views": "findings",
+    "clinical history": "history",
+    "reference exam": "comparison",
+    "pfi": "history",
+}
+DESCRIPTIONS = (
+    *("chest", "portable", "two views", "one view", "ribs", "bone window", "frontal and", "pa and lat"),
+    *(
+        f"{a} and {b}"
+        for a, b in (("pa", "lateral"), ("lateral", "pa"), ("ap", "lateral"), ("lateral", "ap"))
+    ),
+    *(f"{side} view" for side in ("frontal", "lateral", "pa", "ap")),
+    *("frontal upright", "frontal semi-upright"),
+)
+
+
+def slow_pair(report: str) -> tuple[str, str]:
+    """Impression and findings, letter by letter."""
+    lines = [""]
+    for character in report.replace("\r\n", "\n").replace("\r", "\n"):
+        if character == "\n":
+            lines.append("")
+        else:
+            lines[-1] += character
+    kept: dict[str, list[str]] = {"impression": [], "findings": []}
+    name, body = "preamble", ""
+    taken = True  # whether the newline above a line belongs to something else; the first line has none
+    for number, line in enumerate(lines, 1):
+        header, colon, rest = line.partition(":")
+        capitals = header[1:]
+        if (
+            not taken
+            and header.startswith(" ")
+            and capitals
+            and all(c in "ABCDEFGHIJKLMNOPQRSTUVWXYZ ()/,-" for c in capitals)
+            and colon
+            and (rest[:1].isspace() or (rest == "" and number < len(lines)))
+        ):
+            kept.setdefault(name, []).append(body)
+            name, body = slow_name(capitals), rest
+            taken = rest == ""
+        else:
+            body += "\n" + line
+            taken = False
+    kept.setdefault(name, []).append(body)
+    last = [
+        [text.strip() for text in kept[name] if text.strip()] or [""] for name in ("impression", "findings")
+    ]
+    impression, findings = (
+        "" if texts[-1] in ("N/A", "n/a", "NA", "NULL", "null", "nan", "NaN") else texts[-1] for texts in last
+    )
+    return impression, findings
+
+
+def slow_name(header: str) -> str:
+    name = header.lower().strip()
+    if name in OTHER_SPELLINGS:
+        return OTHER_SPELLINGS[name]
+    for main in ("impression", "findings", "history", "comparison", "addendum"):
+        if main in name:
+            return main
+    for description in DESCRIPTIONS:
+        if description in name:
+            return "findings"
+    return name
+
+
+HEADERS = [name.upper() for name in (*OTHER_SPELLINGS, *DESCRIPTIONS)] + [
+    *(
+        "FINDINGS",
+        "IMPRESSION",
+        "FINDINGS AND IMPRESSION",
+        "HISTORY",
+        "COMPARISON",
+        "SUMMARY",
+        "NOTE",
+        "Findings",
+    ),
+    *("ADDENDUM", "RECOMMENDATION(S)", "EXAMINATION", "PA", "FRONTAL", "LATERAL AND", ""),
+]
+LINES = st.tuples(
+    st.sampled_from(["\n ", "\n ", "\n\n ", "\n \n ", "\n", "\r\n ", "\n  ", " ", "\t"]),
+    st.sampled_from(HEADERS) | st.text(st.sampled_from("AZ ()/,-&a"), max_size=5),
+    st.sampled_from([": ", ":  ", ":\n", ":\n\n ", ":", " :\x0b", " ", ":\xa0"]),
+    st.sampled_from(["", "", "Clear lungs.", "No effusion:\n none.", "N/A", "None", "___"]),
+).map("".join)
+
+
+@given(st.lists(LINES, max_size=8).map("".join), st.sampled_from(["", "FINAL REPORT", " FINDINGS: Here."]))
+def test_sections_equal_their_twin(report: str, title: str) -> None:
+    found = sections(title + report)
+    impression, findings = slow_pair(title + report)
+    assert (found.get("impression", ""), found.get("findings", "")) == (impression, findings)
+    read = CLEANINGS["mgca"].of_report(title + report)
+    assert read.text in ("", caption(impression, findings))
+    assert bool(read.text) == bool(sentences(f"{impression} {findings}"))
 
 
 def test_caption_is_impression_first_on_one_line() -> None:
@@ -168,13 +357,16 @@ def test_the_default_text_stays_what_cached_weights_were_made_of() -> None:
     [
         ("", Reason.EMPTY, Reason.EMPTY),
         (" \n", Reason.EMPTY, Reason.EMPTY),
-        (" HISTORY: Cough and fever here.", Reason.NO_SECTION, Reason.NO_SECTION),
-        (" IMPRESSION: Normal.", Reason.TOO_SHORT, "Normal."),
-        (" IMPRESSION: ___.", Reason.TOO_SHORT, Reason.TOO_SHORT),
-        (" Impression: Clear lungs today.", Reason.NO_SECTION, "Clear lungs today."),
-        (" HISTORY: Cough.\n\n Clear lungs today.", Reason.NO_SECTION, "Clear lungs today."),
+        ("\n HISTORY: Cough and fever here.", Reason.NO_SECTION, Reason.NO_SECTION),
+        ("\n IMPRESSION: Normal.", Reason.TOO_SHORT, "Normal."),
+        ("\n IMPRESSION: ___.", Reason.TOO_SHORT, Reason.TOO_SHORT),
+        ("\n IMPRESSION: XXXX XXXX XXXX.", "XXXX XXXX XXXX.", Reason.TOO_SHORT),
+        ("\n IMPRESSION: 2. 3.", Reason.TOO_SHORT, Reason.TOO_SHORT),
+        (" IMPRESSION: Clear lungs today.", Reason.NO_SECTION, "Clear lungs today."),
+        ("\n Impression: Clear lungs today.", Reason.NO_SECTION, "Clear lungs today."),
+        ("\n HISTORY: Cough.\n\n Clear lungs today.", Reason.NO_SECTION, "Clear lungs today."),
         (
-            " FINDINGS: Clear lungs.\n IMPRESSION: No change.",
+            "\n FINDINGS: Clear lungs.\n IMPRESSION: No change.",
             "No change. Clear lungs.",
             "No change. Clear lungs.",
         ),

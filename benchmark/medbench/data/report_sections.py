@@ -1,8 +1,8 @@
 """The sections of a free-text radiology report, however its headers are written.
 
-`medbench.data.reports.sections` knows headers in capitals at the beginning of a line, as the released code of MGCA
-does. Here they may be in any case, stand in the middle of a line or alone on one without a colon; wet reads and
-addenda are told from the final report; and a report without headers for findings and impression has a last paragraph.
+`medbench.data.reports.sections` knows headers in capitals on an indented line, as the released code of MGCA does. Here
+they may be in any case, stand in the middle of a line or alone on one without a colon; wet reads and addenda are told
+from the final report; and a report without headers for findings and impression has a last paragraph.
 """
 
 import re
@@ -30,11 +30,13 @@ _NAMES = {
     "history": ("clinical history", "patient history", "clinical data"),
     "technique": ("techniques", "procedure", "procedure comments", "views"),
     "examination": ("exam", "study", "type of examination", "type of exam"),
-    "recommendation": ("recommendations",),
+    "recommendation": ("recommendations", "recommendation(s)"),
     "notification": ("notifications", "communication"),
     "addendum": ("addenda", "final addendum"),
     "wet read": ("provisional findings impression", "preliminary report", "preliminary read"),
 }
+_CLOSING = ("recommendation", "notification")
+"""Sections that stand below the report proper: no paragraph of theirs is a report."""
 _CANONICAL = {other: name for name, others in _NAMES.items() for other in (name, *others)}
 
 _KNOWN = "|".join(
@@ -44,7 +46,7 @@ _KNOWN = "|".join(
 _HEADER = re.compile(
     r"^[ \t]*(?:"
     # A known header at the beginning of a line: with a colon in any case, with a dash if it has a capital ...
-    rf"(?=[A-Za-z/& \t]+:)(?P<line>(?i:{_KNOWN}))[ \t]*:"
+    rf"(?=[A-Za-z/&() \t]+:)(?P<line>(?i:{_KNOWN}))[ \t]*:"
     rf"|(?=[A-Z][A-Za-z/& \t]+[-\u2013\u2014])(?P<dash>(?i:{_KNOWN}))[ \t]*[-\u2013\u2014](?=\s)"
     # ... or alone on its line: in capitals, or with one below a blank line (else it is the end of a wrapped sentence).
     rf"|(?=[A-Z/& \t]+$)(?P<alone>{_KNOWN.upper()})[ \t]*$"
@@ -52,7 +54,7 @@ _HEADER = re.compile(
     r"|(?P<other>[A-Z][A-Z ()/,&#-]*?)[ \t]*:(?=\s|$))"
     rf"|(?:\A|(?<=\n\n))[ \t]*(?=[A-Z][A-Za-z/& \t]+$)(?P<title>(?i:{_KNOWN}))[ \t]*$"
     # A known header inside a line: in capitals, or with a capital where a sentence has ended.
-    r"|(?<=[\s.;:)_])(?=[A-Z][A-Za-z/& \t]+:)"
+    r"|(?<=[\s.;:)_])(?=[A-Z][A-Za-z/&() \t]+:)"
     rf"(?:(?P<inside>{_KNOWN.upper()})|(?<=[.;)_][ \t])(?P<after>(?i:{_KNOWN})))[ \t]*:",
     re.MULTILINE,
 )
@@ -67,6 +69,13 @@ _BANNER = re.compile(
     re.MULTILINE,
 )
 """Lines that say what the text below them is; a line of underscores ends a wet read."""
+
+_STUDY = re.compile(
+    r"(?!.*\b(?:reason|history|indication|clinical|compar|prior|previous|technique|procedure|date|note))"
+    r".*\b(?:chest|thorax|cxr|ribs?|pa|ap|lateral|frontal|oblique|decubitus|portable|upright|supine"
+    r"|views?|films?|radiographs?|x-rays?|bone windows?)\b"
+)
+"""A header, in lower case, that says which films were made ("pa and lateral chest")."""
 
 _BLANK = re.compile(r"(?<=\n)[ \t]+\n")
 """Spaces on an empty line."""
@@ -84,8 +93,9 @@ def report_sections(text: str) -> dict[str, str]:
         one that holds both findings and impression is `findings`. Of a section that occurs more than once the last
         one counts. `wet read` and `addendum` are all that stands below these words; the sections inside them count
         only where the final report has nothing to read. If neither `findings` nor `impression` is there,
-        `last paragraph` is what follows the first paragraph of the last section (all of that under a header of no known
-        kind), or, in a report without any header, the whole.
+        `last paragraph` is what follows the first paragraph of the last section (recommendations, notifications and
+        headers of no known kind with a single paragraph are passed over), else what stands below a header that says
+        which films were made; or, in a report without any header, the whole.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\xa0", " ")
     text = _BLANK.sub("\n", text)
@@ -100,20 +110,32 @@ def report_sections(text: str) -> dict[str, str]:
 def _cut(text: str) -> dict[str, str]:
     """Sections of one report, the last paragraph among them."""
     headers = list(_HEADER.finditer(text))
-    found: dict[str, str] = {}
     ends = [header.start() for header in headers[1:]] + [len(text)]
-    last, named = "", True
+    named: list[tuple[str, str]] = []
     for header, end in zip(headers, ends, strict=False):
         name = " ".join(next(group for group in header.groups() if group).lower().split())
         if body := text[header.end() : end].strip():
-            found[_CANONICAL.get(name, name)] = last = body
-            named = name in _CANONICAL
+            named.append((_CANONICAL.get(name, name), body))
+    found = dict(named)
     if not found.keys() & {"findings", "impression"}:
-        # Below a header that says what was done ("PA AND LATERAL CHEST:") stands what was seen.
-        body = (_after_first_paragraph(last) if named else last) if headers else _without_titles(text.strip())
+        body = _last_paragraph(named) if headers else _without_titles(text.strip())
         if body:
             found[LAST_PARAGRAPH] = body
     return found
+
+
+def _last_paragraph(named: list[tuple[str, str]]) -> str:
+    """What was seen, in a report whose headers do not say it; "" if that is nowhere."""
+    below = True  # whether what stands below this section may be the report
+    for name, body in reversed(named):
+        if name not in _NAMES and _STUDY.match(name):
+            return body
+        # A header's own text ends with its paragraph, and is no report.
+        if below and name not in _CLOSING:
+            if rest := _after_first_paragraph(body):
+                return rest
+            below = name not in _NAMES
+    return ""
 
 
 def _parts(text: str) -> tuple[str, dict[str, str]]:

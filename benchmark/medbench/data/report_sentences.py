@@ -1,6 +1,7 @@
 """Sentences of a report that keep their numbers: what is cut at a full stop only where a sentence ends.
 
-"Dr. ___", "2.5 cm", "10:30 a.m." and the numbers of a list do not end one; "compared to ___." and "x-XXXX." do.
+"Dr. ___", "2.5 cm", "10:30 a.m.", "Rt. lung", "C. difficile" and the numbers of a list do not end one; "compared to
+___." and "x-XXXX." do.
 """
 
 import re
@@ -11,6 +12,9 @@ _GOES_ON = re.compile(rf"{_TITLE}|vs|e\.g|i\.e|approx|cf|ca|incl|resp|esp|fig")
 """Abbreviations that something follows: never the end of a sentence."""
 _EITHER = re.compile(r"a\.m|p\.m|am|pm|etc|m\.d|mm|cm|ml|min|hr|hrs")
 """Abbreviations that may end a sentence: they do if a word with a capital follows, or nothing."""
+
+_SIDE = re.compile(r"rt|lt|r|l")
+"""Sides: like these, and never the end of a sentence where one begins with it ("Rt. CP angle")."""
 
 _END = re.compile(
     r"[.!?]+(?=\s|$)"  # followed by a space, or by nothing
@@ -35,12 +39,12 @@ def clean_sentences(report: str) -> list[str]:
     Returns:
         Lower-case sentences, their words joined by single spaces. A word is a run of letters and digits, with the
         points, commas, colons, slashes, dashes and apostrophes inside it: 2.5, 10:30, follow-up. Marks of removed
-        words, punctuation, and sentences without a word are left out. [] if there is no word.
+        words, punctuation, and sentences without a letter are left out. [] if no word has a letter.
     """
     kept = []
     for piece in split_sentences(report):
         words = _WORD.findall(_MARK.sub(" ", piece).lower())
-        if words:
+        if any(character.isalpha() for word in words for character in word):
             kept.append(" ".join(words))
     return kept
 
@@ -85,7 +89,17 @@ def _abbreviation(text: str, stop: re.Match[str]) -> bool:
     if _GOES_ON.fullmatch(word) or _INITIAL.search(text[max(0, stop.start() - 12) : stop.start()]):
         return True
     rest = text[stop.end() :].lstrip()
-    if _EITHER.fullmatch(word):
+    if before and before[1] == word.upper() and len(word) == 1 and rest[:1].islower():
+        return True  # a side, or the genus of a germ: "R. upper lobe", "C. difficile"
+    if _SIDE.fullmatch(word) and _begins(text, stop.start() - len(word)):
+        return bool(rest)
+    if _EITHER.fullmatch(word) or _SIDE.fullmatch(word):
         return bool(rest) and (not rest[0].isupper() or _MARK.match(rest) is not None)
     # "no. 5" is a number, "no. The" an answer.
     return word == "no" and rest[:1].isdigit()
+
+
+def _begins(text: str, at: int) -> bool:
+    """Whether a sentence begins here, as far as the character before it tells."""
+    before = text[:at].rstrip()
+    return not before or before[-1] in ".:;!?)"

@@ -1,13 +1,17 @@
 """From a report to the text of a pair and to its sentences, in two ways that have names.
 
-`mgca`, which pretraining takes, follows what MGCA's released code makes of a report (mgca/preprocess/mimic_cxr.py for
-the sections, mgca/datasets/pretrain_dataset.py for the sentences). `clean` knows more headers and cuts no number.
+`mgca`, which pretraining takes, follows what MGCA's released code makes of a report: mgca/preprocess/utils.py cuts it
+into sections (`section_text`, `normalize_section_names`; after the section parser of the MIMIC-CXR code repository),
+mgca/preprocess/mimic_cxr.py keeps impression and findings, mgca/datasets/pretrain_dataset.py makes sentences of these.
+The 54 studies which that code names one by one, and of which it makes no pair, are not told from others here: lists of
+ids of MIMIC-CXR may not be passed on. `clean` knows more headers and cuts no number.
 """
 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 
 from medbench.data.report_sections import LAST_PARAGRAPH, report_sections
 from medbench.data.report_sentences import clean_sentences
@@ -15,23 +19,41 @@ from medbench.data.report_sentences import clean_sentences
 MIN_TOKENS = 3
 """A report with fewer words in all is not used."""
 
-_HEADER = re.compile(r"^[ \t]*([A-Z][A-Z ()/,&-]*?)[ \t]*:(?=\s|$)", re.MULTILINE)
-"""A section starts with capitals at the beginning of a line, up to a colon."""
+_HEADER = re.compile(r"\n ([A-Z ()/,-]+):\s")
+"""A header is an indented line's beginning in capitals, up to a colon and one more whitespace character.
 
-_NAMES = {
-    "impressions": "impression",
-    "impresson": "impression",
-    "conclusion": "impression",
-    "conclusions": "impression",
-    "summary": "impression",
-    "finding": "findings",
-    "findings and impression": "findings",
-    "findings/impression": "findings",
-    "findings & impression": "findings",
-    "impression and findings": "findings",
-    "impression/findings": "findings",
+That character belongs to the header: where it is the end of the line, a header on the very next line has no newline of
+its own any more, and is text of the section above it. A file's first line is no header for the same reason.
+"""
+
+_SPELLINGS = {
+    "impression": (
+        *("conclusion", "impresson", "imprression", "imoression", "impressoin", "imprssion", "impresion"),
+        *("imperssion", "mpression", "impession"),
+        "ndication",  # an INDICATION, surely, but the released table has it here
+    ),
+    "findings": ("finding", "findins", "findindgs", "findgings", "findngs", "findnings", "finidngs"),
 }
-"""Other headers in use for the two sections that become text. One that holds both is taken as findings."""
+"""Whole headers that are another spelling of a section; those that contain its name need no entry."""
+_SPELLED = {spelling: name for name, spellings in _SPELLINGS.items() for spelling in spellings}
+
+_CONTAINED = ("impression", "findings", "history", "comparison", "addendum")
+"""A header that contains one of these is that section, the first one in this order if it contains several."""
+
+_STUDY = re.compile(
+    "chest|portable|ribs|bone window|two views|one view|(?:pa|ap|lateral|frontal) view"
+    "|frontal (?:and|upright|semi-upright)|pa and lat|ap and lateral|lateral and (?:pa|ap)"
+)
+"""Any other header that describes a whole study has the findings below it."""
+
+_NOT_READ = frozenset(
+    (
+        *("N/A", "n/a", "NA", "<NA>", "#N/A", "#NA", "#N/A N/A", "NULL", "null"),
+        *("NaN", "nan", "-NaN", "-nan", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+    )
+)
+"""Sections that say no more than this are missing: the released code passes them through a table which pandas 1.2.0, of
+its requirements, reads with these as empty cells."""
 
 _SENTENCE_END = re.compile(r"[0-9]+\.|\.")
 """A full stop, or the number of an enumeration with its full stop. As in the released code, 2.5 cm is cut
@@ -47,19 +69,31 @@ def sections(text: str) -> dict[str, str]:
         text: the whole report.
 
     Returns:
-        Lower-case names and stripped texts; headers for the impression and the findings that differ in
-        wording come under one name. Of a section that occurs more than once (an addendum, say) the last one
-        that is not empty counts. What stands before the first header is not returned.
+        Names in lower case, and stripped texts that are not empty. Headers that differ in wording come under one name
+        as far as it decides what is read: `impression` (also of a header that names both), `findings` (also of one
+        that describes the study, "CHEST, TWO VIEWS"), `history`, `comparison`, `addendum`; any other keeps its own.
+        Of a section that occurs more than once (an addendum, say) the last one that is not empty counts. What stands
+        before the first header is not returned.
     """
+    if "\r" in text:  # a file that is opened as text has none
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
     found: dict[str, str] = {}
     headers = list(_HEADER.finditer(text))
     ends = [header.start() for header in headers[1:]] + [len(text)]
     for header, end in zip(headers, ends, strict=False):
-        name = " ".join(header.group(1).lower().split())
-        body = text[header.end() : end].strip()
-        if body:
-            found[_NAMES.get(name, name)] = body
-    return found
+        if body := text[header.end() : end].strip():
+            found[_section_name(header[1])] = body
+    return {name: body for name, body in found.items() if body not in _NOT_READ}
+
+
+@lru_cache(maxsize=4_096)
+def _section_name(header: str) -> str:
+    """The name of the section below a header; there are few different ones in a corpus."""
+    name = header.lower().strip()
+    if name in _SPELLED:
+        return _SPELLED[name]
+    contained = next((part for part in _CONTAINED if part in name), None)
+    return contained or ("findings" if _STUDY.search(name) else name)
 
 
 def caption(impression: str, findings: str) -> str:
@@ -151,13 +185,14 @@ class Cleaning:
         text = " ".join(text.split())
         if not text:
             return Text("", Reason.EMPTY)
-        # Three plain words without a full stop between them are enough in any cleaning; sentences take 20 times longer.
+        # Three plain words without a full stop between them, the first no mark of a removed one, are enough in any
+        # cleaning; sentences take 20 times longer.
         if _THREE_WORDS.search(text) or self.sentences(text):
             return Text(text, None)
         return Text("", Reason.TOO_SHORT)
 
 
-_THREE_WORDS = re.compile(r"(?<!\w)[A-Za-z]+(?:[ ,]+[A-Za-z]+){2}(?!\w)", re.ASCII)
+_THREE_WORDS = re.compile(r"(?<!\w)(?!XXX)[A-Za-z]+(?:[ ,]+[A-Za-z]+){2}(?!\w)", re.ASCII)
 
 CLEANINGS: Mapping[str, Cleaning] = {
     cleaning.name: cleaning
