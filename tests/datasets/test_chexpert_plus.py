@@ -32,11 +32,13 @@ def test_reports_by_film(tmp_path: Path, cleaning: str) -> None:
     assert texts == {
         "train/patient1/study1/view1_frontal.jpg": whole,
         "train/patient1/study1/view2_lateral.jpg": whole,
-        "train/patient2/study1/view1_frontal.jpg": "Edema has grown worse.",
+        # `mgca` sees no header at the very left.
+        "train/patient2/study1/view1_frontal.jpg": "Edema has grown worse." if cleaning == "clean" else "",
         "valid/patient3/study1/view1_frontal.jpg": "",
         "valid/patient4/study1/view1_frontal.jpg": "",
     }
-    assert dropped == {"report without findings and impression": 1, "empty report": 1}
+    unread = 1 if cleaning == "clean" else 2
+    assert dropped == {"report without findings and impression": unread, "empty report": 1}
 
 
 def test_another_table_is_refused(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def root(tmp_path: Path) -> Path:
         subject, study = 10_000_000 + number, 50_000_000 + number
         folder = tmp_path / "files" / "p10" / f"p{subject}"
         (folder / f"s{study}").mkdir(parents=True)
-        (folder / f"s{study}.txt").write_text(" IMPRESSION: A report of some words.\n")
+        (folder / f"s{study}.txt").write_text("\n IMPRESSION: A report of some words.\n")
         part = "test" if number % 3 == 0 else "train"
         for view in ("a", "b"):
             Image.new("L", (16, 16), 90).save(folder / f"s{study}" / f"{number:02d}{view}.jpg")

@@ -46,11 +46,11 @@ CHEXPERT = """subject_id,study_id,Edema,No Finding,Pleural Effusion
 """
 REPORTS = {
     "10000032/s50000001": " FINAL REPORT\n FINDINGS: Mild edema is seen.\n\n IMPRESSION: Edema, mild.\n",
-    "10000032/s50000002": " IMPRESSION: No acute process.\n",
-    "11000001/s50000003": " FINDINGS: Clear lungs today.\n",
-    "11000002/s50000004": " IMPRESSION: Small effusion again.\n",
-    "11000003/s50000005": " IMPRESSION: Not a frontal film.\n",
-    "11000004/s50000006": " INDICATION: Cough.\n\n IMPRESSION: Normal.\n",
+    "10000032/s50000002": "\n IMPRESSION: No acute process.\n",
+    "11000001/s50000003": "\n FINDINGS: Clear lungs today.\n",
+    "11000002/s50000004": "\n IMPRESSION: Small effusion again.\n",
+    "11000003/s50000005": "\n IMPRESSION: Not a frontal film.\n",
+    "11000004/s50000006": "\n INDICATION: Cough.\n\n IMPRESSION: Normal.\n",
 }
 
 
