@@ -4,7 +4,7 @@ A region knows its label and what its file says; pixels are made of it only when
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -59,11 +59,8 @@ class Polygon:
         """What is wrong with it for an image of this size; None if nothing is."""
         if len(self.corners) < 3:
             return f"polygon of {len(self.corners)} corners"
-        numbers = [number for corner in self.corners for number in corner]
-        if not all(
-            map(math.isfinite, numbers)
-        ):  # which compares with nothing, so that `_outside` would let it pass
-            return f"polygon with a number that is not finite ({_short(' '.join(f'{n:g}' for n in numbers))})"
+        if what := _not_finite("polygon", [number for corner in self.corners for number in corner]):
+            return what
         (left, top), (right, bottom) = (
             tuple(pick(axis) for axis in zip(*self.corners, strict=True)) for pick in (min, max)
         )
@@ -90,9 +87,8 @@ class Ellipse:
 
     def problem(self, height: int, width: int, root: Path) -> str | None:
         """What is wrong with it for an image of this size; None if nothing is."""
-        numbers = (self.x, self.y, self.width, self.height)
-        if not all(map(math.isfinite, numbers)):
-            return f"ellipse with a number that is not finite ({_short(' '.join(f'{n:g}' for n in numbers))})"
+        if what := _not_finite("ellipse", [self.x, self.y, self.width, self.height]):
+            return what
         if self.width <= 0 or self.height <= 0:
             return f"ellipse without area ({self.width:g} x {self.height:g})"
         right, bottom = self.x + self.width, self.y + self.height
@@ -155,13 +151,13 @@ def boxes_mask(boxes: npt.NDArray[np.float64], height: int, width: int) -> Mask:
     """The union of filled boxes, as RSNA's segmentation task takes it.
 
     Args:
-        boxes: (N, 4) x, y, width, height in pixels; the edges x, y, x + width and y + height are rounded to whole ones.
+        boxes: (N, 4) x, y, width, height in pixels; their four edges are rounded to whole ones.
         height: of the image, pixels.
         width: likewise.
     """
     union = np.zeros((height, width), np.bool_)
-    # The edges, not corner and size apart: these would add up to a pixel more, or less. None below 0, which a slice
-    # would count from the other end.
+    # The edges, not corner and size apart, which would add up to a pixel more or less. None is below 0: a slice
+    # would count it from the other end.
     corners = np.rint(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)).clip(min=0)
     for left, top, right, bottom in corners.astype(int):
         union[top:bottom, left:right] = True
@@ -209,6 +205,13 @@ def encode_rle(mask: Mask) -> str:
 
 EDGE: Final = 1.0
 """Pixels by which an outline may pass the edge of its image: some tools count both end pixels, others neither."""
+
+
+def _not_finite(what: str, numbers: Sequence[float]) -> str | None:
+    # Every comparison with NaN is False, so `_outside` would not notice.
+    if all(map(math.isfinite, numbers)):
+        return None
+    return f"{what} with a number that is not finite ({_short(' '.join(f'{n:g}' for n in numbers))})"
 
 
 def _outside(
