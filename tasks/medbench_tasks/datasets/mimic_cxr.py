@@ -206,12 +206,19 @@ class MimicCxr(Dataset):
         path = next((self.root / n for n in self._find("chexpert") if (self.root / n).is_file()), None)
         if path is None:
             return pd.DataFrame(index=rows.index), []
-        cells = read_table(self.spec, self.root, path, dtype=str)
-        require_columns(self.spec, self.root, path, cells.columns, ["subject_id", "study_id"])
-        names = [name for name in cells.columns if name not in ("subject_id", "study_id")]
+        found = read_table(self.spec, self.root, path, nrows=0).columns
+        ids = ["subject_id", "study_id"]
+        require_columns(self.spec, self.root, path, found, ids)
+        names = [name for name in found if name not in ids]
+        kinds: dict[str, type] = dict.fromkeys(ids, str) | dict.fromkeys(names, float)
+        try:
+            cells = read_table(self.spec, self.root, path, dtype=kinds)
+        except DataError:  # a cell is no number; to read all as text takes three times as long
+            cells = read_table(self.spec, self.root, path, dtype=str)
         cells = cells.drop_duplicates("study_id").set_index("study_id")[names]
         labels = cells.apply(pd.to_numeric, errors="coerce")
-        strange = np.argwhere((cells.notna() & ~labels.isin([0, 1, -1])).to_numpy())
+        known = labels.isin([0, 1])
+        strange = np.argwhere((cells.notna() & ~known & (labels != -1)).to_numpy())
         wrong = pd.DataFrame(
             {
                 "study_id": cells.index[strange[:, 0]],
@@ -224,11 +231,11 @@ class MimicCxr(Dataset):
             Problem(
                 film,
                 path.name,
-                f"label is none of 1, 0, -1 and blank ({name}: {value!r}, study {study}, film {film})",
+                f"label is none of 1, 0, -1 and blank ({name}: {str(value)!r}, study {study}, film {film})",
             )
             for film, study, name, value in wrong.itertuples(index=False)
         ]
-        labels = labels.where(labels.isin([0, 1]))
+        labels = labels.where(known)
         labels.columns = pd.Index([name.lower().replace(" ", "_") for name in names])
         aligned: pd.DataFrame = labels.reindex(rows["study_id"]).reset_index(drop=True)
         return aligned, problems
