@@ -13,6 +13,7 @@ from medbench.data.regions import (
     Ellipse,
     MaskFile,
     Polygon,
+    Region,
     Rle,
     boxes_mask,
     decode_rle,
@@ -57,11 +58,14 @@ def test_run_lengths_go_down_the_columns() -> None:
 @pytest.mark.parametrize(
     ("runs", "message"),
     [
-        ("1 2 3", r"'1 2 3' are no pairs"),
-        ("-1", "are no pairs of numbers from 0 up"),
-        ("1 x", "hold something that is no whole number"),
-        ("3 4", r"end at pixel 7, but an image of 2 x 3 has 6"),
-        ("1 " * 50, r"end at pixel 50, but an image of 2 x 3"),
+        ("1 2 3", r"run lengths are no pairs of numbers from 0 up \('1 2 3'\)"),
+        ("-1", r"run lengths are no pairs of numbers from 0 up \('-1'\)"),
+        ("1 x", r"run lengths hold something that is no whole number \('1 x'\)"),
+        (
+            "3 4",
+            r"pass the end of the image \('3 4': the last one ends at pixel 7; the image of 2 x 3 has 6\)",
+        ),
+        ("1 " * 50, r"run lengths pass the end of the image \('1 1 .*\.\.\.': the last one ends at pixel 50"),
     ],
 )
 def test_run_lengths_that_are_none(runs: str, message: str) -> None:
@@ -99,3 +103,39 @@ def test_boxes_are_filled_and_cut_at_the_edge() -> None:
     boxes = np.array([[1.0, 0, 2, 1], [2, 1, 5, 5]])
     assert boxes_mask(boxes, 3, 4).astype(int).tolist() == [[0, 1, 1, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
     assert not boxes_mask(np.zeros((0, 4)), 3, 4).any()
+
+
+def test_the_edges_of_boxes_are_rounded() -> None:
+    # From 0.4 to 2.8, so columns 0 to 2: corner and width rounded apart would end a column earlier.
+    assert boxes_mask(np.array([[0.4, 0, 2.4, 1]]), 1, 4).astype(int).tolist() == [[1, 1, 1, 0]]
+    # From 1.6 to 3.2: column 2, and not 3.
+    assert boxes_mask(np.array([[1.6, 0, 1.6, 1]]), 1, 5).astype(int).tolist() == [[0, 0, 1, 0, 0]]
+    assert not boxes_mask(np.array([[-3.0, 0, 2, 1], [0, -3, 2, 2]]), 1, 4).any()
+
+
+@pytest.mark.parametrize(
+    ("region", "message"),
+    [
+        (
+            Polygon("a", ((1, 2), (float("nan"), 5), (6, 7))),
+            "polygon with a number that is not finite ('1 2 nan 5 6 7')",
+        ),
+        (
+            Polygon("a", ((1, 2), (3, float("-inf")), (6, 7))),
+            "polygon with a number that is not finite ('1 2 3 -inf 6 7')",
+        ),
+        (Ellipse("a", 1, 2, float("nan"), 3), "ellipse with a number that is not finite ('1 2 nan 3')"),
+        (Ellipse("a", 1, 2, 3, float("inf")), "ellipse with a number that is not finite ('1 2 3 inf')"),
+        (Ellipse("a", 1, 2, 3, 4), None),
+    ],
+)
+def test_outlines_with_numbers_that_are_not_finite(region: Region, message: str | None) -> None:
+    assert region.problem(10, 10, Path()) == message
+
+
+def test_problems_begin_with_their_kind(tmp_path: Path) -> None:
+    regions = (Rle("a", "1 2 3"), Rle("a", "4 5 6"), MaskFile("a", "x.png"), MaskFile("a", "y.png"))
+    found = [region.problem(10, 10, tmp_path) for region in regions]
+    kinds = [str(problem).partition(" (")[0] for problem in found]
+    assert kinds == ["run lengths are no pairs of numbers from 0 up"] * 2 + ["mask can not be read"] * 2
+    assert "x.png" in str(found[2])

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from medbench.cli import app
 from medbench.data.split_check import check_splits
+from medbench.data.splits import SplitUnavailable
 from medbench.data.verify import BrokenSamples, verify
 from medbench.errors import DataError
 from medbench.phantom import covidx as phantom
@@ -166,6 +167,14 @@ def test_splits_of_three_classes(tmp_path: Path) -> None:
     split = dataset.split(index, "mgca")
     assert set(samples[split.train]) == set("train/" + train[1])
     assert set(samples[split.val]) == set("train/" + val[1])
+
+
+def test_too_few_films_for_a_split_are_nothing_wrong(layout: Callable[..., Covidx]) -> None:
+    dataset = layout({**THREE, "train_COVIDx9A.txt": THREE["train_COVIDx9A.txt"][:1]})
+    index = dataset.index()
+    with pytest.raises(SplitUnavailable, match=r"1 lines of the training list .* too few for the split mgca"):
+        dataset.split(index, "mgca")
+    assert [check.wrong for check in check_splits(dataset, index)] == ["", ""]
 
 
 def test_patients_that_test_and_train_are_found(layout: Callable[..., Covidx]) -> None:

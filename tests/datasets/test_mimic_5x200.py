@@ -9,6 +9,8 @@ from PIL import Image
 
 from medbench.data.index import Index
 from medbench.data.split_check import check_splits
+from medbench.data.splits import SplitUnavailable
+from medbench.data.verify import BrokenSamples
 from medbench.errors import DataError
 from medbench.phantom import mimic_5x200 as phantom
 from medbench.phantom.grammar import CHEXPERT
@@ -43,9 +45,9 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def relabel(root: Path, study: int, **values: float) -> None:
+def relabel(root: Path, study: int, **values: float | str) -> None:
     path = root / "mimic-cxr-2.0.0-chexpert.csv"
-    table = pd.read_csv(path).set_index("study_id")
+    table = pd.read_csv(path).astype(dict.fromkeys(CHEXPERT, object)).set_index("study_id")
     for name, value in values.items():
         table.loc[study, name.replace("_", " ")] = value
     table.reset_index().to_csv(path, index=False)
@@ -77,6 +79,27 @@ def test_who_has_something_else_is_none(root: Path) -> None:
     dataset = Mimic5x200(SPEC, root)
     split = dataset.split(index, "all_parts")
     assert classes(index).iloc[split.test].value_counts().to_dict() == dict.fromkeys(CLASSES, 3)
+
+
+def test_a_label_that_is_none(root: Path) -> None:
+    relabel(root, 50_000_001, Pneumonia="banana")
+    dataset = Mimic5x200(SPEC, root)
+    message = r"label is none of 1, 0, -1 and blank \(Pneumonia: 'banana', study 50000001, film 01a\)"
+    with pytest.raises(BrokenSamples, match=message):
+        dataset.index()
+    index = dataset.index(exclude_broken=True)
+    assert "50000001" not in set(index.table["study"])
+    assert {problem.sample for problem in index.excluded} == {"01a", "01b"}
+
+
+def test_too_few_studies_for_a_split_are_nothing_wrong(root: Path) -> None:
+    dataset = Mimic5x200(SPEC, root)
+    path = root / "mimic-cxr-2.0.0-split.csv"
+    path.write_text(path.read_text().replace("test", "train"))
+    index = dataset.index()
+    with pytest.raises(SplitUnavailable, match="has no study with one finding alone of some class"):
+        dataset.split(index, "clean")
+    assert [check.wrong for check in check_splits(dataset, index)] == ["", ""]
 
 
 def test_splits(root: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from medbench.data.split_check import check_splits
 from medbench.data.verify import BrokenSamples, verify
 from medbench.errors import DataError, UsageError
 from medbench.phantom import mimic_cxr as phantom
@@ -116,8 +117,36 @@ def test_the_official_split_validates_on_both_held_out_parts(layout: Callable[..
     dataset = layout()
     split = dataset.split(dataset.index(), "official")
     assert [part.tolist() for part in (split.train, split.val, split.test)] == [[0, 1], [2, 3], [3]]
+    assert list(dataset.splits) == ["official", "clean"]  # the first one is what pretraining takes
+    assert "inside the validation part" in split.leak
     with pytest.raises(UsageError, match="mimic_cxr has no split 'mine'"):
         dataset.split(dataset.index(), "mine")
+
+
+def test_the_clean_split_keeps_the_released_parts_apart(layout: Callable[..., MimicCxr]) -> None:
+    dataset = layout()
+    index = dataset.index()
+    split = dataset.split(index, "clean")
+    assert [part.tolist() for part in (split.train, split.val, split.test)] == [[0, 1], [2], [3]]
+    assert split.leak == ""
+    assert [check.wrong for check in check_splits(dataset, index)] == ["", ""]
+
+
+@pytest.mark.parametrize("value", ["banana", "True", "2.0", "inf", "-0.5"])
+def test_labels_that_are_none(layout: Callable[..., MimicCxr], value: str) -> None:
+    dataset = layout()
+    table = CHEXPERT.replace("50000003,,1.0,", f"50000003,{value},1.0,")
+    # Nobody reads the labels of a study that gives no pair.
+    table += f"11000003,50000005,{value},,\n"
+    path = dataset.root / "mimic-cxr-2.0.0-chexpert.csv.gz"
+    path.write_bytes(gzip.compress(table.encode()))
+    with pytest.raises(BrokenSamples) as caught:
+        dataset.index()
+    (problem,) = caught.value.problems
+    assert (problem.sample, problem.path) == ("d4", path.name)
+    assert problem.what == f"label is none of 1, 0, -1 and blank (Edema: {value!r}, study 50000003, film d4)"
+    index = dataset.index(exclude_broken=True)
+    assert index.table["sample"].tolist() == ["d1", "d3", "d5"]
 
 
 def test_labels_are_optional(layout: Callable[..., MimicCxr]) -> None:
@@ -182,6 +211,11 @@ def test_what_is_wrong_is_named_and_can_be_left_out(
 def test_rows_that_the_other_table_does_not_have(layout: Callable[..., MimicCxr]) -> None:
     with pytest.raises(BrokenSamples, match=r"d5\.jpg: not in the split table"):
         layout(split=SPLIT.replace("d5,50000004,11000002,test\n", "")).index()
+    with pytest.raises(
+        BrokenSamples, match=r"d5\.jpg: in two parts of the split table \(test and train, film d5\)"
+    ):
+        layout(split=SPLIT + "d5,50000004,11000002,train\n").index()
+    assert len(layout(split=SPLIT + "d5,50000004,11000002,test\n").index()) == 4  # said twice
     with pytest.raises(BrokenSamples, match="row given twice in the metadata table"):
         layout(metadata=METADATA + "d5,11000002,50000004,PA,10\n").index()
 

@@ -4,6 +4,7 @@ import gzip
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,20 +86,39 @@ def test_twelve_folders_and_the_first_edition(layout: Callable[..., Nih]) -> Non
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"entries": ENTRIES.replace("No Finding,1", "No Finding|Mass,1")}, "No Finding and a finding"),
-        ({"entries": ENTRIES.replace("No Finding,1", "Measles,1")}, "none of the fourteen .Measles."),
-        ({"entries": ENTRIES.replace("No Finding,1", ",1")}, "no label, not even No Finding"),
-        ({"entries": ENTRIES.replace("1,1,AP", "1,2,AP")}, "Patient ID and file name name two patients"),
-        ({"entries": ENTRIES + ENTRIES.splitlines()[2] + "\n"}, "row given twice"),
+        (
+            {"entries": ENTRIES.replace("No Finding,1", "No Finding|Mass,1")},
+            rf"No Finding and a finding \(No Finding\|Mass, film {NAMES[1]}, line 3\)",
+        ),
+        (
+            {"entries": ENTRIES.replace("No Finding,1", "Measles,1")},
+            rf"none of the fourteen \(Measles, film {NAMES[1]}, line 3\)",
+        ),
+        (
+            {"entries": ENTRIES.replace("No Finding,1", ",1")},
+            rf"no label, not even No Finding \(film {NAMES[1]}, line 3\)",
+        ),
+        (
+            {"entries": ENTRIES.replace("1,1,AP", "1,2,AP")},
+            rf"file name name two patients \(Patient ID 2, film {NAMES[1]}, line 3\)",
+        ),
+        (
+            {"entries": ENTRIES + ENTRIES.splitlines()[2] + "\n"},
+            rf"row given twice \(film {NAMES[1]}, line 6\)",
+        ),
         ({"films": [f"images/{name}" for name in NAMES if name != NAMES[1]]}, "no such file"),
         (
             {"films": [f"images/{name}" for name in (*NAMES, "00000009_000.png")]},
             "on disk, but not in Data_Entry",
         ),
-        ({"boxes": BOXES.replace("Nodule", "Measles")}, "box of a label that is none of the fourteen"),
-        ({"boxes": BOXES.replace("12.5", "0")}, "box without area"),
+        (
+            {"boxes": BOXES.replace("Nodule", "Measles")},
+            rf"box of a label that is none of the fourteen \(measles\), film {NAMES[2]}, line 3",
+        ),
+        ({"boxes": BOXES.replace("12.5", "0")}, rf"box without area \(.*\), film {NAMES[2]}, line 2"),
         ({"boxes": BOXES.replace("12.5", "wide")}, "box is not four numbers"),
-        ({"test": ""}, "in neither list of the official split"),
+        ({"test": ""}, rf"in neither list of the official split \(film {NAMES[3]}\)"),
+        ({"test": "\n".join(NAMES[2:])}, rf"in both lists of the official split \(film {NAMES[2]}\)"),
     ],
 )
 def test_what_is_wrong_is_named_and_can_be_left_out(
@@ -110,6 +130,39 @@ def test_what_is_wrong_is_named_and_can_be_left_out(
     assert "nih: 1 samples have problems" in str(caught.value)
     index = dataset.index(exclude_broken=True)
     assert not set(index.table["sample"]) & {problem.sample for problem in caught.value.problems}
+
+
+def test_two_things_wrong_with_a_film_are_both_named(layout: Callable[..., Nih]) -> None:
+    dataset = layout(entries=ENTRIES.replace("No Finding,1,1", "Measles,1,2"))
+    with pytest.raises(BrokenSamples) as caught:
+        dataset.index()
+    assert [problem.what.partition(" (")[0] for problem in caught.value.problems] == [
+        "label that is none of the fourteen",
+        "Patient ID and file name name two patients",
+    ]
+
+
+def test_a_list_that_is_not_text(layout: Callable[..., Nih]) -> None:
+    dataset = layout()
+    (dataset.root / "test_list.txt").write_bytes(b"\xff\xfe" + NAMES[3].encode())
+    with pytest.raises(BrokenSamples, match=rf"in neither list of the official split \(film {NAMES[3]}\)"):
+        dataset.index()
+
+
+def test_boxes_of_films_that_the_table_does_not_have(layout: Callable[..., Nih]) -> None:
+    dataset = layout(boxes=BOXES + "00000009_000.png,Mass,1,2,3,4,,,\n")
+    assert len(dataset.index()) == 4  # of 112,120: the table was cut down, and the list of boxes was not
+    assert dataset.notes() == ("not used: 1 x box of a film that is not in the table",)
+    whole = Nih(replace(SPEC, official_size=4), dataset.root)
+    with pytest.raises(BrokenSamples) as caught:
+        whole.index()
+    (problem,) = caught.value.problems
+    assert (problem.sample, problem.path) == ("00000009_000.png", "BBox_List_2017.csv")
+    assert problem.what == (
+        "box of a film that is not in Data_Entry_2017_v2020.csv (film 00000009_000.png, line 4)"
+    )
+    assert len(whole.index(exclude_broken=True)) == 4
+    assert whole.notes() == ()
 
 
 def test_a_box_outside_its_film(layout: Callable[..., Nih]) -> None:

@@ -108,6 +108,12 @@ def test_a_polygons_box_ends_at_the_films_edges(layout: Callable[..., ObjectCxr]
         ("2 1 1 2 2", "annotation is no outline"),
         ("2 1 1 2 2 3 3 4", "annotation is no outline"),
         ("0 1 1 2 x", "annotation with something that is no number"),
+        (
+            "2 1 2 nan 5 6 7",
+            r"annotation with a number that is not finite \('2 1 2 nan 5 6 7'\), dev/08001\.jpg",
+        ),
+        ("1 1 2 inf 5", r"annotation with a number that is not finite \('1 1 2 inf 5'\), dev/08001\.jpg"),
+        ("0 1 2 1e999 5", r"annotation with a number that is not finite \('0 1 2 1e999 5'\)"),
         ("0 1 1 1 5", "box without area"),
         ("0 -9 1 4 5", "box outside its image"),
     ],

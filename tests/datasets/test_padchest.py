@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from medbench.data.index import Index
+from medbench.data.splits import SplitUnavailable
 from medbench.data.verify import BrokenSamples, verify
 from medbench.errors import DataError
 from medbench.phantom import padchest as phantom
@@ -126,10 +127,12 @@ def test_splits(layout: Callable[..., PadChest]) -> None:
     assert split.test.tolist() == [0]
     # The other film of that patient is in no part.
     assert sorted([*split.train, *split.val]) == [2, 3, 4]
-    with pytest.raises(DataError, match=r"0 films .* have labels of physicians"):
+    with pytest.raises(SplitUnavailable, match=r"0 films .* have labels of physicians"):
         dataset.split(index.select(np.arange(5) > 1), "physician")
     tiny = index.select(np.arange(5) < 3)
-    with pytest.raises(DataError, match=r"2 patients .* are too few for the three parts of patient_80_10_10"):
+    with pytest.raises(
+        SplitUnavailable, match=r"2 patients .* are too few for the three parts of patient_80_10_10"
+    ):
         dataset.split(tiny, "patient_80_10_10")
 
 

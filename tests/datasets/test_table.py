@@ -11,6 +11,8 @@ from PIL import Image
 
 from medbench.data.prepared import prepare
 from medbench.data.reports import sentences
+from medbench.data.split_check import check_splits
+from medbench.data.splits import SplitUnavailable
 from medbench.data.verify import BrokenSamples
 from medbench.errors import DataError, UsageError
 from medbench.progress import Progress
@@ -272,6 +274,14 @@ def test_splits_that_are_refused(table: Callable[..., Table], content: str, mess
     dataset = table(content)
     with pytest.raises(DataError, match=message):
         dataset.split(dataset.index(), "default")
+
+
+def test_too_few_patients_for_a_split_are_nothing_wrong(table: Callable[..., Table]) -> None:
+    dataset = table("image,patient\na.png,p\nb.png,p\n")
+    index = dataset.index()
+    with pytest.raises(SplitUnavailable, match="1 patient in"):
+        dataset.split(index, "default")
+    assert [check.wrong for check in check_splits(dataset, index)] == ["", ""]
 
 
 def test_an_unknown_split(table: Callable[..., Table]) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from medbench.data.index import Index
 from medbench.data.split_check import check_splits
+from medbench.data.splits import SplitUnavailable
 from medbench.data.verify import BrokenSamples, verify
 from medbench.errors import DataError
 from medbench.phantom import tbx11k as phantom
@@ -92,7 +94,19 @@ def test_the_official_parts(layout: Callable[..., Tbx11k]) -> None:
 @pytest.mark.parametrize(
     ("films", "boxes", "sample", "message"),
     [
-        ((), [("tb/tb0001", 1, [1, 2, 0, 12])], "tb0001", "box without area"),
+        ((), [("tb/tb0001", 1, [1, 2, 0, 12])], "tb0001", r"box without area .*, film tb0001, annotation 9"),
+        *(
+            ((), [("tb/tb0001", 1, bbox)], "tb0001", rf"{message}, film tb0001, annotation 9")
+            for bbox, message in (
+                ([1, 2, 3], r"box is not four numbers \(bbox \[1, 2, 3\]\)"),
+                ([1, 2, 3, 4, 5], r"box is not four numbers \(bbox \[1, 2, 3, 4, 5\]\)"),
+                ([1, 2, "wide", 4], r"box is not four numbers \(bbox \[1, 2, 'wide', 4\]\)"),
+                ([1, 2, None, 4], r"box is not four numbers \(bbox \[1, 2, None, 4\]\)"),
+                ("1234", r"box is not four numbers \(bbox 1234\)"),
+                (None, r"box is not four numbers \(bbox None\)"),
+                ([1, 2, float("nan"), 4], r"box is not four numbers \(x, y, width, height: 1, 2, nan, 4\)"),
+            )
+        ),
         ((), [("tb/tb0001", 1, [-9, 2, 5, 12])], "tb0001", "box outside its image"),
         ((), [("sick/s0001", 1, [1, 2, 5, 12])], "s0001", r"film with a box outside the folder tb \(sick\)"),
         (("sick/s0001",), [], "s0001", "film given twice"),
@@ -106,6 +120,31 @@ def test_what_is_wrong_is_named(
     with pytest.raises(BrokenSamples, match=message):
         dataset.index()
     assert {problem.sample for problem in dataset.index(exclude_broken=True).excluded} == {sample}
+
+
+def test_boxes_of_films_that_the_table_does_not_have(layout: Callable[..., Tbx11k], tmp_path: Path) -> None:
+    dataset = layout()
+    path = tmp_path / "TBX11K/annotations/json/TBX11K_val.json"
+    table = json.loads(path.read_text())
+    table["annotations"].append({"id": 77, "image_id": 999, "category_id": 1, "bbox": [1, 2, 3, 4]})
+    path.write_text(json.dumps(table))
+    assert len(dataset.index()) == 6  # of 8,400: the list of films was cut down, and the annotations were not
+    assert dataset.notes() == ("not used: 1 x box of a film that is not in the table",)
+    whole = Tbx11k(replace(SPEC, official_size=6), tmp_path)
+    with pytest.raises(BrokenSamples) as caught:
+        whole.index()
+    (problem,) = caught.value.problems
+    assert (problem.sample, problem.path) == ("999", "TBX11K/annotations/json/TBX11K_val.json")
+    assert problem.what == "box of a film that is not in the table (image_id 999, annotation 77)"
+    assert len(whole.index(exclude_broken=True)) == 6
+
+
+def test_too_few_films_for_a_split_are_nothing_wrong(layout: Callable[..., Tbx11k]) -> None:
+    dataset = layout()
+    index = dataset.index()
+    with pytest.raises(SplitUnavailable, match=r"5 films in .* can not be divided as benchx is"):
+        dataset.split(index, "benchx")
+    assert [check.wrong for check in check_splits(dataset, index)] == ["", ""]
 
 
 def test_files_and_tables(

@@ -2,6 +2,7 @@
 
 import gzip
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,10 @@ def test_kaggles_release(kaggle: Callable[..., VinDr]) -> None:
         dataset.split(index, "clean")
     checks = {check.name: check for check in check_splits(dataset, index)}
     assert checks["clean"].wrong == checks["official"].wrong == ""
-    assert "3 training films" in checks["train"].wrong
+    # Too few films for a split are nothing wrong with a folder.
+    assert checks["train"].wrong == ""
+    with pytest.raises(SplitUnavailable, match=r"3 training films in .* can not be divided as train is"):
+        dataset.split(index, "train")
 
 
 @pytest.mark.parametrize(
@@ -140,6 +144,49 @@ def test_what_is_wrong_is_named(physionet: Callable[..., VinDr], rows: str, mess
     with pytest.raises(BrokenSamples, match=message):
         dataset.index()
     assert dataset.index(exclude_broken=True).table["sample"].tolist() == ["a", "b", "c", "t", "u"]
+
+
+@pytest.mark.parametrize(
+    ("part", "film", "line", "value"),
+    [("train", "b", 6, "banana"), ("train", "b", 6, ""), ("train", "b", 6, "2"), ("test", "u", 3, "-1")],
+)
+def test_labels_that_are_neither_0_nor_1(
+    physionet: Callable[..., VinDr], tmp_path: Path, part: str, film: str, line: int, value: str
+) -> None:
+    dataset = physionet()
+    path = tmp_path / f"annotations/image_labels_{part}.csv"
+    table = pd.read_csv(path, dtype=str)
+    assert table["image_id"][line - 2] == film
+    table.loc[line - 2, "Edema"] = value
+    table.to_csv(path, index=False)
+    with pytest.raises(BrokenSamples) as caught:
+        dataset.index()
+    (problem,) = caught.value.problems
+    assert (problem.sample, problem.path) == (film, f"annotations/image_labels_{part}.csv")
+    assert problem.what == f"label is neither 0 nor 1 (Edema: {value!r}, line {line}, image_id {film})"
+    assert film not in set(dataset.index(exclude_broken=True).table["sample"])
+
+
+def test_annotations_of_films_that_the_labels_do_not_have(
+    physionet: Callable[..., VinDr], tmp_path: Path
+) -> None:
+    dataset = physionet()
+    path = tmp_path / "annotations/annotations_test.csv"
+    path.write_text(path.read_text() + "x,Edema,1,2,9,10\nx,Edema,9,9,9,9\n")
+    assert len(dataset.index()) == 5  # of 18,000: the labels were cut down, and the annotations were not
+    assert dataset.notes() == ("not used: 2 x annotation of a film that is not in the table of labels",)
+    whole = VinDr(replace(SPEC, official_size=5), tmp_path)
+    with pytest.raises(BrokenSamples) as caught:
+        whole.index()
+    assert [(problem.sample, problem.path, problem.what) for problem in caught.value.problems] == [
+        (
+            "x",
+            "annotations/annotations_test.csv",
+            f"annotation of a film that is not in the table of labels (line {line}, image_id x)",
+        )
+        for line in (4, 5)
+    ]
+    assert len(whole.index(exclude_broken=True)) == 5
 
 
 def test_missing_things(physionet: Callable[..., VinDr], tmp_path: Path) -> None:
@@ -186,7 +233,7 @@ def test_real_boxes_at_full_size(label_files: Path, tmp_path: Path, test_data: P
     dataset = VinDr(SPEC, tmp_path)
     rows = dataset._rows()
     assert len(rows) == 67_914
-    labels = dataset._labels(rows)
+    labels, _ = dataset._labels(rows)
     assert len(labels) == 15_000
     assert labels[["cardiomegaly", "aortic_enlargement", "no_finding"]].sum().tolist() == [
         1_817,

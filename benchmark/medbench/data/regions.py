@@ -3,7 +3,8 @@
 A region knows its label and what its file says; pixels are made of it only when they are asked for.
 """
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -58,6 +59,8 @@ class Polygon:
         """What is wrong with it for an image of this size; None if nothing is."""
         if len(self.corners) < 3:
             return f"polygon of {len(self.corners)} corners"
+        if what := _not_finite("polygon", [number for corner in self.corners for number in corner]):
+            return what
         (left, top), (right, bottom) = (
             tuple(pick(axis) for axis in zip(*self.corners, strict=True)) for pick in (min, max)
         )
@@ -84,6 +87,8 @@ class Ellipse:
 
     def problem(self, height: int, width: int, root: Path) -> str | None:
         """What is wrong with it for an image of this size; None if nothing is."""
+        if what := _not_finite("ellipse", [self.x, self.y, self.width, self.height]):
+            return what
         if self.width <= 0 or self.height <= 0:
             return f"ellipse without area ({self.width:g} x {self.height:g})"
         right, bottom = self.x + self.width, self.y + self.height
@@ -112,7 +117,7 @@ class MaskFile:
         try:
             found = image_size(root / self.path)
         except DataError as error:
-            return f"mask {str(error).removeprefix(f'{root}/')}"
+            return f"mask can not be read ({str(error).removeprefix(f'{root}/')})"
         if found != (height, width):
             return f"mask of another size ({self.path}: {found[1]} x {found[0]}; the image is {width} x {height})"
         return None
@@ -146,13 +151,16 @@ def boxes_mask(boxes: npt.NDArray[np.float64], height: int, width: int) -> Mask:
     """The union of filled boxes, as RSNA's segmentation task takes it.
 
     Args:
-        boxes: (N, 4) x, y, width, height in pixels; rounded to whole ones.
+        boxes: (N, 4) x, y, width, height in pixels; their four edges are rounded to whole ones.
         height: of the image, pixels.
         width: likewise.
     """
     union = np.zeros((height, width), np.bool_)
-    for x, y, across, down in np.rint(boxes).astype(int):
-        union[max(y, 0) : y + down, max(x, 0) : x + across] = True
+    # The edges, not corner and size apart, which would add up to a pixel more or less. None is below 0: a slice
+    # would count it from the other end.
+    corners = np.rint(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)).clip(min=0)
+    for left, top, right, bottom in corners.astype(int):
+        union[top:bottom, left:right] = True
     return union
 
 
@@ -176,14 +184,14 @@ def _runs(runs: str, height: int, width: int) -> npt.NDArray[np.int64]:
     try:
         numbers = np.array(runs.split(), np.int64)
     except (ValueError, OverflowError):
-        raise DataError(f"run lengths {_short(runs)} hold something that is no whole number") from None
+        raise DataError(f"run lengths hold something that is no whole number ({_short(runs)})") from None
     if len(numbers) % 2 or (numbers < 0).any():
-        raise DataError(f"run lengths {_short(runs)} are no pairs of numbers from 0 up")
+        raise DataError(f"run lengths are no pairs of numbers from 0 up ({_short(runs)})")
     end = sum(numbers.tolist())  # whole numbers of any size
     if end > height * width:
         raise DataError(
-            f"run lengths {_short(runs)} end at pixel {end:,}, but an image of {width} x {height} has"
-            f" {height * width:,}"
+            f"run lengths pass the end of the image ({_short(runs)}: the last one ends at pixel {end:,}; the image of"
+            f" {width} x {height} has {height * width:,})"
         )
     return numbers
 
@@ -197,6 +205,13 @@ def encode_rle(mask: Mask) -> str:
 
 EDGE: Final = 1.0
 """Pixels by which an outline may pass the edge of its image: some tools count both end pixels, others neither."""
+
+
+def _not_finite(what: str, numbers: Sequence[float]) -> str | None:
+    # Every comparison with NaN is False, so `_outside` would not notice.
+    if all(map(math.isfinite, numbers)):
+        return None
+    return f"{what} with a number that is not finite ({_short(' '.join(f'{n:g}' for n in numbers))})"
 
 
 def _outside(

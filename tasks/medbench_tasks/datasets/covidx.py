@@ -22,7 +22,7 @@ import pandas as pd
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.reports import DEFAULT_CLEANING
-from medbench.data.splits import Split, SplitSpec, hashed_share
+from medbench.data.splits import Split, SplitSpec, SplitUnavailable, hashed_share
 from medbench.data.verify import file_problem, require_file, settle, where_to_get
 from medbench.errors import DataError
 from medbench.specs import DatasetSpec
@@ -183,11 +183,14 @@ class Covidx(Dataset):
             if name == "mgca":
                 from sklearn.model_selection import train_test_split  # 2 s to import
 
-                val = (
-                    table["sample"]
-                    .isin(train_test_split(listed["sample"], train_size=0.8, random_state=0)[1])
-                    .to_numpy()
-                )
+                try:
+                    held_out = train_test_split(listed["sample"], train_size=0.8, random_state=0)[1]
+                except ValueError as error:
+                    raise SplitUnavailable(
+                        f"{index.dataset}: {len(listed)} lines of the training list in {index.root} are too few for the"
+                        f" split {name} ({error}). Use more of the dataset."
+                    ) from error
+                val = table["sample"].isin(held_out).to_numpy()
             else:
                 val = table["patient"].isin(hashed_share(listed["patient"], 0.2, "covidx|clean")).to_numpy()
             trains = (table["split"] == "train").to_numpy()

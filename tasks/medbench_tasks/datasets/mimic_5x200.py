@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from medbench.data.index import Index
-from medbench.data.splits import Split, SplitSpec
+from medbench.data.splits import Split, SplitSpec, SplitUnavailable
 from medbench.data.verify import read_table, require_columns, require_file, where_to_get
 from medbench.errors import DataError
 from medbench_tasks.datasets.chexpert import COMPETITION
@@ -87,7 +87,7 @@ class Mimic5x200(MimicCxr):
         number = pd.Series(own[pool]).groupby(own[pool]).cumcount().to_numpy()
         each = min(EACH, int(np.bincount(own[pool], minlength=len(COMPETITION)).min()))
         if not each:
-            raise DataError(
+            raise SplitUnavailable(
                 f"{index.dataset}: {index.root} has no study with one finding alone of some class for the split {name}."
                 " Use more of MIMIC-CXR."
             )
@@ -95,7 +95,10 @@ class Mimic5x200(MimicCxr):
         return Split(name, nothing, nothing, np.flatnonzero(pool)[number < each])
 
     def _alone(self, studies: "pd.Series[str]") -> "pd.Series[str]":
-        """The one label of each study, "" where it has none or others, too."""
+        """The one label of each study, "" where it has none or others, too.
+
+        Studies with a cell that is no label are not among them: their films have a problem (`MimicCxr.index`).
+        """
         names = [f"mimic-cxr-{v}-chexpert.csv{packed}" for v in VERSIONS for packed in (".gz", "")]
         path = require_file(self.spec, self.root, names, "the chexpert table")
         found = read_table(self.spec, self.root, path, dtype={"study_id": str})

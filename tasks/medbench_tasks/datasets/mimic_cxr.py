@@ -58,7 +58,11 @@ class MimicCxr(Dataset):
             " test parts together",
             leak="the test part is inside the validation part: choose nothing on it that is then scored on test",
             shared=(("val", "test"),),
-        )
+        ),
+        "clean": SplitSpec(
+            "mimic-cxr-2.0.0-split.csv, the released split table: train, validate and test apart; for tasks that score"
+            " on the test part"
+        ),
     }
 
     def index(self, *, exclude_broken: bool = False) -> Index:
@@ -76,9 +80,11 @@ class MimicCxr(Dataset):
             for sample, image in zip(rows["dicom_id"][again], _images(rows[again]), strict=True)
         ]
         rows = rows[~again]
+        again = split["dicom_id"].duplicated()
+        split, repeated = split[~again], split[again]
         frontal = rows["ViewPosition"].isin(FRONTAL)
         dropped = Counter({"not frontal (ViewPosition is neither PA nor AP)": int((~frontal).sum())})
-        rows = rows[frontal].merge(split.drop_duplicates("dicom_id"), on="dicom_id", how="left")
+        rows = rows[frontal].merge(split, on="dicom_id", how="left")
         studies = rows.drop_duplicates("study_id")
         names = _reports(studies)
         read = self._texts(names)
@@ -97,7 +103,16 @@ class MimicCxr(Dataset):
                 f"{self.spec.name}: none of the {found:,} frontal films in {self.root} has a report that "
                 f"can be used ({self.dropped}). {where_to_get(self.spec, self.root)}"
             )
-        labels = self._labels(rows)
+        torn = rows.merge(repeated.drop_duplicates(), on="dicom_id", suffixes=("", "_again"))
+        torn = torn[torn["split"] != torn["split_again"]]
+        problems += [
+            Problem(film, image, f"in two parts of the split table ({one} and {other}, film {film})")
+            for film, image, one, other in zip(
+                torn["dicom_id"], _images(torn), torn["split"], torn["split_again"], strict=True
+            )
+        ]
+        labels, strange = self._labels(rows)
+        problems += strange
         images = _images(rows)
         sizes = file_sizes(self.root, images)
         # Nobody knows how many pairs a full release gives; it is complete by its metadata.
@@ -132,12 +147,11 @@ class MimicCxr(Dataset):
         """`official`: train as released; val the released validate and test together; test the released test.
 
         Published pretraining validates on both parts (mgca/preprocess/mimic_cxr.py), so `val` holds `test`: a
-        task that scores on `test` must not choose anything on `val`.
+        task that scores on `test` takes `clean`, where `val` is the released validate alone.
         """
         part = index.table["split"].to_numpy()
-        train, val, test = (
-            np.flatnonzero(np.isin(part, p)) for p in (["train"], ["validate", "test"], ["test"])
-        )
+        validates = ["validate"] if name == "clean" else ["validate", "test"]
+        train, val, test = (np.flatnonzero(np.isin(part, p)) for p in (["train"], validates, ["test"]))
         return Split(name, train, val, test)
 
     def _find(self, table: str) -> list[str]:
@@ -185,23 +199,47 @@ class MimicCxr(Dataset):
             )
         return read
 
-    def _labels(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """CheXpert labels of these rows, names in lower case with underscores; without the table, none."""
+    def _labels(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+        """CheXpert labels of these rows, names in lower case with underscores; without the table, none.
+
+        With them, a problem for each film and cell of the table that is none of 1, 0, -1 and blank.
+        """
         path = next((self.root / n for n in self._find("chexpert") if (self.root / n).is_file()), None)
         if path is None:
-            return pd.DataFrame(index=rows.index)
-        labels = read_table(self.spec, self.root, path, dtype={"subject_id": str, "study_id": str})
-        require_columns(self.spec, self.root, path, labels.columns, ["subject_id", "study_id"])
-        names = [name for name in labels.columns if name not in ("subject_id", "study_id")]
-        labels = (
-            labels.drop_duplicates("study_id")
-            .set_index("study_id")[names]
-            .apply(pd.to_numeric, errors="coerce")
+            return pd.DataFrame(index=rows.index), []
+        found = read_table(self.spec, self.root, path, nrows=0).columns
+        ids = ["subject_id", "study_id"]
+        require_columns(self.spec, self.root, path, found, ids)
+        names = [name for name in found if name not in ids]
+        kinds: dict[str, type] = dict.fromkeys(ids, str) | dict.fromkeys(names, float)
+        try:
+            cells = read_table(self.spec, self.root, path, dtype=kinds)
+        except DataError:  # a cell is no number; to read all as text takes three times as long
+            cells = read_table(self.spec, self.root, path, dtype=str)
+        cells = cells.drop_duplicates("study_id").set_index("study_id")[names]
+        labels = cells.apply(pd.to_numeric, errors="coerce")
+        known = labels.isin([0, 1])
+        strange = np.argwhere((cells.notna() & ~known & (labels != -1)).to_numpy())
+        wrong = pd.DataFrame(
+            {
+                "study_id": cells.index[strange[:, 0]],
+                "name": [names[column] for column in strange[:, 1]],
+                "value": [cells.iloc[row, column] for row, column in strange.tolist()],
+            }
         )
-        labels = labels.where(labels.isin([0, 1]))
+        wrong = rows[["dicom_id", "study_id"]].merge(wrong, on="study_id")
+        problems = [
+            Problem(
+                film,
+                path.name,
+                f"label is none of 1, 0, -1 and blank ({name}: {str(value)!r}, study {study}, film {film})",
+            )
+            for film, study, name, value in wrong.itertuples(index=False)
+        ]
+        labels = labels.where(known)
         labels.columns = pd.Index([name.lower().replace(" ", "_") for name in names])
         aligned: pd.DataFrame = labels.reindex(rows["study_id"]).reset_index(drop=True)
-        return aligned
+        return aligned, problems
 
 
 def _images(rows: pd.DataFrame) -> list[str]:

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import ClassVar, Final
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from medbench.data.dataset import Dataset
@@ -77,10 +76,7 @@ class Nih(Dataset):
         names = entries["Image Index"]
         found = entries["Finding Labels"].str.get_dummies("|").drop(columns="", errors="ignore")
         files = self._files()
-        problems = [
-            Problem(name, entries.attrs["name"], what)
-            for name, what in _entry_problems(entries, found).items()
-        ]
+        problems = _entry_problems(entries, found)
         for name in names:
             if (what := file_problem(files[name][1] if name in files else None)) is not None:
                 problems.append(Problem(name, f"images/{name}", what))
@@ -90,13 +86,15 @@ class Nih(Dataset):
             for name in sorted(set(files) - known)
         ]
         boxes = self._boxes()
-        boxes = boxes[boxes["name"].isin(known)]
+        strange = ~boxes["name"].isin(known)
+        others, boxes = boxes[strange], boxes[~strange]
         problems += _box_problems(boxes)
-        split = self._lists().reindex(names)
-        problems += [
-            Problem(name, " and ".join(LISTS.values()), "in neither list of the official split")
-            for name in names[split.isna().to_numpy()]
-        ]
+        listed = self._lists().reindex(names, fill_value=False)
+        for which, rows in (("neither list", ~listed.any(axis=1)), ("both lists", listed.all(axis=1))):
+            problems += [
+                Problem(name, " and ".join(LISTS.values()), f"in {which} of the official split (film {name})")
+                for name in names[rows.to_numpy()]
+            ]
         own = dict(iter(boxes.groupby("name", sort=False)))
         index = Index.of(
             self.spec,
@@ -104,7 +102,9 @@ class Nih(Dataset):
             {
                 "sample": names,
                 "patient": names.str[:8],
-                "split": split.fillna("").to_numpy(object),
+                "split": np.where(
+                    listed["test"], "test", np.where(listed["train_val"], "train_val", "")
+                ).astype(object),
                 "view": entries["View Position"],
                 "image": [files[name][0] if name in files else f"images/{name}" for name in names],
                 "bytes": [files[name][1] if name in files else 0 for name in names],
@@ -115,6 +115,15 @@ class Nih(Dataset):
             },
             labels={name.lower(): found[name] if name in found else np.zeros(len(names)) for name in LABELS},
         )
+        self.dropped = {}
+        if index.subset is None:
+            what = f"box of a film that is not in {entries.attrs['name']}"
+            problems += [
+                Problem(name, BOXES, f"{what} (film {name}, line {line})")
+                for name, line in zip(others["name"], others["line"], strict=True)
+            ]
+        elif len(others):  # who cuts the table down keeps the whole list of boxes
+            self.dropped["box of a film that is not in the table"] = len(others)
         return settle(self, index, problems, exclude_broken=exclude_broken)
 
     def divide(self, index: Index, name: str) -> Split:
@@ -123,8 +132,9 @@ class Nih(Dataset):
         Divided are the patients of the table, so that a film that is left out moves nobody.
         """
         everyone = self._entries()["Image Index"]
-        lists = self._lists().reindex(everyone)
-        validates = hashed_share(everyone[(lists == "train_val").to_numpy()].str[:8], 0.1, "nih|official")
+        listed = self._lists().reindex(everyone, fill_value=False)
+        trains = (listed["train_val"] & ~listed["test"]).to_numpy()
+        validates = hashed_share(everyone[trains].str[:8], 0.1, "nih|official")
         table = index.table
         val = table["patient"].isin(validates).to_numpy()
         train_val = (table["split"] == "train_val").to_numpy()
@@ -143,16 +153,18 @@ class Nih(Dataset):
         entries.attrs["name"] = path.name
         return entries
 
-    def _lists(self) -> "pd.Series[str]":
-        """`train_val` or `test` by file name."""
-        parts: dict[str, str] = {}
+    def _lists(self) -> pd.DataFrame:
+        """By file name, whether it is in the list: a column for each of `LISTS`."""
+        named: dict[str, list[str]] = {}
         for part, name in LISTS.items():
             path = require_file(self.spec, self.root, [name], "a list of the official split")
-            parts |= dict.fromkeys(path.read_text().split(), part)
-        return pd.Series(list(parts.values()), index=list(parts), dtype=str)
+            # A byte that is no text makes an id that no film has.
+            named[part] = path.read_text(encoding="utf-8", errors="replace").split()
+        names = pd.Index([name for own in named.values() for name in own], dtype=object).unique()
+        return pd.DataFrame({part: names.isin(own) for part, own in named.items()}, index=names)
 
     def _boxes(self) -> pd.DataFrame:
-        """One row a box: name, label (as in `Index.labels`), x, y, w, h. The header of the file has odd brackets."""
+        """One row a box: name, label (as in `Index.labels`), x, y, w, h, line. The file's header has odd brackets."""
         path = require_file(self.spec, self.root, [BOXES], "the list of boxes")
         rows = read_table(self.spec, self.root, path, dtype=str, keep_default_na=False)
         require_columns(self.spec, self.root, path, rows.columns, ["Image Index", "Finding Label", "Bbox [x"])
@@ -161,7 +173,9 @@ class Nih(Dataset):
         numbers = rows.iloc[:, first : first + 4].apply(pd.to_numeric, errors="coerce")
         numbers.columns = pd.Index(["x", "y", "w", "h"])
         label = rows["Finding Label"].replace(_BOX_NAMES).str.lower()
-        boxes: pd.DataFrame = numbers.assign(name=rows["Image Index"], label=label)
+        boxes: pd.DataFrame = numbers.assign(
+            name=rows["Image Index"], label=label, line=np.arange(len(rows)) + 2
+        )
         return boxes
 
     def _files(self) -> dict[str, tuple[str, int]]:
@@ -186,34 +200,43 @@ class Nih(Dataset):
         return files
 
 
-def _entry_problems(entries: pd.DataFrame, found: pd.DataFrame) -> dict[str, str]:
-    """What is wrong with a row, by its film; `found` holds a column of 0 and 1 for every name that labels have."""
-    names = entries["Image Index"]
+def _entry_problems(entries: pd.DataFrame, found: pd.DataFrame) -> list[Problem]:
+    """What is wrong with rows; `found` holds a column of 0 and 1 for every name that labels have."""
+    names, given = entries["Image Index"], entries["Finding Labels"]
     strange = [name for name in found if name not in (*LABELS, "No Finding")]
     healthy = found.get("No Finding", pd.Series(0, index=found.index))
-    checks: list[tuple[str, npt.NDArray[np.bool_]]] = [
-        (
-            f"label that is none of the fourteen ({', '.join(map(str, strange[:3]))})",
-            found[strange].any(axis=1).to_numpy(np.bool_),
-        ),
-        ("No Finding and a finding", ((healthy == 1) & (found.sum(axis=1) > 1)).to_numpy()),
-        ("no label, not even No Finding", (found.sum(axis=1) == 0).to_numpy()),
-        ("row given twice", names.duplicated().to_numpy()),
+    nothing = pd.Series("", index=entries.index)
+    checks: list[tuple[str, pd.Series[bool], pd.Series[str]]] = [
+        ("label that is none of the fourteen", found[strange].any(axis=1), given + ", "),
+        ("No Finding and a finding", (healthy == 1) & (found.sum(axis=1) > 1), given + ", "),
+        ("no label, not even No Finding", found.sum(axis=1) == 0, nothing),
+        ("row given twice", names.duplicated(), nothing),
         (
             "Patient ID and file name name two patients",
-            (entries["Patient ID"].str.zfill(8) != names.str[:8]).to_numpy(),
+            entries["Patient ID"].str.zfill(8) != names.str[:8],
+            "Patient ID " + entries["Patient ID"] + ", ",
         ),
     ]
-    return {str(name): what for what, rows in checks for name in names[rows]}
+    return [
+        Problem(
+            str(names.iloc[row]),
+            entries.attrs["name"],
+            f"{what} ({detail.iloc[row]}film {names.iloc[row]}, line {row + 2})",
+        )
+        for what, rows, detail in checks
+        for row in np.flatnonzero(rows).tolist()
+    ]
 
 
 def _box_problems(boxes: pd.DataFrame) -> list[Problem]:
     labels = {name.lower() for name in LABELS}
     problems = []
-    for name, label, *box in boxes[["name", "label", "x", "y", "w", "h"]].itertuples(index=False):
+    for name, label, line, *box in boxes[["name", "label", "line", "x", "y", "w", "h"]].itertuples(
+        index=False
+    ):
         what = box_problem(np.array(box, np.float64))
         if what is None and label not in labels:
             what = f"box of a label that is none of the fourteen ({label})"
         if what is not None:
-            problems.append(Problem(str(name), BOXES, what))
+            problems.append(Problem(str(name), BOXES, f"{what}, film {name}, line {line}"))
     return problems

@@ -19,6 +19,7 @@ with another algorithm, so that its boxes may be some pixels larger or smaller. 
 JF Healthcare, object-CXR, https://jfhealthcare.github.io/object-CXR/.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
@@ -226,6 +227,8 @@ def _outline(one: str) -> tuple[Region | None, Box]:
         numbers = [float(number) for number in given]
     except ValueError:
         raise ValueError(f"annotation with something that is no number ({_short(one)})") from None
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"annotation with a number that is not finite ({_short(one)})")
     if kind == "2" and len(numbers) >= 6 and len(numbers) % 2 == 0:
         corners = tuple(zip(numbers[::2], numbers[1::2], strict=True))
         return Polygon(LABEL, corners), polygon_box(corners)

@@ -22,7 +22,7 @@ import pandas as pd
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.many_files import MISSING, file_sizes
-from medbench.data.splits import Split, SplitSpec, hashed_share, hashed_three_way
+from medbench.data.splits import Split, SplitSpec, SplitUnavailable, hashed_share, hashed_three_way
 from medbench.data.verify import (
     file_problem,
     read_table,
@@ -137,7 +137,7 @@ class PadChest(Dataset):
         patients = index.table["patient"]
         rest = ~patients.isin(patients[labelled]).to_numpy()
         if not labelled.any() or patients[rest].nunique() < 2:
-            raise DataError(
+            raise SplitUnavailable(
                 f"{self.spec.name}: {int(labelled.sum()):,} films in {self.root} have labels of physicians, and "
                 f"{patients[rest].nunique():,} patients have none such; the split physician needs both."
             )

@@ -22,7 +22,7 @@ from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.regions import MaskFile
 from medbench.data.reports import DEFAULT_CLEANING, caption
-from medbench.data.splits import Split, SplitSpec, hashed_share, rows_of
+from medbench.data.splits import Split, SplitSpec, SplitUnavailable, hashed_share, rows_of
 from medbench.data.verify import box_problem, file_problem, settle
 from medbench.errors import DataError
 from medbench.specs import DatasetSpec
@@ -402,7 +402,7 @@ def _ninety_ten(index: Index, name: str, train: npt.NDArray[np.int64], test: npt
     """Take a tenth of the patients of `train` for validation."""
     patients = index.table["patient"].to_numpy()[train]
     if len(set(patients)) < 2:
-        raise DataError(
+        raise SplitUnavailable(
             f"table: {len(set(patients))} patient in {index.root} can not be divided into training and "
             "validation. At least two are needed; is the patient column the right one?"
         )

@@ -14,6 +14,7 @@ Y. Liu et al., Rethinking Computer-Aided Tuberculosis Diagnosis, CVPR 2020.
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ import pandas as pd
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
-from medbench.data.splits import Split, SplitSpec, split_of
+from medbench.data.splits import Split, SplitSpec, SplitUnavailable, split_of
 from medbench.data.verify import box_problem, file_problem, require_file, settle, where_to_get
 from medbench.errors import DataError
 
@@ -35,6 +36,34 @@ KINDS = {
     "PulmonaryTuberculosis": "uncertain_tb",
 }
 """Names of boxes by the release's; the third one is declared there and not used."""
+
+_STRAY = "box of a film that is not in the table"
+
+
+@dataclass(frozen=True)
+class _Box:
+    """An annotation of a table: image_id of its film, the table it is in, its own id, its kind, and its bbox."""
+
+    film: str
+    table: str
+    annotation: str
+    kind: str
+    given: Any
+
+    @property
+    def corner_and_size(self) -> list[float] | None:
+        """x, y, width, height in pixels; None if they are not four numbers."""
+        try:
+            numbers = [float(number) for number in self.given] if isinstance(self.given, list) else []
+        except (TypeError, ValueError, OverflowError):
+            return None
+        return numbers if len(numbers) == 4 else None
+
+    def problem(self) -> str | None:
+        """What is wrong with it, as far as can be told without its film."""
+        if self.corner_and_size is None:
+            return f"box is not four numbers (bbox {str(self.given)[:60]})"
+        return box_problem(np.array(self.corner_and_size, np.float64))
 
 
 class Tbx11k(Dataset):
@@ -86,16 +115,24 @@ class Tbx11k(Dataset):
         own, kinds = [], []
         for film, sample, folder in zip(films["key"], samples, folders, strict=True):
             found = boxes.get(film, [])
-            for box, _ in found:
-                if (what := box_problem(np.array(box, np.float64))) is not None:
-                    problems.append(Problem(sample, f"{sample}.png", what))
+            problems += [
+                Problem(sample, f"{sample}.png", f"{what}, film {sample}, annotation {box.annotation}")
+                for box in found
+                if (what := box.problem()) is not None
+            ]
             if found and folder != "tb":
                 problems.append(
                     Problem(sample, f"{sample}.png", f"film with a box outside the folder tb ({folder})")
                 )
             unknown = folder == "tb" and not found
-            own.append(None if unknown else np.array([box for box, _ in found], np.float64).reshape(-1, 4))
-            kinds.append(None if unknown else tuple(kind for _, kind in found))
+            # Of a film with a box that is none the index holds the others, until the film is left out.
+            drawn = [box for box in found if box.corner_and_size is not None]
+            own.append(
+                None
+                if unknown
+                else np.array([box.corner_and_size for box in drawn], np.float64).reshape(-1, 4)
+            )
+            kinds.append(None if unknown else tuple(box.kind for box in drawn))
         labels: dict[str, list[float]] = {
             name: [float(folder == f) for f in folders] for folder, name in FOLDERS.items()
         }
@@ -115,6 +152,16 @@ class Tbx11k(Dataset):
             },
             labels=labels,
         )
+        self.dropped = {}
+        known = set(films["key"])
+        others = [box for key, found in boxes.items() if key not in known for box in found]
+        if index.subset is None:
+            problems += [
+                Problem(box.film, box.table, f"{_STRAY} (image_id {box.film}, annotation {box.annotation})")
+                for box in others
+            ]
+        elif others:  # who cuts the list of films down keeps the annotations
+            self.dropped[_STRAY] = len(others)
         return settle(self, index, problems, exclude_broken=exclude_broken)
 
     def divide(self, index: Index, name: str) -> Split:
@@ -138,7 +185,7 @@ class Tbx11k(Dataset):
             )
             val, test = train_test_split(rest, test_size=0.5, stratify=kinds, random_state=42)
         except ValueError as error:
-            raise DataError(
+            raise SplitUnavailable(
                 f"{index.dataset}: {len(everyone)} films in {index.root} can not be divided as {name} is ({error}). "
                 "Use more of the dataset."
             ) from error
@@ -148,10 +195,10 @@ class Tbx11k(Dataset):
         """Path of the release below the root, with its slash."""
         return "TBX11K/" if (self.root / "TBX11K" / TABLES["train"]).is_file() else ""
 
-    def _tables(self, below: str) -> tuple[pd.DataFrame, dict[str, list[tuple[list[float], str]]]]:
-        """Films of both tables (key, file_name, part), and the boxes of each key with their kinds."""
+    def _tables(self, below: str) -> tuple[pd.DataFrame, dict[str, list["_Box"]]]:
+        """Films of both tables (key, file_name, part), and the boxes of each key."""
         films: list[dict[str, str]] = []
-        boxes: dict[str, list[tuple[list[float], str]]] = {}
+        boxes: dict[str, list[_Box]] = {}
         for part, name in TABLES.items():
             path = require_file(self.spec, self.root, [f"{below}{name}"], f"the table of the {part} films")
             table = self._read(path)
@@ -162,10 +209,14 @@ class Tbx11k(Dataset):
                     for entry in table["images"]
                 ]
                 for entry in table["annotations"]:
-                    box = [float(number) for number in entry["bbox"]]
-                    boxes.setdefault(f"{part}/{entry['image_id']}", []).append(
-                        (box, kinds[entry["category_id"]])
+                    box = _Box(
+                        film=str(entry["image_id"]),
+                        table=f"{below}{name}",
+                        annotation=str(entry.get("id", "without an id")),
+                        kind=kinds[entry["category_id"]],
+                        given=entry["bbox"],
                     )
+                    boxes.setdefault(f"{part}/{box.film}", []).append(box)
             except (KeyError, TypeError, ValueError) as error:
                 raise DataError(
                     f"{self.spec.name}: {path} is not in COCO's format with the release's categories "

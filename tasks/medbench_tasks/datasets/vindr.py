@@ -54,6 +54,8 @@ OVERLAP = 0.4
 """Intersection over union from which boxes of two readers are taken for one. Own choice: the evaluation of the Kaggle
 challenge asked for more than 0.4."""
 
+_STRAY = "annotation of a film that is not in the table of labels"
+
 _CORNERS = ["x_min", "y_min", "x_max", "y_max"]
 
 Boxes = npt.NDArray[np.float64]
@@ -87,8 +89,10 @@ class VinDr(Dataset):
     def index(self, *, exclude_broken: bool = False) -> Index:
         """Read the tables, come to a consensus and list the films; see `Dataset.index`. No film is opened."""
         rows = self._rows()
-        given = self._labels(rows)
-        problems = _row_problems(rows)
+        given, problems = self._labels(rows)
+        known = rows["image_id"].isin(given["image_id"])
+        others, rows = rows[~known], rows[known]
+        problems += _row_problems(rows)
         samples = given["image_id"].tolist()
         parts = given["part"].tolist()
         files = {part: self._files(part) for part in dict.fromkeys(parts)}
@@ -117,6 +121,11 @@ class VinDr(Dataset):
             },
             labels={name: given[name].to_numpy(np.float64) for name in names},
         )
+        self.dropped = {}
+        if index.subset is None:
+            problems += [_problem(others, row, _STRAY) for row in range(len(others))]
+        elif len(others):  # who cuts the table of labels down keeps the annotations
+            self.dropped[_STRAY] = len(others)
         return settle(self, index, problems, exclude_broken=exclude_broken)
 
     def divide(self, index: Index, name: str) -> Split:
@@ -144,7 +153,7 @@ class VinDr(Dataset):
             # 3,000 of 15,000; of a subset, the same share.
             first, val = train_test_split(train, test_size=round(len(train) / 5), random_state=0)
         except ValueError as error:
-            raise DataError(
+            raise SplitUnavailable(
                 f"{index.dataset}: {len(train)} training films in {index.root} can not be divided as {name} "
                 f"is ({error}). Use more of the dataset."
             ) from error
@@ -177,27 +186,36 @@ class VinDr(Dataset):
         rows[_CORNERS] = rows[_CORNERS].apply(pd.to_numeric, errors="coerce")
         return rows
 
-    def _labels(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """One row a film, training films first, each part sorted: image_id, part, and 1 or 0 for each class."""
+    def _labels(self, rows: pd.DataFrame) -> tuple[pd.DataFrame, list[Problem]]:
+        """One row a film, training films first, each part sorted: image_id, part, and 1 or 0 for each class.
+
+        With it, what is wrong with the cells of the tables of labels.
+        """
         if (self.root / KAGGLE).is_file():
             said = rows.drop_duplicates(["image_id", "rad_id", "class_name"])
             votes = pd.crosstab(said["image_id"], said["class_name"])
             table = (votes >= AGREE).astype(float)
             table.columns = pd.Index([_name(column) for column in table.columns])
             one_part: pd.DataFrame = table.reset_index().assign(part="train")
-            return one_part
+            return one_part, []
         tables = []
+        problems: list[Problem] = []
         for part, name in LABELS.items():
             path = require_file(self.spec, self.root, [name], f"the labels of the {part} films")
-            table = read_table(self.spec, self.root, path, dtype={"image_id": str, "rad_id": str})
+            table = read_table(self.spec, self.root, path, dtype=str, keep_default_na=False)
             require_columns(self.spec, self.root, path, table.columns, ["image_id", NOTHING])
-            table = table.set_index("image_id").drop(columns="rad_id", errors="ignore")
-            table.columns = pd.Index([_name(column) for column in table.columns])
-            votes = table.apply(pd.to_numeric, errors="coerce").groupby(level=0).sum()
+            cells = table.drop(columns=["image_id", "rad_id"], errors="ignore")
+            numbers = cells.apply(pd.to_numeric, errors="coerce")
+            for row, column in np.argwhere(~numbers.isin([0, 1]).to_numpy()).tolist():
+                film, cell = table["image_id"].iloc[row], cells.iloc[row, column]
+                where = f"{cells.columns[column]}: {cell!r}, line {row + 2}, image_id {film}"
+                problems.append(Problem(str(film), name, f"label is neither 0 nor 1 ({where})"))
+            numbers.columns = pd.Index([_name(column) for column in numbers.columns])
+            votes = numbers.groupby(table["image_id"]).sum()
             labels = (votes >= (AGREE if part == "train" else 1)).astype(float)
             tables.append(labels.reset_index().assign(part=part))
         both: pd.DataFrame = pd.concat(tables, ignore_index=True)
-        return both
+        return both, problems
 
     def _files(self, part: str) -> dict[str, tuple[str, int]]:
         """Path below the root and bytes of each film of a part, by image_id."""
