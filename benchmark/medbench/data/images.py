@@ -388,9 +388,11 @@ def _read_dicom(path: Path) -> npt.NDArray[np.uint8]:
 def _open_dicom(path: Path, *, pixels: bool) -> "DicomDataset":
     from pydicom import dcmread
 
-    _refuse_inflated(path)
     try:
+        _refuse_inflated(path)
         return dcmread(path, stop_before_pixels=not pixels, specific_tags=[*_needed_tags()])
+    except _Unreadable:
+        raise
     except Exception as error:  # pydicom passes on whatever its parsers meet in a broken file
         raise _Unreadable(f"the DICOM header can not be read ({_one_line(error)}); copy it again") from error
 
