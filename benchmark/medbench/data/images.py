@@ -513,6 +513,8 @@ def _within_depth(data: "DicomDataset", stored: npt.NDArray[Any]) -> npt.NDArray
     What unused bits hold is undefined (PS3.5 8.1.1): an overlay in old files, copies of the sign or nothing in
     others. A header that names too few bits looks the same; cutting off would then wrap the bright parts to dark.
     """
+    from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+
     if not np.issubdtype(stored.dtype, np.integer):
         return stored
     bits, allocated = int(data.BitsStored), 8 * stored.dtype.itemsize
@@ -520,10 +522,12 @@ def _within_depth(data: "DicomDataset", stored: npt.NDArray[Any]) -> npt.NDArray
     signed = np.issubdtype(stored.dtype, np.signedinteger)
     if (-(2 ** (bits - 1)) <= low and high < 2 ** (bits - 1)) if signed else high < 2**bits:
         return stored
-    syntax = data.file_meta.TransferSyntaxUID
-    if not signed and syntax.is_compressed and syntax.is_encapsulated and syntax.name != "RLE Lossless":
-        return stored  # its stream says how many bits there are, and unused ones are never in it
     unsigned_cells = signed and low >= 0 and high < 2**bits  # the sign was not copied upwards
+    syntax = data.file_meta.TransferSyntaxUID
+    if syntax in JPEGTransferSyntaxes and not unsigned_cells:
+        return stored  # the stream says how many bits there are, and no others are in it
+    if syntax in (*JPEG2000TransferSyntaxes, *JPEGLSTransferSyntaxes):
+        return stored  # likewise, and pydicom has set the signs by it
     if not unsigned_cells and not any(data.get(tag) for tag in _overlay_tags()):
         raise _Unreadable(
             f"its header says that {bits} of {allocated} bits are pixels (BitsStored), but values go from {low} to "
