@@ -451,18 +451,20 @@ def test_percentiles_of_counted_values(values: list[int], scale: float) -> None:
 
 
 LARGE = """
-import resource, sys
+import sys
 from pathlib import Path
 import pydicom.pixels.utils, pydicom.pixels.processing
 from medbench.data.images import read_image
 read_image(Path(sys.argv[1]))
-base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak():  # ru_maxrss would start at what the parent had
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+base = peak()
 assert read_image(Path(sys.argv[2])).shape == (2000, 2500)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base) * 1024 / (2000 * 2500))
+print((peak() - base) / (2000 * 2500))
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its peak memory from /proc")
 @pytest.mark.parametrize("window", [{}, {"WindowCenter": 2000, "WindowWidth": 3000}], ids=["none", "window"])
 def test_a_deep_film_takes_few_bytes_a_pixel(tmp_path: Path, window: dict[str, float]) -> None:
     film = np.random.default_rng(9).integers(0, 4096, (2000, 2500)).astype(np.uint16)
@@ -471,7 +473,7 @@ def test_a_deep_film_takes_few_bytes_a_pixel(tmp_path: Path, window: dict[str, f
     answer = subprocess.run(
         [sys.executable, "-c", LARGE, small, large], capture_output=True, text=True, check=True
     )
-    assert float(answer.stdout) < 12  # file 2, stored values 2, grey 1, blocks of some megabytes
+    assert 3 < float(answer.stdout) < 12  # file 2, stored values 2, grey 1, blocks of some megabytes
 
 
 # Lookup tables
