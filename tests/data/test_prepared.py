@@ -508,6 +508,21 @@ def test_where_the_films_are_is_noted_by_one_process_at_a_time(folder: Path, tmp
     assert json.loads((made / "done.json").read_text())["root"] == str(moved)
 
 
+def test_a_moved_dataset_is_read_from_a_cache_that_can_not_be_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = do(index_of(folder), tmp_path).folder
+    moved = folder.rename(tmp_path / "elsewhere")
+
+    def read_only(*args: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(prepared, "locked", read_only)
+    films = do(index_of(moved), tmp_path)
+    assert films.folder == made
+    np.testing.assert_array_equal(films.images, expected(index_of(moved)))
+
+
 def test_films_that_vanish_while_they_are_opened(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

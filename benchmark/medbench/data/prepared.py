@@ -196,16 +196,19 @@ def _unwritable(where: Path, error: OSError) -> DataError:
 
 def _move_root(folder: Path, root: str, progress: Progress) -> None:
     """Note where the dataset was moved to, for `medbench.data.cache`. Never makes a folder that was freed."""
-    with locked(folder.with_suffix(".lock"), "preparing the same images", progress):
-        about = json.loads((folder / DONE).read_text())
-        temporary = folder / f".{DONE}.{os.getpid()}.tmp"
-        try:
-            temporary.write_text(json.dumps({**about, "root": root}, indent=1))
-            os.replace(temporary, folder / DONE)
-        except FileNotFoundError:
-            raise
-        except OSError:  # a cache that may only be read, or a full disk: the films are there nevertheless
-            temporary.unlink(missing_ok=True)
+    temporary = folder / f".{DONE}.{os.getpid()}.tmp"
+    try:
+        with locked(folder.with_suffix(".lock"), "preparing the same images", progress):
+            about = json.loads((folder / DONE).read_text())
+            try:
+                temporary.write_text(json.dumps({**about, "root": root}, indent=1))
+                os.replace(temporary, folder / DONE)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a cache that may only be read, or a full disk: the films are there nevertheless
+        return
 
 
 def _opened(entry: "Entry") -> PreparedImages:
