@@ -9,8 +9,9 @@ Parts:
 - `jpeg`, `dicom`: preparing on all cores against (cores x the rate at which one core decodes, resizes and stores), the
   start of processes and checksums included. JPEG files are 2544 x 3056 as in MIMIC-CXR-JPG, DICOM files 1024 px as in
   RSNA's challenge (JPEG baseline inside).
-- `memory`: the most that preparing takes at any time, over all its processes, for `--films` phantom films, and for
-  `--rows` rows of an index that are links to them. Shares of pages are counted as the kernel counts them (Pss).
+- `memory`: the most that preparing takes at any time, over all its processes, for `--films` phantom films, for `--rows`
+  rows of an index that are links to them, and for 100 DICOM films of 3000 x 2500 with 16 bits and no window. Shares of
+  pages are counted as the kernel counts them (Pss).
 - `sample`: a film out of the prepared cache against decoding and resizing a 2544 x 3056 JPEG file.
 - `batch`: 64 films out of the cache, cut at random, normalised, as a float32 tensor, on one core; as in training, torch
   keeps the memory that it frees.
@@ -30,6 +31,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +45,9 @@ from medbench.data.shards import copy_rows
 from medbench.progress import Progress
 from medbench.specs import DatasetSpec
 
+if TYPE_CHECKING:
+    from pydicom.uid import UID
+
 CORES = len(os.sched_getaffinity(0))
 SIDE = 256
 CROP = 224
@@ -50,8 +55,17 @@ BATCH = 64
 LARGE = (3056, 2544)
 """Height and width of a film of MIMIC-CXR-JPG."""
 
+DEEP = (3000, 2500)
+"""Height and width of a large film of 16 bits."""
+
+DEEP_FILMS = 100
+"""Of those; each process has its largest moment within the first few."""
+
 DISTINCT = 8
 """Films that are drawn; the others are links to them."""
+
+CACHED = 2_000
+"""Films, at least, that a cache is read from: 130 MB, more than what a processor keeps to itself."""
 
 SPEC = DatasetSpec("benchmark", "none:None", "films made here", "")
 
@@ -100,23 +114,39 @@ def write_jpeg(path: Path, seed: int) -> None:
 def write_dicom(path: Path, seed: int) -> None:
     import io
 
-    from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.encaps import encapsulate
-    from pydicom.uid import ComputedRadiographyImageStorage, JPEGBaseline8Bit
+    from pydicom.uid import JPEGBaseline8Bit
 
     buffer = io.BytesIO()
     Image.fromarray(drawn(1024, 1024, seed)).save(buffer, "JPEG", quality=92)
+    save_dicom(path, seed, (1024, 1024), 8, encapsulate([buffer.getvalue()]), JPEGBaseline8Bit)
+
+
+def write_deep(path: Path, seed: int) -> None:
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    fine = np.random.default_rng(seed).integers(0, 256, DEEP, dtype=np.uint16)
+    pixels = (drawn(*DEEP, seed).astype(np.uint16) << 8) | fine
+    save_dicom(path, seed, DEEP, 16, pixels.tobytes(), ExplicitVRLittleEndian)
+
+
+def save_dicom(
+    path: Path, seed: int, shape: tuple[int, int], bits: int, pixels: bytes, syntax: "UID"
+) -> None:
+    from pydicom.dataset import FileDataset, FileMetaDataset
+    from pydicom.uid import ComputedRadiographyImageStorage
+
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
     meta.MediaStorageSOPInstanceUID = f"1.2.{seed + 1}"
-    meta.TransferSyntaxUID = JPEGBaseline8Bit
+    meta.TransferSyntaxUID = syntax
     data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     data.SOPClassUID, data.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
     data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
-    data.Rows = data.Columns = 1024
-    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 8, 8, 7, 0
-    data.PixelData = encapsulate([buffer.getvalue()])
-    data["PixelData"].VR = "OB"
+    data.Rows, data.Columns = shape
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = bits, bits, bits - 1, 0
+    data.PixelData = pixels
+    data["PixelData"].VR = "OB" if bits == 8 else "OW"
     data.save_as(path, enforce_file_format=True)
 
 
@@ -180,9 +210,11 @@ def memory(folder: Path, sizes: Sizes) -> Iterator[Result]:
         rsna.write(folder / "phantom", patients=sizes.films, workers=CORES, advance=advance)
     found = sorted((folder / "phantom" / "stage_2_train_images").iterdir())
     linked(folder / "links", sizes.rows, found)
+    deep = films(folder / "deep", DEEP_FILMS, write_deep).root
     for what, below, side in (
         (f"{len(found):,} films", found[0].parent, CROP),
         (f"{sizes.rows:,} rows of links", folder / "links", 64),
+        (f"{DEEP_FILMS} films of 16 bits, {DEEP[0]} x {DEEP[1]},", deep, CROP),
     ):
         peak = peak_memory(below, side, folder / "cache")
         yield Result(f"memory of preparing {what} at {side} px", peak / 1e9, "GB", 1, most=True)
@@ -228,8 +260,8 @@ def pss(process: int) -> int:
 
 @contextmanager
 def prepared(folder: Path, sizes: Sizes) -> Iterator[tuple[PreparedImages, Path]]:
-    """Prepared films, at least a few batches of them, and one of their files."""
-    count = max(sizes.films, 4 * BATCH)
+    """Prepared films, `CACHED` at least, and a large file."""
+    count = max(sizes.films, CACHED)
     small = folder / "small"
     small.mkdir()
     names = [f"{number}.jpg" for number in range(count)]
@@ -247,9 +279,10 @@ def sample(folder: Path, sizes: Sizes) -> Iterator[Result]:
     with prepared(folder, sizes) as (made, large):
         order = np.random.default_rng(0).permutation(len(made.images))
         out = np.empty((BATCH, SIDE, SIDE), np.uint8)
+        random = np.random.default_rng(1)
 
         def read() -> int:
-            at = int(np.random.default_rng(1).integers(0, len(order) - BATCH + 1))
+            at = int(random.integers(0, len(order) - BATCH + 1))
             copy_rows(made.images, np.sort(order[at : at + BATCH]), out)
             return BATCH
 

@@ -1,8 +1,11 @@
 """What the prepared cache holds: what is of use, what is not and why, and that only that is freed."""
 
+import gc
 import json
 import os
-import shutil
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -105,13 +108,54 @@ def test_another_reader_makes_it_unused(
     assert sorted(state for state, _ in states(cache).values()) == ["in use", "unused"]
 
 
-def test_a_larger_folder_of_the_same_films_stands_for_a_smaller_one(folder: Path, cache: Path) -> None:
+def test_a_smaller_selection_is_in_use_beside_a_larger_one(folder: Path, cache: Path) -> None:
     some, every = do(index_of(folder, 4), cache).folder, do(index_of(folder), cache).folder
     assert some is not None and every is not None
-    assert states(cache) == {
-        some.name: ("unused", f"all of its films are in {every.name}"),
-        every.name: ("in use", ""),
-    }
+    assert states(cache) == {some.name: ("in use", ""), every.name: ("in use", "")}
+
+
+@pytest.mark.parametrize("mount", ["gone", "empty"])
+def test_films_of_a_disk_that_is_not_mounted_are_kept(folder: Path, cache: Path, mount: str) -> None:
+    do(index_of(folder), cache)
+    elsewhere = folder.rename(folder.with_name("elsewhere"))
+    if mount == "empty":
+        folder.mkdir()
+    assert list(states(cache).values()) == [("root absent", str(folder))]
+    assert medbench(cache, "data", "gc").exit_code == 0
+    assert f"root absent: {folder}" in medbench(cache, "data", "status").stdout
+    if mount == "empty":
+        folder.rmdir()
+    elsewhere.rename(folder)
+    assert list(states(cache).values()) == [("in use", "")]
+
+
+def test_what_is_open_is_not_freed(folder: Path, cache: Path) -> None:
+    films = do(index_of(folder), cache)
+    assert films.folder is not None
+    (folder / "0.png").unlink()
+    again = pickle.loads(pickle.dumps(films))
+    del films
+    assert free(held(cache)) == []
+    del again
+    gc.collect()
+    assert len(free(held(cache))) == 1
+
+
+def test_what_another_process_has_open_is_not_freed(folder: Path, cache: Path) -> None:
+    made = do(index_of(folder), cache).folder
+    (folder / "0.png").unlink()
+    code = (
+        "import sys; from pathlib import Path; from medbench.data.prepared import _reopen;"
+        "films = _reopen(Path(sys.argv[1])); print(len(films.images), flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(made)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "6\n"
+        assert free(held(cache)) == []
+        process.communicate("")
+    assert len(free(held(cache))) == 1
 
 
 def test_what_is_broken_stays_on_record(folder: Path, cache: Path) -> None:
@@ -141,15 +185,15 @@ def test_unfinished_ones_older_layouts_and_debris(
     assert found == {("unfinished", ""), ("unused", "left by another version, or damaged")}
     free(entry for entry in held(cache) if entry.state == "unused")
     assert [entry.state for entry in held(cache)] == ["unfinished"]
-    shutil.rmtree(folder)
+    (folder / "0.png").unlink()
     assert [entry.state for entry in held(cache)] == ["unused"]
 
 
 def test_what_another_process_works_on_is_left_alone(folder: Path, cache: Path) -> None:
-    films = do(index_of(folder), cache)
-    assert films.folder is not None
-    shutil.rmtree(folder)
-    with FileLock(films.folder.with_suffix(".lock")):
+    made = do(index_of(folder), cache).folder
+    assert made is not None
+    (folder / "0.png").unlink()
+    with FileLock(made.with_suffix(".lock")):
         assert free(held(cache)) == []
     assert len(free(held(cache))) == 1
 

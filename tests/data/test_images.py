@@ -3,6 +3,9 @@ refused."""
 
 import csv
 import io
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -210,6 +213,12 @@ def test_a_window_of_the_whole_range_changes_nothing(
     np.testing.assert_array_equal(read_image(path), ramp)
 
 
+def test_a_sigmoid_of_the_whole_range_is_applied(tmp_path: Path, ramp: npt.NDArray[np.uint8]) -> None:
+    window = {"WindowCenter": 128, "WindowWidth": 256, "VOILUTFunction": "SIGMOID"}
+    expected = [[by_the_standard(x, 128, 256, "SIGMOID") * 255 for x in row] for row in ramp.astype(float)]
+    np.testing.assert_allclose(read_image(dicom(tmp_path / "a.dcm", ramp, **window)), expected, atol=0.501)
+
+
 def test_a_narrow_window_of_eight_bits_is_applied(tmp_path: Path, ramp: npt.NDArray[np.uint8]) -> None:
     image = read_image(dicom(tmp_path / "a.dcm", ramp, WindowCenter=100, WindowWidth=51))
     assert image.ravel()[:75].max() == 0
@@ -341,11 +350,181 @@ def test_every_depth_within_its_window(tmp_path: Path, bits: int, signed: bool) 
     np.testing.assert_allclose(image.ravel(), np.linspace(0, 255, 400), atol=1.1)
 
 
-def test_bits_above_the_stored_ones_do_not_count(tmp_path: Path, deep: npt.NDArray[np.uint16]) -> None:
+def test_an_overlay_above_the_stored_bits_does_not_count(
+    tmp_path: Path, deep: npt.NDArray[np.uint16]
+) -> None:
     depth = {"BitsStored": 12, "HighBit": 11}
     clean = read_image(dicom(tmp_path / "a.dcm", deep, **depth))
     overlaid = deep | (np.arange(deep.size, dtype=np.uint16).reshape(deep.shape) % 2 << 13)
-    np.testing.assert_array_equal(read_image(dicom(tmp_path / "b.dcm", overlaid, **depth)), clean)
+    path = dicom(tmp_path / "b.dcm", overlaid, **depth)
+    import pydicom
+
+    data = pydicom.dcmread(path)
+    data.add_new(0x60020102, "US", 13)  # Overlay Bit Position of the second plane
+    data.save_as(path)
+    np.testing.assert_array_equal(read_image(path), clean)
+
+
+@pytest.mark.parametrize("kind", ["<u2", "<i2"])
+def test_values_of_more_bits_than_stored_are_refused_not_wrapped(
+    tmp_path: Path, deep: npt.NDArray[np.uint16], kind: str
+) -> None:
+    deep = deep.copy()
+    deep[:1, :2] = [0, 4095]
+    path = dicom(tmp_path / "a.dcm", deep.astype(kind), BitsStored=8, HighBit=7)
+    message = (
+        "8 of 16 bits are pixels .*values go from 0 to 4095, and it names no overlay.*correct BitsStored"
+    )
+    with pytest.raises(DataError, match=message):
+        read_image(path)
+
+
+def test_signed_values_whose_sign_was_not_copied_upwards(tmp_path: Path) -> None:
+    stored = np.random.default_rng(7).integers(-2048, 2048, (20, 30)).astype(np.int16)
+    depth = {"BitsStored": 12, "HighBit": 11}
+    copied = read_image(dicom(tmp_path / "a.dcm", stored, **depth))
+    np.testing.assert_array_equal(read_image(dicom(tmp_path / "b.dcm", stored & 0xFFF, **depth)), copied)
+    assert copied[stored == stored.max()].min() == 255
+
+
+@pytest.mark.parametrize("kind", ["<u2", "<i2"])
+def test_the_depth_of_a_compressed_stream_goes_before_that_of_the_header(
+    tmp_path: Path, deep: npt.NDArray[np.uint16], kind: str
+) -> None:
+    import pydicom
+
+    film = np.tile(deep, (4, 4)).astype(kind)
+    whole = read_image(dicom(tmp_path / "a.dcm", film - film.dtype.type(0 if kind == "<u2" else 900)))
+    data = pydicom.dcmread(tmp_path / "a.dcm")
+    data.compress(JPEG2000Lossless)
+    data.BitsStored, data.HighBit = 8, 7
+    data.save_as(tmp_path / "b.dcm")
+    np.testing.assert_array_equal(read_image(tmp_path / "b.dcm"), whole)
+
+
+# Values are mapped, films looked up
+
+
+@pytest.mark.parametrize("kind", ["u1", "i1", "<u2", "<i2"])
+@pytest.mark.parametrize("colours", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    "header",
+    [
+        {},
+        {"RescaleSlope": -0.37, "RescaleIntercept": 11},
+        {"PixelPaddingValue": 3, "PixelPaddingRangeLimit": 40},
+        {"WindowCenter": 31, "WindowWidth": 77.5},
+        {
+            "WindowCenter": 31,
+            "WindowWidth": 77,
+            "VOILUTFunction": "SIGMOID",
+            "RescaleSlope": 2,
+            "RescaleIntercept": -9,
+        },
+    ],
+    ids=lambda header: "-".join(header) or "plain",
+)
+def test_a_film_looked_up_is_as_one_mapped_pixel_by_pixel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, colours: str, header: dict[str, Any]
+) -> None:
+    random = np.random.default_rng(8)
+    dtype = np.dtype(kind)
+    low, high = (-60, 120) if dtype.itemsize == 1 else (-900, 3000)
+    monkeypatch.setattr(images, "_BLOCK", 101)  # several blocks, and a rest
+    for shape in ((1, 1), (1, 2), (3, 5), (31, 40)):
+        values = random.normal((low + high) / 2, (high - low) / 5, shape).clip(low, high)
+        stored = (values if dtype.kind == "i" else values - low).astype(dtype)
+        path = dicom(tmp_path / "a.dcm", stored, PhotometricInterpretation=colours, **header)
+        fast = read_image(path)
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "_is_small", lambda values: False)
+            np.testing.assert_array_equal(fast, read_image(path))
+
+
+@given(
+    values=st.lists(st.integers(-3, 40), min_size=1, max_size=400), scale=st.sampled_from([1.0, 0.1, -7.3])
+)
+def test_percentiles_of_counted_values(values: list[int], scale: float) -> None:
+    distinct, counts = np.unique(values, return_counts=True)
+    expected = np.percentile(np.array(values) * scale, PERCENTILES)
+    assert images._percentiles_of(distinct * scale, counts) == tuple(expected)
+
+
+LARGE = """
+import sys
+from pathlib import Path
+import pydicom.pixels.utils, pydicom.pixels.processing
+from medbench.data.images import read_image
+read_image(Path(sys.argv[1]))
+def peak():  # ru_maxrss would start at what the parent had
+    return int(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0]) * 1024
+base = peak()
+assert read_image(Path(sys.argv[2])).shape == (2000, 2500)
+print((peak() - base) / (2000 * 2500))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads its peak memory from /proc")
+@pytest.mark.parametrize("window", [{}, {"WindowCenter": 2000, "WindowWidth": 3000}], ids=["none", "window"])
+def test_a_deep_film_takes_few_bytes_a_pixel(tmp_path: Path, window: dict[str, float]) -> None:
+    film = np.random.default_rng(9).integers(0, 4096, (2000, 2500)).astype(np.uint16)
+    small = dicom(tmp_path / "a.dcm", film[:20, :20].copy(), BitsStored=12, HighBit=11, **window)
+    large = dicom(tmp_path / "b.dcm", film, BitsStored=12, HighBit=11, **window)
+    answer = subprocess.run(
+        [sys.executable, "-c", LARGE, small, large], capture_output=True, text=True, check=True
+    )
+    assert 3 < float(answer.stdout) < 12  # file 2, stored values 2, grey 1, blocks of some megabytes
+
+
+# Lookup tables
+
+
+def voi(first: int, bits: int, entries: list[int], *, packed: bool = False) -> Dataset:
+    table = Dataset()
+    table.add_new("LUTDescriptor", "US", [len(entries), first, bits])
+    if packed:
+        table.add_new("LUTData", "OW", bytes(entries))
+    else:
+        table.add_new("LUTData", "US", entries)
+    return table
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_table_of_8_bit_entries_for_12_bit_values(tmp_path: Path, packed: bool) -> None:
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    table = voi(0, 8, [value // 16 for value in range(4096)], packed=packed)
+    path = dicom(tmp_path / "a.dcm", ramp, BitsStored=12, HighBit=11, VOILUTSequence=[table])
+    np.testing.assert_array_equal(read_image(path), ramp // 16)
+
+
+def test_values_beyond_a_table_get_its_first_or_last_entry(tmp_path: Path) -> None:
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    table = voi(100, 8, list(range(256)))
+    path = dicom(tmp_path / "a.dcm", ramp, BitsStored=12, HighBit=11, VOILUTSequence=[table])
+    np.testing.assert_array_equal(read_image(path), np.clip(ramp.astype(int) - 100, 0, 255))
+
+
+def test_a_table_described_as_deeper_than_it_is(tmp_path: Path) -> None:
+    ramp = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    path = dicom(
+        tmp_path / "a.dcm", ramp, BitsStored=12, HighBit=11, VOILUTSequence=[voi(0, 16, list(range(4096)))]
+    )
+    np.testing.assert_array_equal(read_image(path), np.rint(ramp / 4095 * 255))
+
+
+def test_a_table_that_is_too_short_is_refused(tmp_path: Path, deep: npt.NDArray[np.uint16]) -> None:
+    table = voi(0, 12, list(range(4096)))
+    table.LUTDescriptor = [9000, 0, 12]
+    with pytest.raises(DataError, match=r"a table of 9,000 entries has 4,096.*export the film again"):
+        read_image(dicom(tmp_path / "a.dcm", deep, VOILUTSequence=[table]))
+
+
+def test_a_modality_table_for_more_values_than_8_bits(tmp_path: Path, ramp: npt.NDArray[np.uint8]) -> None:
+    table = voi(0, 16, list(range(3000, 3000 + 4096)))
+    table.ModalityLUTType = "US"
+    window = {"WindowCenter": 3128, "WindowWidth": 257}
+    image = read_image(dicom(tmp_path / "a.dcm", ramp, ModalityLUTSequence=[table], **window))
+    np.testing.assert_allclose(image, ramp, atol=1)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("FloatPixelData", "<f4"), ("DoubleFloatPixelData", "<f8")])
@@ -479,6 +658,36 @@ def test_a_decompression_bomb_is_refused_before_memory_goes(tmp_path: Path, name
             image_size(path)
 
 
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"NumberOfFrames": 800, "Rows": 256, "Columns": 256}, "holds 800 frames"),
+        ({"Rows": 12_000, "Columns": 12_000}, "declares 12,000 x 12,000 pixels"),
+    ],
+    ids=["frames", "size"],
+)
+@pytest.mark.parametrize("rest", ["whole", "cut"])
+def test_a_header_is_judged_before_pixels_are_read(
+    tmp_path: Path, header: dict[str, int], message: str, rest: str
+) -> None:
+    import tracemalloc
+
+    path = dicom(tmp_path / "a.dcm", np.zeros((2, 2), np.uint8), **header)
+    content = bytearray(path.read_bytes())
+    count = header.get("NumberOfFrames", 1) * header["Rows"] * header["Columns"]
+    content[-8:-4] = count.to_bytes(4, "little")  # the length of the pixels, which come last
+    path.write_bytes(content[:-4])
+    if rest == "whole":
+        os.truncate(path, len(content) - 4 + count)  # a hole, which takes no disk
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=message):
+            read_image(path)
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_deflated_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import pydicom
 
@@ -498,9 +707,14 @@ def test_a_deflated_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ("attributes", "message"),
     [
         ({"NumberOfFrames": 2}, "holds 2 frames"),
-        ({"WindowCenter": 3, "WindowWidth": 0}, "window width 0"),
+        (
+            {"WindowCenter": 3, "WindowWidth": 0},
+            r"window width 0\); export the film again, or correct the window",
+        ),
         ({"WindowCenter": 3, "WindowWidth": 9, "VOILUTFunction": "CUBIC"}, "unknown VOI LUT function CUBIC"),
         ({"Rows": 999}, "can not be decoded"),
+        ({"PhotometricInterpretation": "GREY"}, "is GREY, expected one of MONOCHROME1, .*; export the film"),
+        ({"PhotometricInterpretation": ""}, "is missing, expected one of"),
     ],
 )
 def test_dicom_that_is_refused(

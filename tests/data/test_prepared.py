@@ -1,6 +1,7 @@
 """The prepared cache: right, found again, gone on with after a kill, safe for two at once, honest about what
 is broken."""
 
+import errno
 import hashlib
 import json
 import os
@@ -262,6 +263,47 @@ def test_a_damaged_folder_is_made_again(pictures: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(do(index, tmp_path).images, expected(index))
 
 
+@pytest.mark.parametrize("damage", ["a bit", "gone"])
+def test_a_damaged_table_is_made_again(
+    pictures: Path, tmp_path: Path, decoded: list[str], damage: str
+) -> None:
+    index = index_of(pictures)
+    first = do(index, tmp_path)
+    assert first.folder is not None
+    table = first.folder / "index.parquet"
+    if damage == "gone":
+        table.unlink()
+    else:
+        films = pd.read_parquet(table)
+        films.loc[4, "height"] += 1
+        films.to_parquet(table, index=False)
+    decoded.clear()
+    again = do(index, tmp_path)
+    assert len(decoded) == COUNT
+    np.testing.assert_array_equal(again.sizes, first.sizes)
+    done = json.loads((first.folder / "done.json").read_text())
+    assert done["table"] == sha256_file(table)
+
+
+def test_a_film_that_changes_while_it_is_read_is_not_kept(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    white = np.full((20, 20), 255, np.uint8)
+
+    def meddling(path: Path, side: int, fit: Fit) -> Any:
+        if path.name == "004.png":
+            Image.fromarray(white).save(path)  # a copy that goes on, say
+        return read_square(path, side, fit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "read_square", meddling)
+        with pytest.raises(BrokenImages, match=r"004\.png: changed while it was read; run again"):
+            do(index_of(folder), tmp_path)
+    films = do(index_of(folder), tmp_path)
+    assert (films.images[4] == 255).all()
+    np.testing.assert_array_equal(films.images, expected(index_of(folder)))
+
+
 # Several files
 
 
@@ -322,6 +364,39 @@ def test_only_a_damaged_file_is_made_again(
     assert ("images-0001.npy does not agree with its checksum" in capsys.readouterr().err) == (
         damage == "a bit"
     )
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_films_are_not_copied_from_a_damaged_file(
+    pictures: Path,
+    tmp_path: Path,
+    decoded: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    index = index_of(pictures)
+    other = do(index, tmp_path).folder
+    assert other is not None
+    file = other / "images-0001.npy"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 4
+    file.write_bytes(content)
+    decoded.clear()
+    compared: list[str] = []
+
+    def counting(path: Path) -> str:
+        compared.append(path.name)
+        return sha256_file(path)
+
+    monkeypatch.setattr(prepared, "sha256_file", counting)
+    some = index.select(np.arange(COUNT) < 100)
+    films = prepare(some, SIDE, "pad", tmp_path, workers=1, progress=Progress())
+    assert decoded == [f"{number:03d}.png" for number in range(40, 80)]
+    np.testing.assert_array_equal(films.images, expected(some))
+    said = capsys.readouterr().err
+    assert f"{other}: images-0001.npy does not agree with its checksum: its films are decoded" in said
+    # Each file once, and the last one, from which nothing is taken, not at all.
+    assert [name for name in compared if name.endswith(".npy")] == [f"images-000{k}.npy" for k in range(3)]
 
 
 class Killed(BaseException):
@@ -397,6 +472,72 @@ def test_a_dataset_that_was_moved_is_the_same(folder: Path, tmp_path: Path, deco
     assert first.folder == second.folder
     assert second.folder is not None
     assert json.loads((second.folder / "done.json").read_text())["root"] == str(moved)
+
+
+def test_a_folder_that_was_freed_is_not_made_again_to_note_where_the_films_are(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = do(index_of(folder), tmp_path).folder
+    assert made is not None
+    moved = folder.rename(tmp_path / "elsewhere")
+    whole = prepared.load
+
+    def then_freed(folder: Path) -> Any:
+        entry = whole(folder)
+        shutil.rmtree(folder)
+        return entry
+
+    monkeypatch.setattr(prepared, "load", then_freed)
+    with pytest.raises(DataError, match=r"vanished from .* while they were opened. Run the command again"):
+        do(index_of(moved), tmp_path)
+    assert not made.exists()
+
+
+def test_where_the_films_are_is_noted_by_one_process_at_a_time(folder: Path, tmp_path: Path) -> None:
+    made = do(index_of(folder), tmp_path).folder
+    assert made is not None
+    moved = folder.rename(tmp_path / "elsewhere")
+    found: list[PreparedImages] = []
+    with FileLock(made.with_suffix(".lock")):
+        second = threading.Thread(target=lambda: found.append(do(index_of(moved), tmp_path)))
+        second.start()
+        second.join(0.3)
+        assert json.loads((made / "done.json").read_text())["root"] == str(folder)
+    second.join()
+    assert found[0].folder == made
+    assert json.loads((made / "done.json").read_text())["root"] == str(moved)
+
+
+def test_a_moved_dataset_is_read_from_a_cache_that_can_not_be_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = do(index_of(folder), tmp_path).folder
+    moved = folder.rename(tmp_path / "elsewhere")
+
+    def read_only(*args: Any) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(prepared, "locked", read_only)
+    films = do(index_of(moved), tmp_path)
+    assert films.folder == made
+    np.testing.assert_array_equal(films.images, expected(index_of(moved)))
+
+
+def test_films_that_vanish_while_they_are_opened(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = do(index_of(pictures), tmp_path).folder
+    assert made is not None
+
+    def freed(entry: prepared.Entry) -> Any:
+        shutil.rmtree(entry.folder)
+        return np.load(entry.folder / "images-0000.npy")
+
+    monkeypatch.setattr(prepared.Entry, "images", freed)
+    with pytest.raises(DataError, match=r"vanished from .* while they were opened. Run the command again"):
+        do(index_of(pictures), tmp_path)
+    with pytest.raises(DataError, match="were they removed meanwhile"):
+        prepared._reopen(made)
 
 
 def test_a_dead_worker_is_an_error_not_a_traceback(
@@ -516,6 +657,84 @@ def test_a_disk_that_is_too_small_is_refused_with_numbers(
     ):
         do(index_of(pictures), tmp_path, side=1000)
     assert not list(tmp_path.glob("prepared/*.partial"))
+
+
+def full(*args: Any, **kwargs: Any) -> Any:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_that_can_not_be_reserved_keeps_the_finished_files(
+    pictures: Path, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_BYTES", 40 * SIDE**2 + 7)
+    index = index_of(pictures)
+    made = do(index, tmp_path).folder
+    assert made is not None
+    for number in (1, 2):
+        (made / f"images-000{number}.npy").unlink()
+    reserved = os.posix_fallocate
+    calls = []
+
+    def second_is_too_much(*args: Any) -> None:
+        calls.append(args)
+        (full if len(calls) == 2 else reserved)(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", second_is_too_much)
+        with pytest.raises(
+            DataError, match=r"can not be reserved in .*No space left.*`medbench data gc`.*MEDBENCH_CACHE"
+        ):
+            do(index, tmp_path)
+    left = sorted(path.name for path in made.with_suffix(".partial").glob("*.npy"))
+    assert left == ["images-0000.npy", "images-0003.npy"]
+    decoded.clear()
+    np.testing.assert_array_equal(do(index, tmp_path).images, expected(index))
+    assert decoded == [f"{number:03d}.png" for number in range(40, 120)]
+
+
+def test_a_disk_that_can_not_be_reserved_is_left_empty(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(DataError, match="can not be reserved"):
+        do(index_of(pictures), tmp_path)
+    assert not list(tmp_path.glob("prepared/*.partial"))
+
+
+@pytest.mark.parametrize("where", ["log", "table", "at the end", "about"])
+def test_a_disk_that_fills_up_is_no_traceback(
+    pictures: Path, tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    index = index_of(pictures)
+    parquet = pd.DataFrame.to_parquet
+    with monkeypatch.context() as patch:
+        if where == "log":
+            patch.setattr(prepared, "_note", full)
+        elif where == "table":
+            patch.setattr(pd.DataFrame, "to_parquet", full)
+        elif where == "at the end":
+            patch.setattr(
+                pd.DataFrame,
+                "to_parquet",
+                lambda films, *a, **k: (full if "height" in films else parquet)(films, *a, **k),
+            )
+        else:
+            patch.setattr(prepared, "write_atomic", full)
+        with pytest.raises(DataError) as caught:
+            do(index, tmp_path)
+    message = str(caught.value)
+    assert f"can not be prepared in {tmp_path / 'prepared'} (No space left on device" in message
+    assert "`medbench data gc`" in message and "the same command goes on" in message
+    if where == "at the end":
+        decoded.clear()
+    np.testing.assert_array_equal(do(index, tmp_path).images, expected(index))
+    assert len(decoded) == (0 if where == "at the end" else COUNT + CHUNK * (where == "log"))
+
+
+def test_a_cache_that_can_not_be_written_is_no_traceback(pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "prepared").write_text("a file where the folder should be")
+    with pytest.raises(DataError, match=r"can not be prepared in .*prepared.*set MEDBENCH_CACHE to another"):
+        do(index_of(pictures), tmp_path)
 
 
 def test_a_file_that_vanished(folder: Path, tmp_path: Path) -> None:

@@ -1,22 +1,27 @@
 """What the prepared cache holds, which of it is still of use, and freeing the rest.
 
 A folder is of use as long as every film that it was made from lies where it lay, with the same size and time of
-change, this version of medbench reads films as the one that made it, and no other folder holds all of its films.
-Anything else is never opened again: the next run makes a new key.
+change, and this version of medbench reads films as the one that made it. Anything else is never opened again: the
+next run makes a new key. Where the dataset's folder is not there at all nothing can be told, and it is kept: a disk
+that is not mounted now may be so tomorrow.
 """
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 
 from medbench.data.images import READER, SCALER
-from medbench.data.prepared import ABOUT, DONE, IDENTITY, TABLE
+from medbench.data.prepared import ABOUT, DONE, TABLE
+
+State: TypeAlias = Literal["in use", "unfinished", "root absent", "unused"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +35,9 @@ class Held:
         fit: `pad` or `stretch`.
         films: how many.
         bytes: of disk.
-        state: `in use`; `unfinished`: the next run goes on with it; `unused`: no run opens it again.
-        why: what makes it unused.
+        state: `in use`; `unfinished`: the next run goes on with it; `root absent`: the films that it was made from
+            can not be looked at; `unused`: no run opens it again.
+        why: what makes it unused; or the root that is absent.
     """
 
     folder: Path
@@ -40,7 +46,7 @@ class Held:
     fit: str
     films: int
     bytes: int
-    state: Literal["in use", "unfinished", "unused"]
+    state: State
     why: str = ""
 
 
@@ -48,17 +54,11 @@ def held(cache: Path) -> list[Held]:
     """Every folder of the prepared cache; looks at each film's file, opens none."""
     prepared = cache / "prepared"
     folders = sorted(path for path in prepared.iterdir() if path.is_dir()) if prepared.is_dir() else []
-    read = [_Read.of(folder) for folder in folders]
-    reasons = [one.outdated() for one in read]
-    sound = [one for one, why in zip(read, reasons, strict=True) if not why]
-    return [
-        one.judged(why or one.covered([other for other in sound if other is not one]))
-        for one, why in zip(read, reasons, strict=True)
-    ]
+    return [_Read.of(folder).judged() for folder in folders]
 
 
 def free(entries: Iterable[Held]) -> list[Held]:
-    """Remove folders; those that another process works on are left alone.
+    """Remove folders; those that a process works on, or has open (`medbench.data.prepared.Hold`), are left alone.
 
     Returns:
         What was removed.
@@ -68,12 +68,33 @@ def free(entries: Iterable[Held]) -> list[Held]:
     freed = []
     for entry in entries:
         try:
-            with FileLock(entry.folder.with_suffix(".lock"), timeout=0):
+            with FileLock(entry.folder.with_suffix(".lock"), timeout=0), _alone(entry.folder):
                 shutil.rmtree(entry.folder)
-        except (Timeout, FileNotFoundError):  # somebody works on it, or finished it just now
+        except (Timeout, BlockingIOError, FileNotFoundError):  # in work, open, or finished just now
             continue
         freed.append(entry)
     return freed
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a folder against all readers.
+
+    Raises:
+        BlockingIOError: one has it open.
+    """
+    table = folder / TABLE
+    if not table.exists():  # debris, which nothing can open
+        yield
+        return
+    with table.open("r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks, where readers have none either
+            pass
+        yield
 
 
 @dataclass(frozen=True)
@@ -84,7 +105,6 @@ class _Read:
     about: dict[str, Any]
     films: pd.DataFrame | None
     done: bool
-    changed: float
 
     @classmethod
     def of(cls, folder: Path) -> "_Read":
@@ -93,13 +113,13 @@ class _Read:
         try:
             about = json.loads((done if finished else folder / ABOUT).read_text())
             films = pd.read_parquet(folder / TABLE)
-            return cls(folder, about, films, finished, (folder / TABLE).stat().st_mtime)
+            return cls(folder, about, films, finished)
         except (OSError, ValueError):
-            return cls(folder, {}, None, finished, 0.0)
+            return cls(folder, {}, None, finished)
 
-    def judged(self, why: str) -> Held:
-        state: Literal["in use", "unfinished", "unused"] = "in use" if self.done else "unfinished"
+    def judged(self) -> Held:
         about = self.about
+        state, why = self.state()
         return Held(
             self.folder,
             str(about.get("dataset", "")),
@@ -107,36 +127,31 @@ class _Read:
             str(about.get("fit", "")),
             int(about.get("count", 0)),
             _bytes(self.folder),
-            "unused" if why else state,
+            state,
             why,
         )
 
-    def outdated(self) -> str:
-        """Why no run asks for it again; "" if one may."""
+    def state(self) -> tuple[State, str]:
+        """As in `Held`, and why."""
         if self.films is None or "root" not in self.about:
-            return "left by another version, or damaged"
+            return "unused", "left by another version, or damaged"
         if (self.about["reader"], self.about["scaler"]) != (READER, SCALER):
-            return "films are read in another way now"
-        changed = _changed(Path(self.about["root"]), self.films)
-        return f"{changed:,} of {len(self.films):,} films are gone or have changed" if changed else ""
+            return "unused", "films are read in another way now"
+        root = Path(self.about["root"])
+        if _absent(root):
+            return "root absent", str(root)
+        if changed := _changed(root, self.films):
+            return "unused", f"{changed:,} of {len(self.films):,} films are gone or have changed"
+        return "in use" if self.done else "unfinished", ""
 
-    def covered(self, others: list["_Read"]) -> str:
-        """Which of `others` can stand for it; "" if none."""
-        inside = [f"all of its films are in {other.folder.name}" for other in others if self._inside(other)]
-        return inside[0] if inside else ""
 
-    def _inside(self, other: "_Read") -> bool:
-        """Whether `other` can stand for this one: a later one of the same films, or one of more."""
-        alike = ("dataset", "root", "side", "fit", "reader", "scaler")
-        if other.films is None or not other.done or any(self.about[k] != other.about.get(k) for k in alike):
-            return False
-        if (other.films["problem"] != "").any() or (self.done and (self.films["problem"] != "").any()):  # type: ignore[index]  # read
-            return False  # keeps on record what is broken
-        assert self.films is not None
-        if (len(other.films), other.changed) <= (len(self.films), self.changed):
-            return False
-        theirs = set(other.films[IDENTITY].itertuples(index=False, name=None))
-        return all(film in theirs for film in self.films[IDENTITY].itertuples(index=False, name=None))
+def _absent(root: Path) -> bool:
+    """Whether a folder can not be looked into, or is empty, as the one is that a disk is mounted on."""
+    try:
+        with os.scandir(root) as entries:
+            return next(entries, None) is None
+    except OSError:
+        return True
 
 
 def _changed(root: Path, films: pd.DataFrame) -> int:

@@ -21,6 +21,9 @@ import numpy.typing as npt
 from medbench.data.images import Fit, read_image, read_square
 from medbench.errors import DataError
 
+CHANGED = "changed while it was read; run again"
+"""Problem of a file that is not the one any more that was asked for."""
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -31,12 +34,15 @@ class Chunk:
         rows: of the index.
         images: as many paths.
         target: where the films go to; None where it is enough to see that they can be decoded.
+        stats: size and time of change (mtime_ns) that each file of a target has to have still when it was read; None
+            if that does not matter.
     """
 
     root: Path
     rows: list[int]
     images: list[str]
     target: "Target | None" = None
+    stats: list[tuple[int, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,15 @@ def _size_of(path: Path) -> tuple[int, int] | str:
     return height, width
 
 
+def _stat(path: Path) -> tuple[int, int] | None:
+    """Size and time of change; None for a file that is gone."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
+
+
 def _do(chunk: Chunk) -> Outcome:
     return _check(chunk) if chunk.target is None else _write(chunk, chunk.target)
 
@@ -100,8 +115,11 @@ def _check(chunk: Chunk) -> Outcome:
 def _write(chunk: Chunk, target: Target) -> Outcome:
     films = np.load(target.path, mmap_mode="r+")
     sizes, problems = [], []
-    for row, image in zip(chunk.rows, chunk.images, strict=True):
+    for k, (row, image) in enumerate(zip(chunk.rows, chunk.images, strict=True)):
         film = decode_one(chunk.root / image, target.side, target.fit)
+        asked = chunk.stats[k] if chunk.stats else None
+        if asked and not isinstance(film, str) and _stat(chunk.root / image) != asked:
+            film = CHANGED  # what was read belongs under another key
         if isinstance(film, str):
             films[row - target.first] = 0
             sizes.append([0, 0])

@@ -91,6 +91,18 @@ _NEEDED = [
 """The only elements read of a DICOM file: faster, and a bad PatientAge is never looked at, so never warned
 about."""
 
+_COLOURS = (
+    "MONOCHROME1",
+    "MONOCHROME2",
+    "PALETTE COLOR",
+    "RGB",
+    "YBR_FULL",
+    "YBR_FULL_422",
+    "YBR_ICT",
+    "YBR_RCT",
+)
+"""Photometric interpretations that are read. The retired ones (HSV, ARGB, CMYK) would pass for RGB."""
+
 _PLUGINS = {"1.2.840.10008.1.2.4.50": "pillow", "1.2.840.10008.1.2.5": "pydicom"}
 """Decoder by transfer syntax; pylibjpeg for the others. Named, because pydicom would take GDCM where it
 happens to be installed, and lossy decoders differ by a grey level. JPEG baseline goes to Pillow: 3.2 ms a
@@ -168,8 +180,11 @@ def read_square(path: Path, side: int, fit: Fit) -> tuple[npt.NDArray[np.uint8],
 def fit_square(image: npt.NDArray[np.uint8], side: int, fit: Fit) -> npt.NDArray[np.uint8]:
     """Make a film square.
 
-    Shrinking averages over the area of each new pixel: PIL's BOX filter, which is OpenCV's INTER_AREA, with
-    which MGCA's released code shrinks (mgca/datasets/utils.py). Enlarging, of either axis, is bilinear.
+    Shrinking is PIL's BOX filter. Where the ratio of old to new side is whole, that is the mean over the area of
+    each new pixel, the same as OpenCV's INTER_AREA, with which MGCA's released code shrinks
+    (mgca/datasets/utils.py). At other ratios BOX averages the old pixels whose centres lie in the new one, each
+    counted fully, whereas INTER_AREA counts those on its border by the share that lies inside. Enlarging, of
+    either axis, is bilinear.
 
     Args:
         image: (H, W) grey values.
@@ -259,13 +274,21 @@ def _upright_grey(picture: Image.Image) -> npt.NDArray[np.uint8]:
     picture.load()
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith(("I", "F")):
-        return _stretched(np.asarray(upright).astype(np.float64))
+        return _stretched_picture(np.asarray(upright))
     if "A" in upright.getbands() or "transparency" in upright.info:
         black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
         upright = Image.alpha_composite(black, upright.convert("RGBA"))
     if upright.mode not in ("1", "L"):
         upright = upright.convert("RGB")
     return np.array(upright.convert("L"))
+
+
+def _stretched_picture(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """A grey picture of more than 8 bits, which never says what range matters."""
+    if not _is_small(values):
+        return _stretched(values.astype(np.float64))
+    patterns, every = _patterns(values)
+    return _looked_up(_stretched(every.astype(np.float64), _counts(patterns)), patterns)
 
 
 def _picture_size(path: Path) -> tuple[int, int]:
@@ -331,14 +354,26 @@ def _lies_on_its_side(picture: Image.Image) -> bool:
 def _needed_tags() -> list["BaseTag"]:
     from pydicom.tag import Tag
 
-    return [Tag(name) for name in _NEEDED]
+    return [Tag(name) for name in _NEEDED] + _overlay_tags()
+
+
+@lru_cache(maxsize=1)
+def _overlay_tags() -> list["BaseTag"]:
+    """Overlay Bit Position of all overlay planes; not 0 where a plane is in the pixels' unused bits."""
+    from pydicom.tag import Tag
+
+    return [Tag(0x6000 + plane, 0x0102) for plane in range(0, 0x20, 2)]
 
 
 def _read_dicom(path: Path) -> npt.NDArray[np.uint8]:
+    header = _open_dicom(path, pixels=False)
+    if "Rows" in header:  # else there may be no pixels at all, which is said below
+        _dicom_size(header)
     data = _open_dicom(path, pixels=True)
     if not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise _Unreadable("holds no pixels (a DICOM header alone, or a file cut short); get it again")
     _dicom_size(data)
+    _refuse_unknown_colours(data)
     stored = _decode(data)
     if stored.ndim == 3:
         return _luminance(stored, int(data.BitsStored))
@@ -347,15 +382,17 @@ def _read_dicom(path: Path) -> npt.NDArray[np.uint8]:
 
         colours = apply_color_lut(stored, data)
         return _luminance(colours, 8 * colours.dtype.itemsize)
-    return _windowed(data, stored)
+    return _windowed(data, _within_depth(data, stored))
 
 
 def _open_dicom(path: Path, *, pixels: bool) -> "DicomDataset":
     from pydicom import dcmread
 
-    _refuse_inflated(path)
     try:
+        _refuse_inflated(path)
         return dcmread(path, stop_before_pixels=not pixels, specific_tags=[*_needed_tags()])
+    except _Unreadable:
+        raise
     except Exception as error:  # pydicom passes on whatever its parsers meet in a broken file
         raise _Unreadable(f"the DICOM header can not be read ({_one_line(error)}); copy it again") from error
 
@@ -429,6 +466,16 @@ def _stream_size(stream: bytes) -> tuple[int, int] | None:
     return None
 
 
+def _refuse_unknown_colours(data: "DicomDataset") -> None:
+    found = data.get("PhotometricInterpretation")
+    if found not in _COLOURS:
+        raise _Unreadable(
+            f"its PhotometricInterpretation is {found or 'missing'}, expected one of {', '.join(_COLOURS)}; export "
+            "the film again, or correct this element of its header (MONOCHROME1 if its lowest value is white, "
+            "MONOCHROME2 if it is black)"
+        )
+
+
 def _decode(data: "DicomDataset") -> npt.NDArray[Any]:
     """Stored values (H, W), or (H, W, 3) in RGB."""
     from pydicom.pixels.utils import pixel_array
@@ -447,8 +494,10 @@ def _decode(data: "DicomDataset") -> npt.NDArray[Any]:
     if syntax.is_encapsulated and syntax.is_compressed:
         plugin = _PLUGINS.get(str(syntax), "pylibjpeg")
         _refuse_large_stream(data)
+    # Bits above the stored ones in grey pixels are looked at in `_within_depth`, not cut off unseen.
+    cut = data.get("SamplesPerPixel") != 1 or data.get("PhotometricInterpretation") == "PALETTE COLOR"
     try:
-        stored = pixel_array(data, decoding_plugin=plugin)
+        stored = pixel_array(data, decoding_plugin=plugin, correct_unused_bits=cut)
     except Exception as error:  # decoders raise what they like on broken files
         raise _Unreadable(
             f"pixels in {syntax.name} can not be decoded ({_one_line(error)}); copy it again"
@@ -458,24 +507,84 @@ def _decode(data: "DicomDataset") -> npt.NDArray[Any]:
     return stored
 
 
-def _windowed(data: "DicomDataset", stored: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """The grey pipeline of the standard (PS3.3 C.11): modality, VOI, presentation."""
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi
+def _within_depth(data: "DicomDataset", stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Grey values of no more than BitsStored bits, or of as many as a JPEG stream has.
 
+    What unused bits hold is undefined (PS3.5 8.1.1): an overlay in old files, copies of the sign or nothing in
+    others. A header that names too few bits looks the same; cutting off would then wrap the bright parts to dark.
+    """
+    from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+
+    if not np.issubdtype(stored.dtype, np.integer):
+        return stored
+    bits, allocated = int(data.BitsStored), 8 * stored.dtype.itemsize
+    low, high = int(stored.min()), int(stored.max())
+    signed = np.issubdtype(stored.dtype, np.signedinteger)
+    if (-(2 ** (bits - 1)) <= low and high < 2 ** (bits - 1)) if signed else high < 2**bits:
+        return stored
+    unsigned_cells = signed and low >= 0 and high < 2**bits  # the sign was not copied upwards
+    syntax = data.file_meta.TransferSyntaxUID
+    if syntax in JPEGTransferSyntaxes and not unsigned_cells:
+        return stored  # the stream says how many bits there are, and no others are in it
+    if syntax in (*JPEG2000TransferSyntaxes, *JPEGLSTransferSyntaxes):
+        return stored  # likewise, and pydicom has set the signs by it
+    if not unsigned_cells and not any(data.get(tag) for tag in _overlay_tags()):
+        raise _Unreadable(
+            f"its header says that {bits} of {allocated} bits are pixels (BitsStored), but values go from {low} to "
+            f"{high}, and it names no overlay in the others; export the film again, or correct BitsStored and "
+            "HighBit in its header"
+        )
+    np.left_shift(stored, allocated - bits, out=stored)
+    np.right_shift(stored, allocated - bits, out=stored)
+    return stored
+
+
+def _windowed(data: "DicomDataset", stored: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The grey pipeline of the standard (PS3.3 C.11) for a film.
+
+    It maps each stored value by itself. Of at most 16 bits there are 65,536 values, fewer than pixels, so that the
+    values are mapped and the film is looked up.
+    """
+    if not _is_small(stored):
+        return _grey_values(data, stored)
+    patterns, every = _patterns(stored)
+    return _looked_up(_grey_values(data, every, patterns), patterns)
+
+
+def _grey_values(
+    data: "DicomDataset", stored: npt.NDArray[Any], film: npt.NDArray[np.unsignedinteger[Any]] | None = None
+) -> npt.NDArray[np.uint8]:
+    """Modality, VOI and presentation of stored values.
+
+    Args:
+        data: header.
+        stored: the film, or every value that there can be, in the order of their bit patterns.
+        film: bit patterns of the film in the second case.
+    """
+    from pydicom.pixels.processing import apply_modality_lut
+
+    pixels = stored if film is None else film
     bits = int(data.get("BitsStored", 16))
+    if np.issubdtype(stored.dtype, np.unsignedinteger):
+        bits = max(bits, int(pixels.max()).bit_length())  # see `_within_depth`
     inverted = data.PhotometricInterpretation == "MONOCHROME1"
     padding = _padding(data, stored)
     as_stored = bits == 8 and stored.dtype == np.uint8
     try:
-        values = apply_modality_lut(stored, data)
+        if data.get("ModalityLUTSequence"):
+            values = _through(_lut(data.ModalityLUTSequence[0], data), stored)
+        else:
+            values = apply_modality_lut(stored, data)
         if data.get("VOILUTSequence"):
-            table_bits = int(data.VOILUTSequence[0].LUTDescriptor[2])
-            unit = apply_voi(_integers(values), data) / (2.0**table_bits - 1)
-            grey = _grey(unit)
+            table, first = _lut(data.VOILUTSequence[0], data)
+            # By the depth of its entries, not by what the descriptor says: tables of 12 bits are described as of 16.
+            white = 2.0 ** max(1, int(table.max()).bit_length()) - 1
+            grey = _through((_grey(table / white), first), values)
         elif (window := _window(data)) is not None:
             centre, width, function = window
             low, high = centre - width / 2, centre + width / 2
-            if as_stored and values.dtype == np.uint8 and abs(low) <= 1 and abs(high - 256) <= 2:
+            whole = abs(low) <= 1 and abs(high - 256) <= 2 and function != "SIGMOID"
+            if as_stored and values.dtype == np.uint8 and whole:
                 grey = stored.copy()  # the whole range, give or take how the writer counted its ends
             else:
                 grey = _grey(_apply_window(values, centre, width, function))
@@ -488,18 +597,49 @@ def _windowed(data: "DicomDataset", stored: npt.NDArray[Any]) -> npt.NDArray[np.
             full = stored if as_stored else _grey(stored / (2.0**bits - 1))
             grey = 255 - full if float(data.get("RescaleSlope") or 1) < 0 else full.copy()
         else:
-            grey = _stretched(values.astype(np.float64), ~padding)
-    except (ValueError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
-        raise _Unreadable(f"its grey-value lookup can not be applied ({_one_line(error)})") from error
+            counts = ~padding if film is None else np.where(padding, 0, _counts(film))
+            grey = _stretched(values.astype(np.float64), counts)
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        NotImplementedError,
+        OverflowError,
+    ) as error:
+        raise _Unreadable(
+            f"its grey-value lookup can not be applied ({_one_line(error)}); export the film again, or correct the "
+            "window and lookup tables of its header, or remove them (its values are stretched then)"
+        ) from error
     if inverted:
         grey = 255 - grey
     grey[padding] = 0
     return grey
 
 
-def _integers(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """A VOI LUT is looked up by whole numbers; rescaled values come as floats."""
-    return values if np.issubdtype(values.dtype, np.integer) else np.rint(values).astype(np.int64)
+def _lut(item: "DicomDataset", data: "DicomDataset") -> tuple[npt.NDArray[np.uint16], int]:
+    """Entries of a lookup table (PS3.3 C.11.1.1.1), and the value that the first one is for."""
+    count, first = (int(number) for number in item.LUTDescriptor[:2])
+    count = count % 65_536 or 65_536
+    given = item.LUTData
+    if isinstance(given, bytes):
+        order = "<" if data.file_meta.TransferSyntaxUID.is_little_endian else ">"
+        words = np.frombuffer(given[: len(given) // 2 * 2], f"{order}u2")
+    else:
+        words = np.atleast_1d(np.asarray(given, np.int64)) % 65_536
+    if len(words) < count <= 2 * len(words):  # 8-bit entries, two a word, the first one in the lower half
+        words = words.astype("<u2").view(np.uint8)
+    if len(words) < count:
+        raise ValueError(f"a table of {count:,} entries has {len(words):,}")
+    return words[:count].astype(np.uint16), first
+
+
+def _through(lut: tuple[npt.NDArray[Any], int], values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Values by a table and the value of its first entry; what lies outside gets the first or the last entry."""
+    table, first = lut
+    index = np.fmin(np.fmax(np.rint(values.astype(np.float64)) - first, 0), len(table) - 1).astype(np.int64)
+    found: npt.NDArray[Any] = table[index]
+    return found
 
 
 def _window(data: "DicomDataset") -> tuple[float, float, str] | None:
@@ -542,14 +682,23 @@ def _padding(data: "DicomDataset", stored: npt.NDArray[Any]) -> npt.NDArray[np.b
 
 
 def _stretched(
-    values: npt.NDArray[np.float64], counted: npt.NDArray[np.bool_] | None = None
+    values: npt.NDArray[np.float64], counts: npt.NDArray[Any] | None = None
 ) -> npt.NDArray[np.uint8]:
-    """The range between the two percentiles of the counted pixels, stretched over black to white."""
+    """The range between the two percentiles, stretched over black to white.
+
+    Args:
+        values: of the pixels, or the distinct ones.
+        counts: of the same shape, how often each of them counts for the percentiles; None, or an array of bool, is for
+            once or not at all.
+    """
     finite = np.isfinite(values)
-    counted = finite if counted is None else counted & finite
+    counted = finite if counts is None else finite & (counts > 0)
     if not counted.any():
         return np.zeros(values.shape, np.uint8)
-    low, high = np.percentile(values[counted], PERCENTILES)
+    if counts is None or counts.dtype == np.bool_:
+        low, high = np.percentile(values[counted], PERCENTILES)
+    else:
+        low, high = _percentiles_of(values[counted], counts[counted])
     if low == high:  # nearly all one value: what differs would be lost between equal percentiles
         low, high = values[counted].min(), values[counted].max()
     if low == high:
@@ -557,10 +706,70 @@ def _stretched(
     return _grey((np.where(finite, values, low) - low) / (high - low))
 
 
+def _percentiles_of(values: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """What `np.percentile(np.repeat(values, counts), PERCENTILES)` is, to the last bit, without that array."""
+    order = np.argsort(values)
+    values, ends = values[order], np.cumsum(counts[order])
+    found = []
+    for percentile in PERCENTILES:
+        place = float(ends[-1] - 1) * (percentile / 100)
+        rank = int(place)
+        a = float(values[np.searchsorted(ends, rank, "right")])
+        b = float(values[np.searchsorted(ends, min(rank + 1, int(ends[-1]) - 1), "right")])
+        share = place - rank
+        # From the nearer end, as numpy does, so that both round alike.
+        found.append(a + (b - a) * share if share < 0.5 else b - (b - a) * (1 - share))
+    return found[0], found[1]
+
+
+_BLOCK = 1 << 20
+"""Pixels that are counted or looked up at a time: numpy widens them to 8 bytes each."""
+
+
+def _is_small(values: npt.NDArray[Any]) -> bool:
+    """Whether there are at most 65,536 values that these can have."""
+    return bool(np.issubdtype(values.dtype, np.integer)) and values.dtype.itemsize <= 2
+
+
+def _patterns(stored: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Small integers as unsigned bit patterns, without a copy; and every value, at the place that is its pattern."""
+    kind = stored.dtype.newbyteorder("=")
+    unsigned = np.dtype(f"u{kind.itemsize}")
+    every = np.arange(256**kind.itemsize, dtype=unsigned)
+    return stored.astype(kind, copy=False).view(unsigned), every.view(kind)
+
+
+def _counts(patterns: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """How often each pattern occurs."""
+    flat, size = patterns.reshape(-1), 256**patterns.dtype.itemsize
+    total = np.zeros(size, np.int64)
+    for start in range(0, len(flat), _BLOCK):
+        total += np.bincount(flat[start : start + _BLOCK], minlength=size)
+    return total
+
+
+def _looked_up(table: npt.NDArray[np.uint8], patterns: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The table's entry for each pattern."""
+    if patterns.dtype == np.uint8 and (table == np.arange(256)).all():
+        return patterns.copy()
+    if patterns.dtype == np.uint8:  # numpy takes three times as long
+        grey = bytearray(np.ascontiguousarray(patterns)).translate(table.tobytes())
+        return np.frombuffer(grey, np.uint8).reshape(patterns.shape)
+    flat = patterns.reshape(-1)
+    out = np.empty(flat.shape, np.uint8)
+    for start in range(0, len(flat), _BLOCK):
+        out[start : start + _BLOCK] = table[flat[start : start + _BLOCK]]
+    return out.reshape(patterns.shape)
+
+
 def _luminance(colours: npt.NDArray[Any], bits: int) -> npt.NDArray[np.uint8]:
     """(H, W, 3 or 4) RGB to (H, W), by ITU-R 601 as PIL does for PNG and JPEG."""
     if colours.dtype != np.uint8 or bits != 8:
-        colours = _grey(colours / (2.0**bits - 1))
+        if _is_small(colours):
+            patterns, every = _patterns(colours)
+            colours = _looked_up(_grey(every / (2.0**bits - 1)), patterns)
+        else:
+            colours = _grey(colours / (2.0**bits - 1))
     return np.array(Image.fromarray(np.ascontiguousarray(colours[..., :3])).convert("L"))
 
 

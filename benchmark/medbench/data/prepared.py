@@ -1,7 +1,7 @@
 """The prepared cache: every film decoded once, made square, kept as raw bytes that the kernel pages in.
 
     <cache>/prepared/<key>/         images-0000.npy ... (n, side, side) uint8, of 1 GB at most; index.parquet, a row a
-                                    film; about.json; done.json, with a checksum of each file
+                                    film; about.json; done.json, with a checksum of each file but about.json
     <cache>/prepared/<key>.partial/ the same while it is made; chunks.jsonl, a line for each finished chunk
 
 The key is a hash of what the pixels depend on: the dataset's name, the samples, their files by relative path,
@@ -10,12 +10,15 @@ holds already (of a smaller or larger index of the same dataset, say) are copied
 again. `medbench.data.cache` lists the folders and frees what is of no more use.
 """
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,11 @@ BYTES_PER_ROW = 300
 ABOUT, TABLE, DONE, LOG = "about.json", "index.parquet", "done.json", "chunks.jsonl"
 """Files of a folder beside the pixels."""
 
+MAKE_ROOM = (
+    "Make room there (`medbench data gc` frees what is of no more use), or set MEDBENCH_CACHE to a folder on a "
+    "larger disk."
+)
+
 IDENTITY = ["sample", "image", "bytes", "mtime_ns"]
 """Columns that tell whether a film in another folder of the cache is the same one."""
 
@@ -64,13 +72,15 @@ class PreparedImages:
             which are read like one.
         sizes: (N, 2) int64, height and width of the file in pixels.
         sha256: over the pixels in row order, for the record.
-        folder: of the cache, or None for films that are in memory only.
+        folder: of the cache, or None for films that are in memory only. As long as this object lives,
+            `medbench data gc` leaves the folder alone.
     """
 
     images: Films
     sizes: npt.NDArray[np.int64]
     sha256: str
     folder: Path | None = None
+    _hold: "Hold | None" = field(default=None, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Callable[..., "PreparedImages"], tuple[Any, ...]]:
         if self.folder is None:
@@ -104,7 +114,7 @@ def prepare(
 
     Raises:
         BrokenImages: films can not be decoded, or boxes lie outside of them.
-        DataError: the disk is too small, or a file vanished since the index was read.
+        DataError: the disk is too small or can not be written, or a file vanished since the index was read.
     """
     films = _films(index)
     about = {
@@ -120,24 +130,20 @@ def prepare(
     folder = cache / "prepared" / _key(index.dataset, films, side, fit)
     entry = load(folder)
     if entry is None or entry.broken or check:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_suffix(".lock"), "preparing the same images", progress):
-            entry = load(folder)
-            if entry is not None and _mended(index.root, entry):
-                shutil.rmtree(folder)
-                entry = None
-            if entry is not None and check and not entry.broken and (damaged := entry.damaged()):
-                progress.say(f"{folder}: {', '.join(damaged)} does not agree with its checksum: made again")
-                entry = None
-            if entry is None:
-                _build(index.root, films, about, folder, workers, progress)
-                entry = load(folder)
-    if entry is None:
+        try:
+            entry = _made(index.root, films, about, folder, workers, progress, check)
+        except OSError as error:
+            raise _unwritable(folder.parent, error) from error
+    try:
+        if entry is None:
+            raise FileNotFoundError(folder)
+        if entry.about["root"] != about["root"]:
+            _move_root(folder, str(about["root"]), progress)
+        prepared = None if entry.broken else _opened(entry)
+    except FileNotFoundError as error:
         raise DataError(
             f"The prepared images vanished from {folder} while they were opened. Run the command again."
-        )
-    if entry.about["root"] != about["root"]:  # the dataset was moved; for `medbench.data.cache`
-        write_atomic(folder / DONE, json.dumps({**entry.about, "root": about["root"]}, indent=1).encode())
+        ) from error
     problems = entry.broken + outside(index, entry.sizes)
     if problems:
         raise BrokenImages(
@@ -148,16 +154,102 @@ def prepare(
             index,
             problems,
         )
-    return PreparedImages(entry.images(), entry.sizes, entry.sha256, folder)
+    assert prepared is not None  # a broken film is a problem
+    return prepared
+
+
+def _made(
+    root: Path,
+    films: pd.DataFrame,
+    about: dict[str, Any],
+    folder: Path,
+    workers: int,
+    progress: Progress,
+    check: bool,
+) -> "Entry | None":
+    """The folder, made or mended if need be, by one process at a time."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder.with_suffix(".lock"), "preparing the same images", progress):
+        entry = load(folder)
+        if entry is not None and _mended(root, entry):
+            shutil.rmtree(folder)
+            entry = None
+        if entry is not None and check and not entry.broken and (damaged := entry.damaged()):
+            progress.say(f"{folder}: {', '.join(damaged)} does not agree with its checksum: made again")
+            entry = None
+        if entry is None:
+            _build(root, films, about, folder, workers, progress)
+            entry = load(folder)
+    return entry
+
+
+def _unwritable(where: Path, error: OSError) -> DataError:
+    """What to tell of a disk that is full or can not be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    advice = MAKE_ROOM if full else "See that it can be written, or set MEDBENCH_CACHE to another folder."
+    file = f", {error.filename}" if error.filename else ""
+    return DataError(
+        f"The images can not be prepared in {where} ({error.strerror or error}{file}). {advice} What is prepared "
+        "already is kept: the same command goes on with it."
+    )
+
+
+def _move_root(folder: Path, root: str, progress: Progress) -> None:
+    """Note where the dataset was moved to, for `medbench.data.cache`. Never makes a folder that was freed."""
+    temporary = folder / f".{DONE}.{os.getpid()}.tmp"
+    try:
+        with locked(folder.with_suffix(".lock"), "preparing the same images", progress):
+            about = json.loads((folder / DONE).read_text())
+            try:
+                temporary.write_text(json.dumps({**about, "root": root}, indent=1))
+                os.replace(temporary, folder / DONE)
+            finally:
+                temporary.unlink(missing_ok=True)
+    except FileNotFoundError:
+        raise
+    except OSError:  # a cache that may only be read, or a full disk: the films are there nevertheless
+        return
+
+
+def _opened(entry: "Entry") -> PreparedImages:
+    """A sound folder's films, held.
+
+    Raises:
+        FileNotFoundError: it was removed since it was looked at.
+    """
+    hold = Hold(entry.folder)
+    return PreparedImages(entry.images(), entry.sizes, entry.sha256, entry.folder, hold)
 
 
 def _reopen(folder: Path) -> PreparedImages:
     entry = load(folder)
-    if entry is None:
+    try:
+        if entry is None:
+            raise FileNotFoundError(folder)
+        return _opened(entry)
+    except FileNotFoundError as error:
         raise DataError(
             f"No prepared images in {folder}: were they removed meanwhile? Run the command again."
-        )
-    return PreparedImages(entry.images(), entry.sizes, entry.sha256, folder)
+        ) from error
+
+
+class Hold:
+    """Keeps a folder from being freed, by a shared lock on its table, for as long as this object lives.
+
+    Args:
+        folder: a finished one.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        file = os.open(folder / TABLE, os.O_RDONLY)
+        weakref.finalize(self, os.close, file)
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        except OSError:  # a file system without locks: nothing keeps it from being freed there
+            return
 
 
 # A finished folder
@@ -170,7 +262,7 @@ class Entry:
     Attributes:
         folder: where it is.
         about: `dataset`, `root`, `side`, `fit`, `reader`, `scaler`, `count`, `sha256` over the pixels in row order, and
-            `shards`: `file`, `bytes` and `sha256` of each file.
+            `shards`: `file`, `bytes` and `sha256` of each file; `table`: SHA-256 of index.parquet.
         films: a row a film: the columns of `IDENTITY`, `height`, `width` and `problem`.
     """
 
@@ -210,6 +302,11 @@ class Entry:
         parts = [np.load(self.folder / shard["file"], mmap_mode="r") for shard in self.about["shards"]]
         return parts[0] if len(parts) == 1 else Shards(parts)
 
+    def rows(self) -> Iterator[tuple[dict[str, Any], int, int]]:
+        """Each shard of `about`, its first row and its end."""
+        for shard, (_, first, end) in zip(self.about["shards"], _shards(self.about), strict=True):
+            yield shard, first, end
+
     def damaged(self) -> list[str]:
         """Files that do not agree with their checksum; reads all of them."""
         shards = self.about["shards"]
@@ -221,10 +318,10 @@ def _agrees(file: Path, sha256: str) -> bool:
 
 
 def load(folder: Path) -> Entry | None:
-    """A finished folder, or None. Its pixels are all there; one with broken films needs none."""
+    """A finished folder, or None. Its table is sound and its pixels are all there; one with broken films needs none."""
     try:
         about = json.loads((folder / "done.json").read_text())
-        if "shards" not in about:  # an older layout
+        if not _agrees(folder / TABLE, about["table"]):
             return None
         entry = Entry(folder, about, pd.read_parquet(folder / "index.parquet"))
         return entry if entry.broken or entry.whole else None
@@ -233,7 +330,7 @@ def load(folder: Path) -> Entry | None:
         ValueError,
         KeyError,
         TypeError,
-    ):  # not there, or damaged from outside: made again either way
+    ):  # not there, damaged from outside, or of an older layout: made again in any case
         return None
 
 
@@ -277,7 +374,7 @@ def _build(
         shutil.rmtree(partial, ignore_errors=True)
         folder.rename(partial)
     about, done = _begin(partial, films, about, progress)
-    copied, emptied = _copy_from_relatives(films, about, partial, done)
+    copied, emptied = _copy_from_relatives(films, about, partial, done, progress)
     done |= copied
     work = _chunks(root, films, about, partial, done)
     if work:
@@ -306,13 +403,16 @@ def _chunks(
 ) -> list[Chunk]:
     """What is left to decode; a chunk goes into one file."""
     images = films["image"].astype(str).tolist()
+    stats = list(films[["bytes", "mtime_ns"]].itertuples(index=False, name=None))
     chunks = []
     for name, first, end in _shards(about):
         target = Target(partial / name, first, about["side"], about["fit"])
         todo = [row for row in range(first, end) if row not in done]
         for start in range(0, len(todo), CHUNK):
             rows = todo[start : start + CHUNK]
-            chunks.append(Chunk(root, rows, [images[row] for row in rows], target))
+            chunks.append(
+                Chunk(root, rows, [images[row] for row in rows], target, [stats[row] for row in rows])
+            )
     return chunks
 
 
@@ -355,6 +455,8 @@ def _reopen_finished(partial: Path) -> None:
     if not (partial / DONE).exists():
         return
     done = json.loads((partial / DONE).read_text())
+    if not _agrees(partial / TABLE, done["table"]):
+        raise ValueError("sizes and problems are not known")
     films = pd.read_parquet(partial / TABLE)
     sizes = films[["height", "width"]].to_numpy(np.int64).tolist()
     with replacing(partial / LOG) as log, log.open("w") as file:
@@ -395,30 +497,34 @@ def _reserve(
             shutil.rmtree(partial)
         raise DataError(
             f"Preparing {count:,} images at {side} px takes {_gigabytes(need)}, and {partial.parent} has "
-            f"{_gigabytes(free)} free. Make room there (`medbench data gc` frees what is of no more use), or set "
-            "MEDBENCH_CACHE to a folder on a larger disk."
+            f"{_gigabytes(free)} free. {MAKE_ROOM}"
         )
     progress.say(
         f"{about['dataset']} at {side} px ({about['fit']}): {count:,} images take {_gigabytes(need)} of the "
         f"{_gigabytes(free)} that {partial.parent} has free"
     )
-    for name, first, end in missing:
-        made = partial / "making.npy"
-        np.lib.format.open_memmap(made, mode="w+", dtype=np.uint8, shape=(end - first, side, side)).flush()
+    made = partial / "making.npy"
+    for number, (name, first, end) in enumerate(missing):
         try:
+            shape = (end - first, side, side)
+            np.lib.format.open_memmap(made, mode="w+", dtype=np.uint8, shape=shape).flush()
             # Otherwise the file has holes, and a disk that fills up later kills the process without a word.
             with made.open("r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, made.stat().st_size)
         except OSError as error:
-            shutil.rmtree(partial)
+            if (partial / LOG).exists():  # the other files hold films
+                for path in (made, *(partial / name for name, _, _ in missing[:number])):
+                    path.unlink(missing_ok=True)
+            else:
+                shutil.rmtree(partial)
             raise DataError(
-                f"{_gigabytes(need)} can not be reserved in {partial.parent} ({error.strerror})."
+                f"{_gigabytes(need)} can not be reserved in {partial.parent} ({error.strerror}). {MAKE_ROOM}"
             ) from error
         made.rename(partial / name)
 
 
 def _copy_from_relatives(
-    films: pd.DataFrame, about: dict[str, Any], partial: Path, done: set[int]
+    films: pd.DataFrame, about: dict[str, Any], partial: Path, done: set[int], progress: Progress
 ) -> tuple[set[int], list[Path]]:
     """Copy films that other folders of the cache hold.
 
@@ -434,28 +540,46 @@ def _copy_from_relatives(
         if not wanted:
             break
         try:
-            meta = json.loads(other.read_text())
+            if not kin.items() <= json.loads(other.read_text()).items():
+                continue
+            hold = Hold(other.parent)
         except (OSError, ValueError):
             continue
-        entry = load(other.parent) if kin.items() <= meta.items() else None
+        entry = load(other.parent)
         if entry is None or not entry.whole:
             continue
-        good = (entry.films["problem"] == "").to_numpy()
-        pairs = [
-            (row, wanted.pop(key))
-            for row, key in enumerate(_identities(entry.films))
-            if good[row] and key in wanted
-        ]
+        pairs = _pairs(entry, wanted, progress)
+        good = entry.films["problem"] == ""
         if not good.all() and len(pairs) == good.sum():
             emptied.append(other.parent)
-        sizes = entry.sizes
+        sizes, pixels = entry.sizes, entry.images()
         with (partial / LOG).open("a") as log:
             for start in range(0, len(pairs), CHUNK):
                 theirs, ours = (list(rows) for rows in zip(*pairs[start : start + CHUNK], strict=True))
-                _put(partial, about, ours, entry.images()[theirs])
+                _put(partial, about, ours, pixels[theirs])
                 _note(log, Outcome(ours, sizes[theirs].tolist(), [""] * len(ours)))
                 copied.update(ours)
+        del hold
     return copied, emptied
+
+
+def _pairs(entry: Entry, wanted: dict[tuple[Any, ...], int], progress: Progress) -> list[tuple[int, int]]:
+    """Rows of a folder that are wanted, and which they are here; from files that agree with their checksum alone.
+
+    What is found is taken out of `wanted`.
+    """
+    good = (entry.films["problem"] == "").to_numpy()
+    keys = list(_identities(entry.films))
+    pairs = []
+    for shard, first, end in entry.rows():
+        rows = [row for row in range(first, end) if good[row] and keys[row] in wanted]
+        if rows and not _agrees(entry.folder / shard["file"], shard["sha256"]):
+            progress.say(
+                f"{entry.folder}: {shard['file']} does not agree with its checksum: its films are decoded, not copied"
+            )
+            continue
+        pairs += [(row, wanted.pop(keys[row])) for row in rows if keys[row] in wanted]
+    return pairs
 
 
 def _put(partial: Path, about: dict[str, Any], rows: list[int], films: npt.NDArray[np.uint8]) -> None:
@@ -487,7 +611,7 @@ def _finish(films: pd.DataFrame, about: dict[str, Any], partial: Path, folder: P
         {"file": name, "bytes": (partial / name).stat().st_size, "sha256": _hash(partial / name, pixels)}
         for name, _, _ in _shards(about)
     ]
-    done = {**about, "sha256": pixels.hexdigest(), "shards": shards}
+    done = {**about, "sha256": pixels.hexdigest(), "shards": shards, "table": sha256_file(partial / TABLE)}
     write_atomic(partial / DONE, (json.dumps(done, indent=1) + "\n").encode())
     partial.rename(folder)
     (folder / LOG).unlink(missing_ok=True)
