@@ -135,7 +135,9 @@ def data_verify(options: o.VerifyDataOptions) -> int:
             if problem not in listed.absent
         ]
     about = f"{index.source.upper() if index.source == 'phantom' else index.source} data"
-    about += f", a subset: {index.subset}" if index.subset else ""
+    if index.subset is not None:
+        missing = (index.official_size or 0) - len(index)
+        about += f", a subset: {index.subset}; {missing:,} images of the release are not here"
     patients = index.table["patient"].nunique()
     typer.echo(
         f"{index.dataset} in {index.root}: {about}; "
@@ -169,12 +171,13 @@ def data_prepare(options: o.PrepareOptions) -> int:
 
         spec = catalogue.lookup_dataset(options.name.partition(":")[0])
         sizes = film_sizes(catalogue, spec, options.recipe, named("methods", options.method, catalogue))
-    from medbench.data.prepared import BrokenImages, prepare
+    from medbench.data.prepared import BrokenImages, prepare, require_room
     from medbench.data.verify import leave_out, list_problems
 
     progress = make_progress(request)
     dataset = _dataset(options.name, options.columns, request, catalogue, progress)
     index = dataset.index(exclude_broken=options.exclude_broken)
+    require_room(index, sizes, request.cache)
     settings: dict[str, Any] = {"workers": request.workers, "progress": progress, "check": True}
     for side, fit in sizes:
         try:
@@ -193,8 +196,8 @@ def data_prepare(options: o.PrepareOptions) -> int:
 def data_gc(options: o.GcOptions) -> int:
     """Free prepared images that are of no more use.
 
-    Those whose files are gone or have changed, that another version of medbench made, or that another folder of the
-    cache holds as well.
+    Those whose files are gone or have changed, or that another version of medbench made. What a run has open, and what
+    belongs to a folder that is not mounted now, is left alone.
     """
     read_plugins(options)
     from medbench.data.cache import free, held

@@ -229,12 +229,11 @@ def load(
         scratch = getattr(chosen.config, "text_encoder", None) == "scratch"
         if reports is None and scratch:
             progress.say(f"{name}: a vocabulary is learnt from PHANTOM reports, as no reports were given")
+        cleaning = CLEANINGS[chosen.pretrain.cleaning if chosen.pretrain is not None else DEFAULT_CLEANING]
         texts = _phantom_reports() if reports is None and scratch else (reports or ())
         seed_everything(derive_seed(seed, "init"))
         setup = Setup(seed=seed, device=place, offline=offline, say=progress.say)
-        method = method_class.from_corpus(
-            chosen.config, [_cut(text, CLEANINGS[DEFAULT_CLEANING]) for text in texts], setup
-        )
+        method = method_class.from_corpus(chosen.config, [_cut(text, cleaning) for text in texts], setup)
         progress.say(f"{name}: FRESH weights (seed {seed}); nothing was pretrained")
         info = {"method": name, "recipe": recipe, "seed": seed, "config": weights.config_json(method.config)}
         return LoadedMethod(name, method, info, place)

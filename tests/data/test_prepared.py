@@ -26,7 +26,7 @@ from PIL import Image
 from medbench.data import decoding, prepared, shards
 from medbench.data.images import Fit, fit_square, read_image, read_square
 from medbench.data.index import Index
-from medbench.data.prepared import CHUNK, BrokenImages, PreparedImages, prepare
+from medbench.data.prepared import CHUNK, BrokenImages, PreparedImages, prepare, require_room
 from medbench.data.shards import Shards
 from medbench.data.verify import leave_out
 from medbench.errors import DataError
@@ -762,3 +762,18 @@ def test_importing_is_cheap() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_all_sizes_are_held_against_the_disk_at_once(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, cache = index_of(pictures), tmp_path / "cache"
+    usage = shutil.disk_usage(tmp_path)._replace(free=COUNT * (30**2 + 500))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    require_room(index, [(30, "pad")], cache)
+    with pytest.raises(
+        DataError, match=r"150 images at 30 px and 20 px takes 0\.00 GB, and .* has 0\.00 GB free"
+    ):
+        require_room(index, [(30, "pad"), (20, "pad")], cache)
+    do(index, cache, side=30)
+    require_room(index, [(30, "pad"), (20, "pad")], cache)  # what is there takes no more

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -219,6 +219,28 @@ def _opened(entry: "Entry") -> PreparedImages:
     """
     hold = Hold(entry.folder)
     return PreparedImages(entry.images(), entry.sizes, entry.sha256, entry.folder, hold)
+
+
+def require_room(index: Index, sizes: Sequence[tuple[int, Fit]], cache: Path) -> None:
+    """See that films fit the disk at all of these sizes, before hours are spent on the first of them.
+
+    Raises:
+        DataError: they do not; what is there already is not counted.
+    """
+    films = _films(index)
+    todo = [
+        side
+        for side, fit in sizes
+        if load(cache / "prepared" / _key(index.dataset, films, side, fit)) is None
+    ]
+    need = sum(len(films) * (side**2 + BYTES_PER_ROW) for side in todo)
+    there = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    if need > free:
+        raise DataError(
+            f"Preparing {len(films):,} images at {' and '.join(f'{side} px' for side in todo)} takes "
+            f"{_gigabytes(need)}, and {there} has {_gigabytes(free)} free. {MAKE_ROOM}"
+        )
 
 
 def _reopen(folder: Path) -> PreparedImages:
