@@ -12,7 +12,7 @@ those of valid.csv know neither blanks nor doubt.
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -22,8 +22,8 @@ from PIL import Image
 
 from medbench.phantom.grammar import CHEXPERT, Report, write_report
 from medbench.phantom.render import render
-from medbench.phantom.study import Mix, Patient, Study, sample_patient, stream
-from medbench.phantom.writing import Parameters, Row, csv_text, write_file, write_layout
+from medbench.phantom.study import Mix, Study, sample_patient, stream
+from medbench.phantom.writing import Row, Twin, csv_text, every_film, write_file
 
 LAYOUT = "chexpert"
 SIZES: Mapping[str, int] = {"default": 1500, "micro": 80}
@@ -80,63 +80,6 @@ _VALID_SHARE = 0.05
 """Chance of a patient to be in valid.csv; far more than the real 200 of 64,740, or a small twin had nobody there."""
 
 
-def write(
-    root: Path,
-    *,
-    patients: int,
-    seed: int = 0,
-    size: int = 256,
-    workers: int = 1,
-    advance: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Write the layout, or go on with one that was stopped; returns at once if it is complete.
-
-    Args:
-        root: Folder to write; new, empty, or begun by an earlier call.
-        patients: How many patients; `SIZES` names the usual numbers.
-        seed: At least 0. The same patient has the same films whatever `patients` is.
-        size: Side of the films in pixels.
-        workers: Number of processes. It changes no byte.
-        advance: Called with the number of films finished since the last call; `total` gives the sum.
-
-    Raises:
-        DataError: If the folder holds another phantom or other files.
-        ValueError: If a number is out of range.
-    """
-    write_films(LAYOUT, CHEXPERT_MIX, root, patients, seed, size, workers, advance)
-
-
-def total(patients: int, seed: int = 0) -> int:
-    """The number of films that `write` makes."""
-    return sum(len(study.films) for number in range(patients) for study in patient(number, seed).studies)
-
-
-def patient(number: int, seed: int = 0) -> Patient:
-    """The truth about one patient of this layout."""
-    return sample_patient(LAYOUT, CHEXPERT_MIX, number, seed)
-
-
-def write_films(
-    layout: str,
-    mix: Mix,
-    root: Path,
-    patients: int,
-    seed: int,
-    size: int,
-    workers: int,
-    advance: Callable[[int], None],
-) -> None:
-    """`write` for patients of another mix, which have a layout name of their own."""
-    write_layout(
-        root,
-        Parameters(layout, patients, seed, size),
-        write_patient=partial(_write_patient, layout, mix),
-        write_tables=_write_tables,
-        workers=workers,
-        advance=advance,
-    )
-
-
 def split_of(layout: str, number: int, seed: int = 0) -> str:
     """The table of a patient, by lot: `valid` for one in twenty, else `train`."""
     lot = float(stream(layout, seed, number, _WORDS - 1).random())
@@ -156,7 +99,8 @@ def observations(study: Study, report: Report, rng: np.random.Generator) -> dict
     return found
 
 
-def _write_patient(layout: str, mix: Mix, root: Path, number: int, seed: int, size: int) -> list[Row]:
+def write_patient(layout: str, mix: Mix, root: Path, number: int, seed: int, size: int) -> list[Row]:
+    """Write a patient's films; `layout` and `mix` are of this twin or of another one in the same files."""
     who = sample_patient(layout, mix, number, seed)
     part = split_of(layout, number, seed)
     folder = Path(part) / f"patient{number + (64_541 if part == 'valid' else 1):05d}"
@@ -193,7 +137,8 @@ def _write_patient(layout: str, mix: Mix, root: Path, number: int, seed: int, si
     return rows
 
 
-def _write_tables(root: Path, films: Sequence[Row]) -> None:
+def write_tables(root: Path, films: Sequence[Row]) -> None:
+    """Write the tables of all films."""
     for part in ("train", "valid"):
         rows = [film for film in films if film["part"] == part]
         write_file(root, Path(f"{part}.csv"), csv_text(COLUMNS, rows).encode())
@@ -202,3 +147,13 @@ def _write_tables(root: Path, films: Sequence[Row]) -> None:
     table.writeheader()
     table.writerows(films)
     write_file(root, Path("df_chexpert_plus_240401.csv"), text.getvalue().encode())
+
+
+_TWIN = Twin(
+    LAYOUT,
+    CHEXPERT_MIX,
+    partial(write_patient, LAYOUT, CHEXPERT_MIX),
+    write_tables,
+    films=every_film,
+)
+write, total, patient = _TWIN.write, _TWIN.total, _TWIN.patient

@@ -5,11 +5,12 @@ CheXpert 5x200 is chosen out of such a folder by its tables; see `medbench.phant
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from functools import partial
 
 from medbench.phantom import chexpert
-from medbench.phantom.study import Mix, Patient, sample_patient
+from medbench.phantom.study import Mix
+from medbench.phantom.writing import Twin
 
 LAYOUT = "chexpert_5x200"
 SIZES: Mapping[str, int] = {"default": 1500, "micro": 150}
@@ -23,24 +24,5 @@ SINGLE_MIX = Mix(
 )
 
 
-def write(
-    root: Path,
-    *,
-    patients: int,
-    seed: int = 0,
-    size: int = 256,
-    workers: int = 1,
-    advance: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Write the layout, or go on with one that was stopped; arguments and errors as of `chexpert.write`."""
-    chexpert.write_films(LAYOUT, SINGLE_MIX, root, patients, seed, size, workers, advance)
-
-
-def total(patients: int, seed: int = 0) -> int:
-    """The number of films that `write` makes: one a patient, whatever the seed."""
-    return patients
-
-
-def patient(number: int, seed: int = 0) -> Patient:
-    """The truth about one patient of this layout."""
-    return sample_patient(LAYOUT, SINGLE_MIX, number, seed)
+_TWIN = Twin(LAYOUT, SINGLE_MIX, partial(chexpert.write_patient, LAYOUT, SINGLE_MIX), chexpert.write_tables)
+write, total, patient = _TWIN.write, _TWIN.total, _TWIN.patient

@@ -9,15 +9,15 @@ COVID-19 stands for pneumonia on both sides, `pneumonia` for pneumonia on one.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 
 from medbench.phantom.render import render
-from medbench.phantom.study import Mix, Patient, Study, sample_patient, stream
-from medbench.phantom.writing import Parameters, Row, write_file, write_layout
+from medbench.phantom.study import Mix, Study, stream
+from medbench.phantom.writing import Row, Twin, one_a_study, write_file
 
 LAYOUT = "covidx"
 SIZES: Mapping[str, int] = {"default": 1500, "micro": 100}
@@ -28,49 +28,6 @@ COVIDX_MIX = Mix(normal=0.35, pneumonia=0.65, others={}, studies=(0.75, 0.25))
 _LOTS = 500
 """Number in the random key that sets lots apart from findings (studies have 1, 2, 3, ...)."""
 _TEST_SHARE = 0.15
-
-
-def write(
-    root: Path,
-    *,
-    patients: int,
-    seed: int = 0,
-    size: int = 256,
-    workers: int = 1,
-    advance: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Write the layout, or go on with one that was stopped; returns at once if it is complete.
-
-    Args:
-        root: Folder to write; new, empty, or begun by an earlier call.
-        patients: How many patients; `SIZES` names the usual numbers.
-        seed: At least 0. The same patient has the same films whatever `patients` is.
-        size: Side of the films in pixels.
-        workers: Number of processes. It changes no byte.
-        advance: Called with the number of films finished since the last call; `total` gives the sum.
-
-    Raises:
-        DataError: If the folder holds another phantom or other files.
-        ValueError: If a number is out of range.
-    """
-    write_layout(
-        root,
-        Parameters(LAYOUT, patients, seed, size),
-        write_patient=_write_patient,
-        write_tables=_write_tables,
-        workers=workers,
-        advance=advance,
-    )
-
-
-def total(patients: int, seed: int = 0) -> int:
-    """The number of films that `write` makes: one a study."""
-    return sum(len(patient(number, seed).studies) for number in range(patients))
-
-
-def patient(number: int, seed: int = 0) -> Patient:
-    """The truth about one patient of this layout."""
-    return sample_patient(LAYOUT, COVIDX_MIX, number, seed)
 
 
 def class_of(study: Study) -> str:
@@ -104,3 +61,7 @@ def _write_tables(root: Path, films: Sequence[Row]) -> None:
     for part in ("train", "test"):
         lines = [f"{film['line']}\n" for film in films if film["part"] == part]
         write_file(root, Path(f"{part}_COVIDx9A.txt"), "".join(lines).encode())
+
+
+_TWIN = Twin(LAYOUT, COVIDX_MIX, _write_patient, _write_tables, films=one_a_study)
+write, total, patient = _TWIN.write, _TWIN.total, _TWIN.patient

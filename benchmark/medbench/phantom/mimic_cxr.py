@@ -20,8 +20,8 @@ from PIL import Image
 
 from medbench.phantom.grammar import CHEXPERT, write_report
 from medbench.phantom.render import render
-from medbench.phantom.study import MIMIC_MIX, Mix, Patient, Study, sample_patient, stream
-from medbench.phantom.writing import Parameters, Row, csv_text, write_file, write_gzip, write_layout
+from medbench.phantom.study import MIMIC_MIX, Mix, Study, sample_patient, stream
+from medbench.phantom.writing import Row, Twin, csv_text, every_film, write_file, write_gzip
 
 LAYOUT = "mimic_cxr"
 SIZES: Mapping[str, int] = {"default": 1500, "micro": 80}
@@ -49,42 +49,6 @@ _METADATA = (
 )
 
 
-def write(
-    root: Path,
-    *,
-    patients: int,
-    seed: int = 0,
-    size: int = 256,
-    workers: int = 1,
-    advance: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Write the layout, or go on with one that was stopped; returns at once if it is complete.
-
-    Args:
-        root: Folder to write; new, empty, or begun by an earlier call.
-        patients: How many patients; `SIZES` names the usual numbers.
-        seed: At least 0. The same patient has the same films whatever `patients` is.
-        size: Side of the films in pixels.
-        workers: Number of processes. It changes no byte.
-        advance: Called with the number of films finished since the last call; `total` gives the sum.
-
-    Raises:
-        DataError: If the folder holds another phantom or other files.
-        ValueError: If a number is out of range.
-    """
-    write_films(LAYOUT, MIMIC_MIX, split_of, _as_reported, root, patients, seed, size, workers, advance)
-
-
-def total(patients: int, seed: int = 0) -> int:
-    """The number of films that `write` makes."""
-    return sum(len(study.films) for number in range(patients) for study in patient(number, seed).studies)
-
-
-def patient(number: int, seed: int = 0) -> Patient:
-    """The truth about one patient of this layout."""
-    return sample_patient(LAYOUT, MIMIC_MIX, number, seed)
-
-
 def subject_id(number: int) -> int:
     """The eight-digit subject_id of a patient, spread over p10 to p19 as the real ones are."""
     return 10_000_032 + number * 7_919 % 9_999_901
@@ -101,47 +65,11 @@ def split_of(number: int, seed: int = 0) -> str:
     return "validate" if lot < 0.04 else "test" if lot < 0.08 else "train"
 
 
-def write_films(
-    layout: str,
-    mix: Mix,
-    split: Callable[[int, int], str],
-    labels: Labels,
-    root: Path,
-    patients: int,
-    seed: int,
-    size: int,
-    workers: int,
-    advance: Callable[[int], None],
-) -> None:
-    """`write` for patients of another mix, which have a layout name of their own.
-
-    Args:
-        layout: their name.
-        mix: how often things are found in them.
-        split: (number, seed) -> official part of a patient; module-level, for it is pickled.
-        labels: (study, labels of its report) -> labels in the table; likewise.
-        root: as of `write`, like all that follow.
-        patients: see there.
-        seed: see there.
-        size: see there.
-        workers: see there.
-        advance: see there.
-    """
-    write_layout(
-        root,
-        Parameters(layout, patients, seed, size),
-        write_patient=partial(_write_patient, layout, mix, split, labels),
-        write_tables=_write_tables,
-        workers=workers,
-        advance=advance,
-    )
-
-
 def _as_reported(study: Study, found: Mapping[str, float]) -> dict[str, float]:
     return dict(found)
 
 
-def _write_patient(
+def write_patient(
     layout: str,
     mix: Mix,
     split: Callable[[int, int], str],
@@ -151,6 +79,18 @@ def _write_patient(
     seed: int,
     size: int,
 ) -> list[Row]:
+    """Write a patient's films and reports, of this twin or of another one in the same files.
+
+    Args:
+        layout: name of the twin.
+        mix: how often things are found in its patients.
+        split: (number, seed) -> official part of a patient; module-level, for it is pickled.
+        labels: (study, labels of its report) -> labels in the table; likewise.
+        root: folder of the layout.
+        number: of the patient.
+        seed: of the layout.
+        size: side of the films in pixels.
+    """
     who = sample_patient(layout, mix, number, seed)
     subject = subject_id(number)
     folder = Path(f"p{str(subject)[:2]}") / f"p{subject}"
@@ -190,7 +130,8 @@ def _write_patient(
     return rows
 
 
-def _write_tables(root: Path, studies: Sequence[Row]) -> None:
+def write_tables(root: Path, studies: Sequence[Row]) -> None:
+    """Write the tables of all studies."""
     metadata: list[Row] = []
     splits: list[Row] = []
     labels: list[Row] = []
@@ -221,3 +162,13 @@ def _write_tables(root: Path, studies: Sequence[Row]) -> None:
     split_columns = ("dicom_id", "study_id", "subject_id", "split")
     write_gzip(root, Path(name.format("split")), csv_text(split_columns, splits))
     write_gzip(root, Path(name.format("chexpert")), csv_text(("subject_id", "study_id", *CHEXPERT), labels))
+
+
+_TWIN = Twin(
+    LAYOUT,
+    MIMIC_MIX,
+    partial(write_patient, LAYOUT, MIMIC_MIX, split_of, _as_reported),
+    write_tables,
+    films=every_film,
+)
+write, total, patient = _TWIN.write, _TWIN.total, _TWIN.patient

@@ -10,7 +10,7 @@ Emphysema, Fibrosis, Pleural_Thickening and Hernia do not occur: phantoms have n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -19,8 +19,8 @@ from PIL import Image
 
 from medbench.phantom.findings import KINDS, Finding
 from medbench.phantom.render import render
-from medbench.phantom.study import RSNA_MIX, Patient, Study, sample_patient, stream
-from medbench.phantom.writing import Parameters, Row, csv_text, write_file, write_layout
+from medbench.phantom.study import RSNA_MIX, Study, stream
+from medbench.phantom.writing import Row, Twin, csv_text, one_a_study, write_file
 
 LAYOUT = "nih"
 SIZES: Mapping[str, int] = {"default": 1500, "micro": 100}
@@ -66,49 +66,6 @@ _BOXES = ("Image Index", "Finding Label", "Bbox [x", "y", "w", "h]", "", "", "")
 _LOTS = 500
 """Number in the random key that sets lots apart from findings (studies have 1, 2, 3, ...)."""
 _TEST_SHARE, _BOX_SHARE = 0.23, 0.5
-
-
-def write(
-    root: Path,
-    *,
-    patients: int,
-    seed: int = 0,
-    size: int = 256,
-    workers: int = 1,
-    advance: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Write the layout, or go on with one that was stopped; returns at once if it is complete.
-
-    Args:
-        root: Folder to write; new, empty, or begun by an earlier call.
-        patients: How many patients; `SIZES` names the usual numbers.
-        seed: At least 0. The same patient has the same films whatever `patients` is.
-        size: Side of the films in pixels; the boxes are in pixels of these films.
-        workers: Number of processes. It changes no byte.
-        advance: Called with the number of films finished since the last call; `total` gives the sum.
-
-    Raises:
-        DataError: If the folder holds another phantom or other files.
-        ValueError: If a number is out of range.
-    """
-    write_layout(
-        root,
-        Parameters(LAYOUT, patients, seed, size),
-        write_patient=_write_patient,
-        write_tables=_write_tables,
-        workers=workers,
-        advance=advance,
-    )
-
-
-def total(patients: int, seed: int = 0) -> int:
-    """The number of films that `write` makes: one a study."""
-    return sum(len(patient(number, seed).studies) for number in range(patients))
-
-
-def patient(number: int, seed: int = 0) -> Patient:
-    """The truth about one patient of this layout."""
-    return sample_patient(LAYOUT, NIH_MIX, number, seed)
 
 
 def label_of(finding: Finding) -> str:
@@ -184,3 +141,7 @@ def _write_tables(root: Path, films: Sequence[Row]) -> None:
         for label, (x0, y0, x1, y1) in film["boxes"]
     ]
     write_file(root, Path("BBox_List_2017.csv"), csv_text(_BOXES, boxes).encode())
+
+
+_TWIN = Twin(LAYOUT, NIH_MIX, _write_patient, _write_tables, films=one_a_study)
+write, total, patient = _TWIN.write, _TWIN.total, _TWIN.patient

@@ -9,7 +9,7 @@ ellipses or rectangles, necklaces with polygons, in the challenge's own syntax.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from PIL import Image
 
 from medbench.phantom.findings import Kind, Mask
 from medbench.phantom.render import box_of, render
-from medbench.phantom.study import Mix, Patient, sample_patient
-from medbench.phantom.writing import Parameters, Row, csv_text, write_file, write_layout
+from medbench.phantom.study import Mix
+from medbench.phantom.writing import Row, Twin, csv_text, write_file
 
 LAYOUT = "object_cxr"
 SIZES: Mapping[str, int] = {"default": 1800, "micro": 126}
@@ -39,36 +39,6 @@ _DEV = 9
 
 _OUTLINED: tuple[Kind, ...] = ("foreign",)
 """The kinds of findings that are outlined."""
-
-
-def write(
-    root: Path,
-    *,
-    patients: int,
-    seed: int = 0,
-    size: int = 256,
-    workers: int = 1,
-    advance: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Write the layout, or go on with one that was stopped; see `medbench.phantom.rsna.write`."""
-    write_layout(
-        root,
-        Parameters(LAYOUT, patients, seed, size),
-        write_patient=_write_patient,
-        write_tables=_write_tables,
-        workers=workers,
-        advance=advance,
-    )
-
-
-def total(patients: int, seed: int = 0) -> int:
-    """The number of films that `write` makes: one a patient, whatever the seed."""
-    return patients
-
-
-def patient(number: int, seed: int = 0) -> Patient:
-    """The truth about one patient of this layout."""
-    return sample_patient(LAYOUT, MIX, number, seed)
 
 
 def _write_patient(root: Path, number: int, seed: int, size: int) -> list[Row]:
@@ -114,3 +84,7 @@ def _write_tables(root: Path, films: Sequence[Row]) -> None:
     for part in ("train", "dev"):
         rows = [film for film in films if film["part"] == part]
         write_file(root, Path(f"{part}.csv"), csv_text(("image_name", "annotation"), rows).encode())
+
+
+_TWIN = Twin(LAYOUT, MIX, _write_patient, _write_tables)
+write, total, patient = _TWIN.write, _TWIN.total, _TWIN.patient

@@ -8,7 +8,7 @@ One frontal film a report and a report a patient; the real collection has latera
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -19,8 +19,8 @@ from PIL import Image
 from medbench.phantom.findings import Finding, Kind
 from medbench.phantom.grammar import write_report
 from medbench.phantom.render import render
-from medbench.phantom.study import MIMIC_MIX, Patient, Study, sample_patient, stream
-from medbench.phantom.writing import Parameters, Row, write_file, write_layout
+from medbench.phantom.study import MIMIC_MIX, Study, stream
+from medbench.phantom.writing import Row, Twin, write_file
 
 LAYOUT = "openi"
 SIZES: Mapping[str, int] = {"default": 1500, "micro": 80}
@@ -42,49 +42,6 @@ _HEADINGS: Mapping[Kind, str] = {
     "device": "Medical Device",
     "foreign": "Foreign Bodies",
 }
-
-
-def write(
-    root: Path,
-    *,
-    patients: int,
-    seed: int = 0,
-    size: int = 256,
-    workers: int = 1,
-    advance: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Write the layout, or go on with one that was stopped; returns at once if it is complete.
-
-    Args:
-        root: Folder to write; new, empty, or begun by an earlier call.
-        patients: How many patients, each with one film and one report; `SIZES` names the usual numbers.
-        seed: At least 0. The same patient has the same film whatever `patients` is.
-        size: Side of the films in pixels.
-        workers: Number of processes. It changes no byte.
-        advance: Called with the number of films finished since the last call.
-
-    Raises:
-        DataError: If the folder holds another phantom or other files.
-        ValueError: If a number is out of range.
-    """
-    write_layout(
-        root,
-        Parameters(LAYOUT, patients, seed, size),
-        write_patient=_write_patient,
-        write_tables=_write_tables,
-        workers=workers,
-        advance=advance,
-    )
-
-
-def total(patients: int, seed: int = 0) -> int:
-    """The number of films that `write` makes: one a patient, whatever the seed."""
-    return patients
-
-
-def patient(number: int, seed: int = 0) -> Patient:
-    """The truth about one patient of this layout."""
-    return sample_patient(LAYOUT, _MIX, number, seed)
 
 
 def headings(study: Study) -> list[str]:
@@ -153,3 +110,7 @@ def _xml(uid: int, film: str, sections: Mapping[str, str], terms: Sequence[str])
         "</eCitation>",
     ]
     return "\n".join(lines) + "\n"
+
+
+_TWIN = Twin(LAYOUT, _MIX, _write_patient, _write_tables)
+write, total, patient = _TWIN.write, _TWIN.total, _TWIN.patient

@@ -13,7 +13,7 @@ import csv
 import datetime
 import hashlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,8 +22,8 @@ from PIL import Image
 
 from medbench.phantom.findings import Finding, Kind
 from medbench.phantom.render import render
-from medbench.phantom.study import MIMIC_MIX, Patient, Study, sample_patient, stream
-from medbench.phantom.writing import Parameters, Row, write_file, write_gzip, write_layout
+from medbench.phantom.study import MIMIC_MIX, Study, stream
+from medbench.phantom.writing import Row, Twin, every_film, write_file, write_gzip
 
 LAYOUT = "padchest"
 SIZES: Mapping[str, int] = {"default": 1500, "micro": 80}
@@ -67,49 +67,6 @@ _SIDES = {
 }
 _DEGREES = ("leve", "moder", "sever")
 _NORMAL = ("sin hallazg patolog signific", "estudi dentr limit normal", "torax sin alteracion signific")
-
-
-def write(
-    root: Path,
-    *,
-    patients: int,
-    seed: int = 0,
-    size: int = 256,
-    workers: int = 1,
-    advance: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Write the layout, or go on with one that was stopped; returns at once if it is complete.
-
-    Args:
-        root: Folder to write; new, empty, or begun by an earlier call.
-        patients: How many patients; `SIZES` names the usual numbers.
-        seed: At least 0. The same patient has the same films whatever `patients` is.
-        size: Side of the films in pixels.
-        workers: Number of processes. It changes no byte.
-        advance: Called with the number of films finished since the last call; `total` gives the sum.
-
-    Raises:
-        DataError: If the folder holds another phantom or other files.
-        ValueError: If a number is out of range.
-    """
-    write_layout(
-        root,
-        Parameters(LAYOUT, patients, seed, size),
-        write_patient=_write_patient,
-        write_tables=_write_tables,
-        workers=workers,
-        advance=advance,
-    )
-
-
-def total(patients: int, seed: int = 0) -> int:
-    """The number of films that `write` makes."""
-    return sum(len(study.films) for number in range(patients) for study in patient(number, seed).studies)
-
-
-def patient(number: int, seed: int = 0) -> Patient:
-    """The truth about one patient of this layout."""
-    return sample_patient(LAYOUT, _MIX, number, seed)
 
 
 def labels_of(study: Study) -> list[str]:
@@ -202,3 +159,13 @@ def _write_tables(root: Path, films: Sequence[Row]) -> None:
 def _digits(key: str, length: int) -> str:
     """A long number, as PadChest's ids are."""
     return str(int.from_bytes(hashlib.sha256(f"{LAYOUT}/{key}".encode()).digest(), "big")).zfill(78)[-length:]
+
+
+_TWIN = Twin(
+    LAYOUT,
+    _MIX,
+    _write_patient,
+    _write_tables,
+    films=every_film,
+)
+write, total, patient = _TWIN.write, _TWIN.total, _TWIN.patient

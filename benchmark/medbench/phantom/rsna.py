@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medbench.phantom.dicom import dicom_file
 from medbench.phantom.findings import Kind
 from medbench.phantom.render import Film, render
-from medbench.phantom.study import RSNA_MIX, Patient, Study, sample_patient
-from medbench.phantom.writing import Parameters, Row, csv_text, write_file, write_layout
+from medbench.phantom.study import RSNA_MIX, Patient, Study
+from medbench.phantom.writing import Row, Twin, csv_text, write_file
 
 LAYOUT = "rsna"
 SIZES: Mapping[str, int] = {"default": 5000, "micro": 150}
@@ -26,49 +26,6 @@ SIZES: Mapping[str, int] = {"default": 5000, "micro": 150}
 
 _TARGETS: tuple[Kind, ...] = ("pneumonia",)
 """The kinds of findings that count as Target and get boxes."""
-
-
-def write(
-    root: Path,
-    *,
-    patients: int,
-    seed: int = 0,
-    size: int = 256,
-    workers: int = 1,
-    advance: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Write the layout, or go on with one that was stopped; returns at once if it is complete.
-
-    Args:
-        root: Folder to write; new, empty, or begun by an earlier call.
-        patients: How many patients, each with one film; `SIZES` names the usual numbers.
-        seed: At least 0. The same patient has the same film whatever `patients` is.
-        size: Side of the films in pixels; the boxes are in pixels of these films.
-        workers: Number of processes. It changes no byte.
-        advance: Called with the number of films finished since the last call.
-
-    Raises:
-        DataError: If the folder holds another phantom or other files.
-        ValueError: If a number is out of range.
-    """
-    write_layout(
-        root,
-        Parameters(LAYOUT, patients, seed, size),
-        write_patient=_write_patient,
-        write_tables=_write_tables,
-        workers=workers,
-        advance=advance,
-    )
-
-
-def total(patients: int, seed: int = 0) -> int:
-    """The number of films that `write` makes: one a patient, whatever the seed."""
-    return patients
-
-
-def patient(number: int, seed: int = 0) -> Patient:
-    """The truth about one patient of this layout."""
-    return sample_patient(LAYOUT, RSNA_MIX, number, seed)
 
 
 def patient_id(number: int, seed: int = 0) -> str:
@@ -123,3 +80,7 @@ def _dicom(film: Film, who: Patient, ident: str) -> bytes:
         0x00101010: ("AS", str(who.anatomy.age)),
     }
     return dicom_file(film.pixels, uuid.UUID(ident).int, ident, who.anatomy.sex, view, more)
+
+
+_TWIN = Twin(LAYOUT, RSNA_MIX, _write_patient, _write_tables)
+write, total, patient = _TWIN.write, _TWIN.total, _TWIN.patient

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medbench.data.regions import encode_rle
 from medbench.phantom.dicom import dicom_file
 from medbench.phantom.findings import Kind
 from medbench.phantom.render import render
-from medbench.phantom.study import Mix, Patient, sample_patient
-from medbench.phantom.writing import Parameters, Row, csv_text, write_file, write_layout
+from medbench.phantom.study import Mix
+from medbench.phantom.writing import Row, Twin, csv_text, write_file
 
 LAYOUT = "siim"
 SIZES: Mapping[str, int] = {"default": 1500, "micro": 120}
@@ -37,36 +37,6 @@ _LARGE = 0.01
 
 _OUTLINED: tuple[Kind, ...] = ("pneumothorax",)
 """The kinds of findings that are outlined."""
-
-
-def write(
-    root: Path,
-    *,
-    patients: int,
-    seed: int = 0,
-    size: int = 256,
-    workers: int = 1,
-    advance: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Write the layout, or go on with one that was stopped; see `medbench.phantom.rsna.write`."""
-    write_layout(
-        root,
-        Parameters(LAYOUT, patients, seed, size),
-        write_patient=_write_patient,
-        write_tables=_write_tables,
-        workers=workers,
-        advance=advance,
-    )
-
-
-def total(patients: int, seed: int = 0) -> int:
-    """The number of films that `write` makes: one a patient, whatever the seed."""
-    return patients
-
-
-def patient(number: int, seed: int = 0) -> Patient:
-    """The truth about one patient of this layout."""
-    return sample_patient(LAYOUT, MIX, number, seed)
 
 
 def _uid(kind: str, number: int, seed: int) -> int:
@@ -105,3 +75,7 @@ def _write_tables(root: Path, films: Sequence[Row]) -> None:
         for runs in film["runs"] or ["-1"]
     ]
     write_file(root, Path("train-rle.csv"), csv_text(("ImageId", " EncodedPixels"), rows).encode())
+
+
+_TWIN = Twin(LAYOUT, MIX, _write_patient, _write_tables)
+write, total, patient = _TWIN.write, _TWIN.total, _TWIN.patient

@@ -11,7 +11,7 @@ consolidations for a healed one.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from PIL import Image
 
 from medbench.phantom.findings import Kind
 from medbench.phantom.render import render
-from medbench.phantom.study import Mix, Patient, sample_patient
-from medbench.phantom.writing import Parameters, Row, write_file, write_layout
+from medbench.phantom.study import Mix
+from medbench.phantom.writing import Row, Twin, write_file
 
 LAYOUT = "tbx11k"
 SIZES: Mapping[str, int] = {"default": 1600, "micro": 140}
@@ -40,36 +40,6 @@ _VAL = 5
 
 _OUTLINED: tuple[Kind, ...] = ("pneumonia",)
 """The kinds of findings that are outlined."""
-
-
-def write(
-    root: Path,
-    *,
-    patients: int,
-    seed: int = 0,
-    size: int = 256,
-    workers: int = 1,
-    advance: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Write the layout, or go on with one that was stopped; see `medbench.phantom.rsna.write`."""
-    write_layout(
-        root,
-        Parameters(LAYOUT, patients, seed, size),
-        write_patient=_write_patient,
-        write_tables=_write_tables,
-        workers=workers,
-        advance=advance,
-    )
-
-
-def total(patients: int, seed: int = 0) -> int:
-    """The number of films that `write` makes: one a patient, whatever the seed."""
-    return patients
-
-
-def patient(number: int, seed: int = 0) -> Patient:
-    """The truth about one patient of this layout."""
-    return sample_patient(LAYOUT, MIX, number, seed)
 
 
 def _write_patient(root: Path, number: int, seed: int, size: int) -> list[Row]:
@@ -111,3 +81,7 @@ def _write_tables(root: Path, films: Sequence[Row]) -> None:
         write_file(root, Path(f"annotations/json/TBX11K_{part}.json"), (json.dumps(table) + "\n").encode())
         lines = "".join(f"{film['file_name']}\n" for film in own)
         write_file(root, Path(f"lists/TBX11K_{part}.txt"), lines.encode())
+
+
+_TWIN = Twin(LAYOUT, MIX, _write_patient, _write_tables)
+write, total, patient = _TWIN.write, _TWIN.total, _TWIN.patient

@@ -11,14 +11,14 @@ faint findings more often than others; the boxes of the test films are exact.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medbench.phantom.dicom import dicom_file
 from medbench.phantom.findings import KINDS, Finding, Kind
 from medbench.phantom.render import render
-from medbench.phantom.study import Mix, Patient, sample_patient, stream
-from medbench.phantom.writing import Parameters, Row, csv_text, write_file, write_layout
+from medbench.phantom.study import Mix, stream
+from medbench.phantom.writing import Row, Twin, csv_text, write_file
 
 LAYOUT = "vindr"
 SIZES: Mapping[str, int] = {"default": 1500, "micro": 120}
@@ -76,36 +76,6 @@ _TEST = 6
 _READERS = 17
 _READING = 900
 """Number in the random key that sets the readers apart from the findings."""
-
-
-def write(
-    root: Path,
-    *,
-    patients: int,
-    seed: int = 0,
-    size: int = 256,
-    workers: int = 1,
-    advance: Callable[[int], None] = lambda n: None,
-) -> None:
-    """Write the layout, or go on with one that was stopped; see `medbench.phantom.rsna.write`."""
-    write_layout(
-        root,
-        Parameters(LAYOUT, patients, seed, size),
-        write_patient=_write_patient,
-        write_tables=_write_tables,
-        workers=workers,
-        advance=advance,
-    )
-
-
-def total(patients: int, seed: int = 0) -> int:
-    """The number of films that `write` makes: one a patient, whatever the seed."""
-    return patients
-
-
-def patient(number: int, seed: int = 0) -> Patient:
-    """The truth about one patient of this layout."""
-    return sample_patient(LAYOUT, MIX, number, seed)
 
 
 def class_of(finding: Finding) -> str | None:
@@ -178,3 +148,7 @@ def _write_tables(root: Path, films: Sequence[Row]) -> None:
         write_file(root, Path(f"annotations/annotations_{part}.csv"), csv_text(columns, boxes).encode())
         columns = ("image_id", *who, *CLASSES)
         write_file(root, Path(f"annotations/image_labels_{part}.csv"), csv_text(columns, labels).encode())
+
+
+_TWIN = Twin(LAYOUT, MIX, _write_patient, _write_tables)
+write, total, patient = _TWIN.write, _TWIN.total, _TWIN.patient

@@ -25,7 +25,7 @@ from filelock import FileLock
 
 from medbench.errors import DataError
 from medbench.phantom.render import check_size
-from medbench.phantom.study import PHANTOM_VERSION
+from medbench.phantom.study import PHANTOM_VERSION, Mix, Patient, sample_patient
 
 MARKER = "PHANTOM.json"
 """Name of the file at a root that says: this is phantom data, and complete."""
@@ -53,6 +53,78 @@ class Parameters:
         """The content of `PHANTOM.json`."""
         note = "synthetic chest radiographs drawn by medbench.phantom; no patient data"
         return json.dumps({"phantom": True, "note": note, **asdict(self)}, indent=2) + "\n"
+
+
+def every_film(who: Patient) -> int:
+    """The number of films of all studies."""
+    return sum(len(study.films) for study in who.studies)
+
+
+def one_a_study(who: Patient) -> int:
+    """The number of studies, of which a film each is written."""
+    return len(who.studies)
+
+
+@dataclass(frozen=True)
+class Twin:
+    """The phantom twin of a dataset: patients of one mix, written in its layout.
+
+    Attributes:
+        layout: Name of the layout.
+        mix: How often things are found in its patients.
+        write_patient: Writes the files of one patient.
+        write_tables: (root, rows of all patients in their order) writes what holds all of them.
+        films: The number of films of a patient; None for one each.
+    """
+
+    layout: str
+    mix: Mix
+    write_patient: WritePatient
+    write_tables: Callable[[Path, Sequence[Row]], None]
+    films: Callable[[Patient], int] | None = None
+
+    def write(
+        self,
+        root: Path,
+        *,
+        patients: int,
+        seed: int = 0,
+        size: int = 256,
+        workers: int = 1,
+        advance: Callable[[int], None] = lambda n: None,
+    ) -> None:
+        """Write the layout, or go on with one that was stopped; returns at once if it is complete.
+
+        Args:
+            root: Folder to write; new, empty, or begun by an earlier call.
+            patients: How many patients; `SIZES` of the layout's module names the usual numbers.
+            seed: At least 0. The same patient has the same films whatever `patients` is.
+            size: Side of the films in pixels; boxes and outlines are in pixels of these films.
+            workers: Number of processes. It changes no byte.
+            advance: Called with the number of films finished since the last call; `total` gives the sum.
+
+        Raises:
+            DataError: If the folder holds another phantom or other files.
+            ValueError: If a number is out of range.
+        """
+        write_layout(
+            root,
+            Parameters(self.layout, patients, seed, size),
+            write_patient=self.write_patient,
+            write_tables=self.write_tables,
+            workers=workers,
+            advance=advance,
+        )
+
+    def total(self, patients: int, seed: int = 0) -> int:
+        """The number of films that `write` makes."""
+        if self.films is None:
+            return patients
+        return sum(self.films(self.patient(number, seed)) for number in range(patients))
+
+    def patient(self, number: int, seed: int = 0) -> Patient:
+        """The truth about one patient of this layout."""
+        return sample_patient(self.layout, self.mix, number, seed)
 
 
 def write_layout(
