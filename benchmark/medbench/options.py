@@ -67,7 +67,17 @@ class StatusOptions(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VerifyDataOptions(DataOptions):
+class TableOptions(DataOptions):
+    """Of verbs that take `table:FILE` for a dataset."""
+
+    columns: Annotated[
+        list[str],
+        typer.Option("--column", metavar="KIND=NAME", help="Column of a table, as report=note. Repeatable."),
+    ] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyDataOptions(TableOptions):
     """Of `data verify`."""
 
     name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset, or table:FILE.")]
@@ -75,15 +85,11 @@ class VerifyDataOptions(DataOptions):
     split: Annotated[
         str | None, typer.Option("--split", metavar="lists:DIR", help="Check these lists of ids, too.")
     ] = None
-    columns: Annotated[
-        list[str],
-        typer.Option("--column", metavar="KIND=NAME", help="Column of a table, as report=note. Repeatable."),
-    ] = field(default_factory=list)
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareOptions(DataOptions):
+class PrepareOptions(TableOptions):
     """Of `data prepare`."""
 
     name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset, or table:FILE.")]
@@ -99,10 +105,6 @@ class PrepareOptions(DataOptions):
         list[str],
         typer.Option("--method", "-m", metavar="NAME", help="Whose sizes. Default: those of all methods."),
     ] = field(default_factory=lambda: ["*"])
-    columns: Annotated[
-        list[str],
-        typer.Option("--column", metavar="KIND=NAME", help="Column of a table, as report=note. Repeatable."),
-    ] = field(default_factory=list)
     exclude_broken: Annotated[
         bool, typer.Option("--exclude-broken", help="Leave out samples that can not be read.")
     ] = False
@@ -119,7 +121,7 @@ class GcOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SplitsOptions(DataOptions):
+class SplitsOptions(TableOptions):
     """Of `data splits`."""
 
     name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset, or table:FILE.")]
@@ -130,10 +132,6 @@ class SplitsOptions(DataOptions):
         Path | None,
         typer.Option("--out", metavar="DIR", help="Write the lists of ids there, for --split lists:DIR."),
     ] = None
-    columns: Annotated[
-        list[str],
-        typer.Option("--column", metavar="KIND=NAME", help="Column of a table, as report=note. Repeatable."),
-    ] = field(default_factory=list)
     exclude_broken: Annotated[
         bool, typer.Option("--exclude-broken", help="With --out: leave out samples that can not be read.")
     ] = False
@@ -141,7 +139,7 @@ class SplitsOptions(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShowOptions(DataOptions):
+class ShowOptions(TableOptions):
     """Of `data show`."""
 
     name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset, or table:FILE.")]
@@ -149,10 +147,6 @@ class ShowOptions(DataOptions):
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME-SAMPLE.png, here.")
     ] = None
-    columns: Annotated[
-        list[str],
-        typer.Option("--column", metavar="KIND=NAME", help="Column of a table, as report=note. Repeatable."),
-    ] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)

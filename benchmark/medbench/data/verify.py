@@ -7,6 +7,7 @@ boxes outside their image. `verify` looks for both on demand. All end in one mes
 """
 
 import math
+import os
 import re
 import zlib
 from collections import Counter
@@ -173,6 +174,32 @@ def require_file(spec: DatasetSpec, root: Path, names: Collection[str], what: st
     raise DataError(
         f"{spec.name}: looked for {what}, {expected}, and found {found}. {where_to_get(spec, root)}"
     )
+
+
+def folder_sizes(
+    spec: DatasetSpec, root: Path, folder: str, what: str, endings: str | tuple[str, ...] = "", hint: str = ""
+) -> dict[str, int]:
+    """Bytes of each file that lies in a folder, by its path below the root ("train/1.png").
+
+    Args:
+        spec: of the dataset.
+        root: its folder.
+        folder: path below the root.
+        what: what lies in it, in words.
+        endings: files with other endings are left alone.
+        hint: a sentence for who does not have it.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    path = root / folder
+    if not path.is_dir():
+        raise DataError(
+            f"{spec.name}: looked for the folder of {what}, {path}, and it is not there. {f'{hint} ' if hint else ''}"
+            f"{where_to_get(spec, root)}"
+        )
+    with os.scandir(path) as entries:
+        return {f"{folder}/{e.name}": e.stat().st_size for e in entries if e.name.endswith(endings)}
 
 
 def read_table(spec: DatasetSpec, root: Path, path: Path, **options: Any) -> pd.DataFrame:

@@ -10,7 +10,6 @@ by the classes of its training list.
 L. Wang, Z. Q. Lin, A. Wong, Scientific Reports 2020, arXiv 2003.09871; Y. Wu et al. (CXR-4), arXiv 2311.17677.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.reports import DEFAULT_CLEANING
 from medbench.data.splits import Split, SplitSpec, SplitUnavailable, hashed_share
-from medbench.data.verify import file_problem, require_file, settle, where_to_get
+from medbench.data.verify import file_problem, folder_sizes, require_file, settle, where_to_get
 from medbench.errors import DataError
 from medbench.specs import DatasetSpec
 
@@ -146,7 +145,9 @@ class Covidx(Dataset):
         again = rows["sample"].duplicated()
         self._again = int(again.sum())
         rows = rows[~again].reset_index(drop=True)
-        sizes = self._sizes(version.parts)
+        sizes: dict[str, int] = {}
+        for part in version.parts:
+            sizes |= folder_sizes(self.spec, self.root, part, f"{part} images")
         problems = []
         for sample, wrong in zip(rows["sample"], rows["wrong"], strict=True):
             if wrong or (wrong := file_problem(sizes.get(sample)) or ""):
@@ -218,17 +219,3 @@ class Covidx(Dataset):
                 "part": part,
             }
         )
-
-    def _sizes(self, parts: Sequence[str]) -> dict[str, int]:
-        """Bytes of each file below the folders of images, by path."""
-        sizes: dict[str, int] = {}
-        for part in parts:
-            folder = self.root / part
-            if not folder.is_dir():
-                raise DataError(
-                    f"{self.spec.name}: looked for the folder of {part} images, {folder}, and it is not there."
-                    f" {where_to_get(self.spec, self.root)}"
-                )
-            with os.scandir(folder) as entries:
-                sizes |= {f"{part}/{entry.name}": entry.stat().st_size for entry in entries}
-        return sizes

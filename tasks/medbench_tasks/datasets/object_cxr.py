@@ -20,7 +20,6 @@ JF Healthcare, object-CXR, https://jfhealthcare.github.io/object-CXR/.
 """
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import ClassVar
@@ -36,6 +35,7 @@ from medbench.data.splits import Split, SplitSpec, SplitUnavailable, split_of
 from medbench.data.verify import (
     box_problem,
     file_problem,
+    folder_sizes,
     read_table,
     require_columns,
     require_file,
@@ -87,7 +87,11 @@ class ObjectCxr(Dataset):
         rows = self._rows()
         samples = rows["sample"].tolist()
         images = (rows["part"] + "/" + rows["name"]).tolist()
-        sizes = self._sizes(list(dict.fromkeys(rows["part"])))
+        sizes: dict[str, int] = {}
+        for part in dict.fromkeys(rows["part"].tolist()):
+            sizes |= folder_sizes(
+                self.spec, self.root, part, "films", hint=f"Unpack {part}.zip next to {part}.csv."
+            )
         problems = [
             Problem(sample, image, what)
             for sample, image in zip(samples, images, strict=True)
@@ -181,20 +185,6 @@ class ObjectCxr(Dataset):
                 f"{self.spec.name}: the tables in {self.root} have no rows. {where_to_get(self.spec, self.root)}"
             )
         return rows
-
-    def _sizes(self, parts: Sequence[str]) -> dict[str, int]:
-        """Bytes of each film on disk, by path below the root."""
-        sizes: dict[str, int] = {}
-        for part in parts:
-            folder = self.root / part
-            if not folder.is_dir():
-                raise DataError(
-                    f"{self.spec.name}: looked for the folder of films, {folder}, and it is not there. Unpack "
-                    f"{part}.zip next to {part}.csv. {where_to_get(self.spec, self.root)}"
-                )
-            with os.scandir(folder) as entries:
-                sizes |= {f"{part}/{entry.name}": entry.stat().st_size for entry in entries}
-        return sizes
 
     def _within(self, image: str, boxes: Sequence[Box]) -> list[Box]:
         """Boxes cut off at the film's edges; as they are, if its header can not be read (`verify` tells why)."""

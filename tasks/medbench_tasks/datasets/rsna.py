@@ -14,10 +14,10 @@ films have no public labels; the splits divide the training part.
 """
 
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -30,6 +30,7 @@ from medbench.data.splits import PAIRS, Split, SplitSpec, SplitUnavailable, thre
 from medbench.data.verify import (
     box_problem,
     file_problem,
+    folder_sizes,
     read_table,
     require_columns,
     require_file,
@@ -81,14 +82,16 @@ class Rsna(Dataset):
         """Read the labels and list the images; see `Dataset.index`. No image is opened."""
         labels = self._labels()
         problems = _row_problems(labels)
-        sizes = self._sizes()
+        unpack = f"Unpack {IMAGES}.zip next to {LABELS}."
+        sizes = folder_sizes(self.spec, self.root, IMAGES, "images", ".dcm", unpack)
         films = [str(film) for film in labels["patientId"].unique()]
-        for film in films:
-            if (what := file_problem(sizes.get(film))) is not None:
-                problems.append(Problem(film, f"{IMAGES}/{film}.dcm", what))
+        images = [f"{IMAGES}/{film}.dcm" for film in films]
+        for film, image in zip(films, images, strict=True):
+            if (what := file_problem(sizes.get(image))) is not None:
+                problems.append(Problem(film, image, what))
         problems += [
-            Problem(film, f"{IMAGES}/{film}.dcm", f"on disk, but not in {LABELS}")
-            for film in sorted(set(sizes) - set(films))
+            Problem(PurePosixPath(image).stem, image, f"on disk, but not in {LABELS}")
+            for image in sorted(set(sizes) - set(images))
         ]
         boxes = _boxes(labels, films)
         people = self._people(films)
@@ -99,8 +102,8 @@ class Rsna(Dataset):
                 "sample": films,
                 "patient": films if people is None else [people[film] for film in films],
                 "study": films,
-                "image": [f"{IMAGES}/{film}.dcm" for film in films],
-                "bytes": [sizes.get(film) or 0 for film in films],
+                "image": images,
+                "bytes": [sizes.get(image) or 0 for image in images],
                 "boxes": boxes,
             },
             labels={"pneumonia": [len(found) > 0 for found in boxes]},
@@ -178,17 +181,6 @@ class Rsna(Dataset):
         if labels.empty:
             raise DataError(f"{self.spec.name}: {path} has no rows. {where_to_get(self.spec, self.root)}")
         return labels
-
-    def _sizes(self) -> dict[str, int]:
-        """Bytes of each image on disk, by patientId."""
-        folder = self.root / IMAGES
-        if not folder.is_dir():
-            raise DataError(
-                f"{self.spec.name}: looked for the folder of images, {folder}, and it is not there. Unpack "
-                f"{IMAGES}.zip next to {LABELS}. {where_to_get(self.spec, self.root)}"
-            )
-        with os.scandir(folder) as entries:
-            return {e.name.removesuffix(".dcm"): e.stat().st_size for e in entries if e.name.endswith(".dcm")}
 
 
 def _numbers(labels: pd.DataFrame) -> npt.NDArray[np.float64]:

@@ -12,7 +12,6 @@ Y. Liu et al., Rethinking Computer-Aided Tuberculosis Diagnosis, CVPR 2020.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -24,7 +23,7 @@ import pandas as pd
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.splits import Split, SplitSpec, SplitUnavailable, split_of
-from medbench.data.verify import box_problem, file_problem, require_file, settle, where_to_get
+from medbench.data.verify import box_problem, file_problem, folder_sizes, require_file, settle, where_to_get
 from medbench.errors import DataError
 
 TABLES = {"train": "annotations/json/TBX11K_train.json", "val": "annotations/json/TBX11K_val.json"}
@@ -95,7 +94,9 @@ class Tbx11k(Dataset):
         images = [f"{below}{FILMS}/{name}" for name in names]
         samples = [PurePosixPath(name).stem for name in names]
         folders = [PurePosixPath(name).parent.name for name in names]
-        sizes = self._sizes(below)
+        sizes: dict[str, int] = {}
+        for folder in FOLDERS:
+            sizes |= folder_sizes(self.spec, self.root, f"{below}{FILMS}/{folder}", "films", ".png")
         problems = [
             Problem(sample, image, what)
             for sample, image in zip(samples, images, strict=True)
@@ -231,21 +232,3 @@ class Tbx11k(Dataset):
             raise DataError(
                 f"{self.spec.name}: {path} can not be read as JSON ({error}). {where_to_get(self.spec, self.root)}"
             ) from error
-
-    def _sizes(self, below: str) -> dict[str, int]:
-        """Bytes of each film on disk, by path below the root."""
-        sizes: dict[str, int] = {}
-        for folder in FOLDERS:
-            path = self.root / below / FILMS / folder
-            if not path.is_dir():
-                raise DataError(
-                    f"{self.spec.name}: looked for the folder of films, {path}, and it is not there. "
-                    f"{where_to_get(self.spec, self.root)}"
-                )
-            with os.scandir(path) as entries:
-                sizes |= {
-                    f"{below}{FILMS}/{folder}/{e.name}": e.stat().st_size
-                    for e in entries
-                    if e.name.endswith(".png")
-                }
-        return sizes

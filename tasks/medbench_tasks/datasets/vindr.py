@@ -20,8 +20,8 @@ place. What each reader said is not kept.
 H. Q. Nguyen et al., Scientific Data 2022, doi:10.1038/s41597-022-01498-w.
 """
 
-import os
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import ClassVar, cast
 
 import numpy as np
@@ -34,6 +34,7 @@ from medbench.data.splits import Split, SplitSpec, SplitUnavailable, split_of
 from medbench.data.verify import (
     box_problem,
     file_problem,
+    folder_sizes,
     read_table,
     require_columns,
     require_file,
@@ -219,18 +220,8 @@ class VinDr(Dataset):
 
     def _files(self, part: str) -> dict[str, tuple[str, int]]:
         """Path below the root and bytes of each film of a part, by image_id."""
-        folder = self.root / part
-        if not folder.is_dir():
-            raise DataError(
-                f"{self.spec.name}: looked for the folder of films, {folder}, and it is not there. "
-                f"{where_to_get(self.spec, self.root)}"
-            )
-        with os.scandir(folder) as entries:
-            return {
-                e.name.rpartition(".")[0]: (f"{part}/{e.name}", e.stat().st_size)
-                for e in entries
-                if e.name.endswith((".dicom", ".dcm"))
-            }
+        sizes = folder_sizes(self.spec, self.root, part, "films", (".dicom", ".dcm"))
+        return {PurePosixPath(path).stem: (path, size) for path, size in sizes.items()}
 
 
 def consensus(boxes: Boxes, readers: Sequence[str]) -> Boxes:
