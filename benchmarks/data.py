@@ -305,7 +305,7 @@ def batch(folder: Path, sizes: Sizes) -> Iterator[Result]:
     import torch
 
     from medbench.data.augment import crop, random_corners
-    from medbench.devices import keep_freed_memory
+    from medbench.memory import keep_freed_memory
     from medbench.model import Preprocessing
     from medbench.seeding import uniforms
 

@@ -6,7 +6,7 @@
 Two references, both in float32 and with the true lengths of the reports: `plain` is the equation with as few operations
 as it takes; `released order` works as the released code does (words repeated for each image, maps brought into order
 and copied, report by report). Each runs in a process of its own, in turns, with and without kept memory
-(`medbench.devices.keep_freed_memory`); the least time over the steps counts, since anything else on the machine only
+(`medbench.memory.keep_freed_memory`); the least time over the steps counts, since anything else on the machine only
 adds to it. Memory is the highest that the process held, less what it held before the first step.
 """
 
@@ -71,12 +71,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """One loss, in this process."""
     import torch
 
-    from medbench import devices
+    from medbench import memory
     from medbench_methods.losses.gloria_local import gloria_local
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    kept = arguments.keep and devices.keep_freed_memory()
+    kept = arguments.keep and memory.keep_freed_memory()
     batch, least, most = arguments.batch, *arguments.words
     draw = torch.Generator().manual_seed(0)
     regions = 0.3 * torch.randn(batch, arguments.regions, arguments.width, generator=draw)

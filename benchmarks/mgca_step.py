@@ -26,7 +26,8 @@ from reference_mgca import BACKBONES, TOKENS, ReferenceMGCA
 from step_inputs import captions, vocabulary, write_bert
 from torch import Tensor
 
-from medbench.devices import Precision, autocast, describe, keep_freed_memory
+from medbench.devices import Precision, autocast, describe
+from medbench.memory import keep_freed_memory
 from medbench.method import Method, Setup
 from medbench.model import ImageTextBatch
 from medbench.plugins import load_catalogue

@@ -19,7 +19,8 @@ from platformdirs import user_cache_path
 from sklearn.metrics import roc_auc_score
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from medbench.devices import autocast, keep_freed_memory, resolve_device, resolve_precision
+from medbench.devices import autocast, resolve_device, resolve_precision
+from medbench.memory import keep_freed_memory
 from medbench.planner import Planner
 from medbench.plugins import load_catalogue
 from medbench.progress import Progress

@@ -33,7 +33,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import pandas as pd
     import torch
 
-    from medbench import devices
+    from medbench import devices, memory
     from medbench.data.index import Index
     from medbench.data.pairs import Pairs, TrainingBatches, read_reports
     from medbench.data.prepared import PreparedImages
@@ -42,7 +42,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     from medbench.plugins import load_catalogue
 
     device = devices.resolve_device(arguments.device)
-    kept = arguments.keep and devices.keep_freed_memory()
+    kept = arguments.keep and memory.keep_freed_memory()
     method_class = load_catalogue().load("methods", arguments.method)
     recipe = method_class.recipes[arguments.recipe]
     config = recipe.pretrain

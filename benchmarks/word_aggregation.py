@@ -15,7 +15,7 @@ from reference_mgca import token_loop
 from step_inputs import captions, vocabulary
 from torch import Tensor
 
-from medbench.devices import keep_freed_memory
+from medbench.memory import keep_freed_memory
 from medbench_methods.modules.word_aggregation import aggregate_words
 
 

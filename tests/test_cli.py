@@ -164,7 +164,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[RunRequest]:
 
     monkeypatch.setattr("medbench.runner.run", run)
     monkeypatch.setattr("medbench.cells.cells_table", lambda records: f"table of {len(records)}")
-    monkeypatch.setattr("medbench.devices.keep_freed_memory", lambda: True)
+    monkeypatch.setattr("medbench.memory.keep_freed_memory", lambda: True)
     return requests
 
 
@@ -802,7 +802,7 @@ def test_a_run_that_is_done_prints_the_same_again(
 
 
 def test_the_plan_of_a_run_that_is_done(in_finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medbench.devices.keep_freed_memory", lambda: True)  # for the process of a run only
+    monkeypatch.setattr("medbench.memory.keep_freed_memory", lambda: True)  # for the process of a run only
     wanted = ("-m", "random", "-t", "rsna_lp", "--recipe", "micro", "--device", "cpu")
     planned = medbench("run", *wanted, "--dry-run")
     assert planned.exit_code == 0
@@ -947,7 +947,7 @@ def test_the_leaderboard_is_made_of_the_records(in_finished: Path) -> None:
 
 
 def test_json_of_a_real_run(in_finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medbench.devices.keep_freed_memory", lambda: True)
+    monkeypatch.setattr("medbench.memory.keep_freed_memory", lambda: True)
     done = medbench(
         "run", "-m", "random", "-t", "rsna_lp", "--recipe", "micro", "--device", "cpu", "--json", "-q"
     )

@@ -133,7 +133,8 @@ def _prepare_process(request: RunRequest) -> None:
     """Set up this process, and nothing else, for computing."""
     if request.offline:
         os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is imported
-    from medbench.devices import CUBLAS_WORKSPACE, keep_freed_memory, resolve_device
+    from medbench.devices import CUBLAS_WORKSPACE, resolve_device
+    from medbench.memory import keep_freed_memory
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
     if resolve_device(request.device).type == "cpu":

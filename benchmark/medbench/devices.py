@@ -1,8 +1,6 @@
-"""Where and how numbers are computed: device, precision, determinism, memory. Nothing here acts on import."""
+"""Where and how numbers are computed: device, precision, determinism. Nothing here acts on import."""
 
-import ctypes
 import platform
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -12,20 +10,13 @@ from typing import Any, Final, Literal
 import torch
 
 from medbench.errors import UsageError
+from medbench.memory import is_kept
 
 Precision = Literal["32", "bf16"]
 
 CUBLAS_WORKSPACE: Final = ":4096:8"
 """Value of CUBLAS_WORKSPACE_CONFIG with which cuBLAS is deterministic. It has to be in the environment before CUDA
 starts, so the command line sets it, before torch is imported."""
-
-_MALLOPT: Final = (
-    (-4, 0),  # M_MMAP_MAX: no block gets a mapping of its own, which would go back to the system when freed
-    (-1, 2**31 - 1),  # M_TRIM_THRESHOLD: the top of the heap stays
-    (-2, 2**28),  # M_TOP_PAD: the heap grows by 256 MiB at a time
-)
-
-_memory_is_kept = False
 
 
 def resolve_device(name: str) -> torch.device:
@@ -136,26 +127,6 @@ def watch_determinism() -> Iterator[set[str]]:
         yield seen
 
 
-def keep_freed_memory() -> bool:
-    """Keep memory that torch frees, instead of giving it back to the system and asking for it again each step.
-
-    On the CPU a step frees and takes hundreds of blocks of megabytes; by default glibc maps and unmaps each, and the
-    kernel clears every page anew. benchmarks/pretrain_step.py measures what it saves. For the rest of the process, so
-    only the command line's own process calls it, before it trains on the CPU and after torch is imported.
-
-    Returns:
-        True if done; False where the C library is not glibc.
-    """
-    global _memory_is_kept
-    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    mallopt.argtypes, mallopt.restype = [ctypes.c_int, ctypes.c_int], ctypes.c_int
-    done = [mallopt(option, value) == 1 for option, value in _MALLOPT]
-    _memory_is_kept = all(done)
-    return _memory_is_kept
-
-
 def describe(device: torch.device) -> dict[str, Any]:
     """What a record says about the device; JSON types only."""
     about: dict[str, Any] = {
@@ -163,7 +134,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "name": _cpu_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "keeps_freed_memory": _memory_is_kept,
+        "keeps_freed_memory": is_kept(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
     }
     if device.type == "cuda":

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from medbench.data.images import Fit, read_image, read_square
 from medbench.errors import DataError
+from medbench.memory import keep_freed_memory
 
 CHANGED = "changed while it was read; run again"
 """Problem of a file that is not the one any more that was asked for."""
@@ -174,7 +175,8 @@ def decode(work: Sequence[Chunk], workers: int, what: str) -> Iterator[Outcome]:
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and do not outlive it."""
+    """Leave Ctrl-C to the parent, do not outlive it, and keep memory from film to film."""
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
