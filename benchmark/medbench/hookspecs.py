@@ -34,17 +34,17 @@ def medbench_methods() -> Iterable[MethodSpec]:  # type: ignore[empty-body]  # a
 
 
 @hookspec
-def medbench_tasks() -> Iterable[TaskSpec]:  # type: ignore[empty-body]
+def medbench_tasks() -> Iterable[TaskSpec]:  # type: ignore[empty-body]  # likewise
     """Tasks that this plugin adds."""
 
 
 @hookspec
-def medbench_datasets() -> Iterable[DatasetSpec]:  # type: ignore[empty-body]
+def medbench_datasets() -> Iterable[DatasetSpec]:  # type: ignore[empty-body]  # likewise
     """Datasets that this plugin adds."""
 
 
 @hookspec
-def medbench_leaderboards() -> Iterable[LeaderboardSpec]:  # type: ignore[empty-body]
+def medbench_leaderboards() -> Iterable[LeaderboardSpec]:  # type: ignore[empty-body]  # likewise
     """Leaderboards that this plugin adds."""
 
 

@@ -41,6 +41,14 @@ class Dataset(ABC):
         self.options = dict(options or {})
         self.cleaning = CLEANINGS[cleaning]
         self.dropped: dict[str, int] = {}
+        self.opened()
+
+    def opened(self) -> None:  # noqa: B027  # nothing, for most
+        """What is left to do once the attributes are set; a subclass may look at its folder or its options here.
+
+        Raises:
+            DataError: the options are not those of this dataset.
+        """
 
     @abstractmethod
     def index(self, *, exclude_broken: bool = False) -> Index:

@@ -306,7 +306,7 @@ def _train(
             shown = _disguise(part, hidden, mask_id, len(tokenizer), draw)
             loss = _loss(bert, head, part, shown, hidden, setup.device)
             optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's own
             optimiser.step()
             schedule.step()
             if epoch == training.epochs - 1:

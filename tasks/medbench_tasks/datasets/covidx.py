@@ -12,19 +12,16 @@ L. Wang, Z. Q. Lin, A. Wong, Scientific Reports 2020, arXiv 2003.09871; Y. Wu et
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import ClassVar, Final
 
 import numpy as np
 import pandas as pd
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
-from medbench.data.reports import DEFAULT_CLEANING
 from medbench.data.splits import Split, SplitSpec, SplitUnavailable, hashed_share
 from medbench.data.verify import file_problem, folder_sizes, require_file, settle, where_to_get
 from medbench.errors import DataError
-from medbench.specs import DatasetSpec
 
 LISTS: Final = {
     "train": ("train_COVIDx9A.txt", "train.txt"),
@@ -90,22 +87,14 @@ class Covidx(Dataset):
         "official": SplitSpec("COVIDx CXR-4: train.txt, val.txt, test.txt as released"),
     }
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        root: Path,
-        options: Mapping[str, Any] | None = None,
-        *,
-        cleaning: str = DEFAULT_CLEANING,
-    ) -> None:
-        super().__init__(spec, root, options, cleaning=cleaning)
+    def opened(self) -> None:
+        """Leave only the splits of the version whose lists are here."""
         self._again = 0
         try:
             own = self.version.splits
         except DataError:
             return  # what is wrong is said once the folder is read
-        # a class can not know which lists a folder holds
-        self.splits = {name: type(self).splits[name] for name in own}  # type: ignore[misc]
+        self.splits = {name: type(self).splits[name] for name in own}  # type: ignore[misc]  # no class knows the folder
 
     @property
     def version(self) -> Version:

@@ -21,11 +21,10 @@ import pandas as pd
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.regions import MaskFile
-from medbench.data.reports import DEFAULT_CLEANING, caption
+from medbench.data.reports import caption
 from medbench.data.splits import Split, SplitSpec, SplitUnavailable, hashed_share, rows_of
 from medbench.data.verify import box_problem, file_problem, settle
 from medbench.errors import DataError
-from medbench.specs import DatasetSpec
 
 CANDIDATES: Mapping[str, tuple[str, ...]] = {
     "image": (
@@ -94,20 +93,13 @@ class Table(Dataset):
     }
     mapping: dict[str, str]
 
-    def __init__(
-        self,
-        spec: DatasetSpec,
-        root: Path,
-        options: Mapping[str, Any] | None = None,
-        *,
-        cleaning: str = DEFAULT_CLEANING,
-    ) -> None:
-        super().__init__(spec, root, options, cleaning=cleaning)
+    def opened(self) -> None:
+        """Refuse options that are no kind of column."""
         self.mapping = {}
         unknown = sorted(set(self.options) - set(_OPTIONS))
         if unknown:
             raise DataError(
-                f"{spec.name}: no kind of column {', '.join(unknown)} for --column. Known: {', '.join(_OPTIONS)}."
+                f"{self.spec.name}: no kind of column {', '.join(unknown)} for --column. Known: {', '.join(_OPTIONS)}."
             )
 
     def index(self, *, exclude_broken: bool = False) -> Index:

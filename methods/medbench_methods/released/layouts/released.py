@@ -34,7 +34,7 @@ def _layout(name: str, config: ReleasedConfig, anchor: str, **more: object) -> L
         groups=_GROUPS,
         anchor=anchor,
         unused=_UNUSED,
-        **more,  # type: ignore[arg-type]
+        **more,  # type: ignore[arg-type]  # other fields of Layout, each of its own type
     )
 
 
