@@ -30,8 +30,10 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
-from medbench.data import images
-from medbench.data.images import PERCENTILES, Fit, fit_square, image_size, read_image, read_square
+from medbench.data import dicom as reader
+from medbench.data import grey_values, images
+from medbench.data.grey_values import PERCENTILES
+from medbench.data.images import Fit, fit_square, image_size, read_image, read_square
 from medbench.errors import DataError
 
 REFUSED = {
@@ -104,7 +106,7 @@ def test_the_files_that_read_decode_to_the_listed_stored_values(test_data: Path)
         if row["decodes"] != "yes" or path.name in REFUSED:
             continue
         with images._warnings_silenced():
-            stored = images._decode(images._open_dicom(path, pixels=True))
+            stored = reader._decode(reader.open_dicom(path, pixels=True))
         assert "x".join(map(str, stored.shape)) == row["array_shape"], path.name
         if row["photometric"] == "YBR_FULL":
             continue  # listed in YBR, used as RGB
@@ -430,14 +432,14 @@ def test_a_film_looked_up_is_as_one_mapped_pixel_by_pixel(
     random = np.random.default_rng(8)
     dtype = np.dtype(kind)
     low, high = (-60, 120) if dtype.itemsize == 1 else (-900, 3000)
-    monkeypatch.setattr(images, "_BLOCK", 101)  # several blocks, and a rest
+    monkeypatch.setattr(grey_values, "_BLOCK", 101)  # several blocks, and a rest
     for shape in ((1, 1), (1, 2), (3, 5), (31, 40)):
         values = random.normal((low + high) / 2, (high - low) / 5, shape).clip(low, high)
         stored = (values if dtype.kind == "i" else values - low).astype(dtype)
         path = dicom(tmp_path / "a.dcm", stored, PhotometricInterpretation=colours, **header)
         fast = read_image(path)
         with monkeypatch.context() as patch:
-            patch.setattr(images, "_is_small", lambda values: False)
+            patch.setattr(reader, "is_small", lambda values: False)
             np.testing.assert_array_equal(fast, read_image(path))
 
 
@@ -447,7 +449,7 @@ def test_a_film_looked_up_is_as_one_mapped_pixel_by_pixel(
 def test_percentiles_of_counted_values(values: list[int], scale: float) -> None:
     distinct, counts = np.unique(values, return_counts=True)
     expected = np.percentile(np.array(values) * scale, PERCENTILES)
-    assert images._percentiles_of(distinct * scale, counts) == tuple(expected)
+    assert grey_values._percentiles_of(distinct * scale, counts) == tuple(expected)
 
 
 LARGE = """
@@ -698,7 +700,7 @@ def test_a_deflated_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     data.save_as(tmp_path / "a.dcm")
     assert (tmp_path / "a.dcm").stat().st_size < 20_000
     np.testing.assert_array_equal(read_image(tmp_path / "a.dcm"), film)
-    monkeypatch.setattr(images, "_DEFLATED_MOST", 3_000_000)
+    monkeypatch.setattr(reader, "_DEFLATED_MOST", 3_000_000)
     with pytest.raises(DataError, match="inflates to more than 3,000,000 bytes"):
         read_image(tmp_path / "a.dcm")
 
