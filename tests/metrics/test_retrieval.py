@@ -208,6 +208,8 @@ def test_cosine_is_exact() -> None:
     turned = np.random.default_rng(0).permutation(images.shape[1])  # another order of summation
     np.testing.assert_array_equal(cosine(images[:, turned], texts[:, turned])(everything, everything), whole)
     np.testing.assert_array_equal(cosine(texts, images)(everything, everything).T, whole)
+    by_column = cosine(np.asfortranarray(images), np.asfortranarray(texts))  # another order in memory
+    np.testing.assert_array_equal(by_column(everything, everything), whole)
     for k in range(60):
         same = (texts == texts[k]).all(axis=1)
         assert (whole[:, same] == whole[:, [k]]).all()

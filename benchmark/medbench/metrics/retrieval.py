@@ -92,7 +92,7 @@ def cosine(images: npt.ArrayLike, texts: npt.ArrayLike) -> Similarity:
 
     Vectors are scaled to unit length and their entries rounded to multiples of 2^-25, which moves a cosine by about
     1e-8, less than float32 does. Their products are then whole numbers that float64 holds exactly: the same to the
-    last bit for any block, any number of threads and any machine, and equal vectors are tied.
+    last bit for any block and any number of threads, and equal vectors are tied.
 
     Args:
         images: (I, E) vectors, any length but 0.
@@ -118,7 +118,7 @@ def cosine(images: npt.ArrayLike, texts: npt.ArrayLike) -> Similarity:
 def _on_grid(vectors: npt.NDArray[Any]) -> Floats:
     if vectors.ndim != 2:
         raise ValueError(f"vectors are (N, E), found shape {vectors.shape}")
-    scaled: Floats = vectors.astype(np.float64)  # a copy
+    scaled: Floats = np.array(vectors, dtype=np.float64, order="C")  # a copy
     largest = np.abs(scaled).max(axis=1, initial=0.0, keepdims=True)
     if bad := np.count_nonzero(~(np.isfinite(largest) & (largest > 0))):
         raise ValueError(
@@ -156,7 +156,8 @@ def rank(
           these. Zeros without a partner.
 
     Raises:
-        ValueError: images and texts share neither classes nor pairs, or a similarity is not finite or of a wrong shape.
+        ValueError: classes or pairs are known of one side only, or neither of any; a similarity is not finite or
+            the shape of a block is wrong.
     """
     for name in ("classes", "pairs"):
         if (getattr(images, name) is None) != (getattr(texts, name) is None):
