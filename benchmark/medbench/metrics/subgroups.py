@@ -118,7 +118,8 @@ def age_bands(years: "Sequence[float | None] | npt.NDArray[np.float64] | pd.Seri
     Raises:
         ValueError: an age is no number ("045Y").
     """
-    age = pd.to_numeric(pd.Series(years, dtype=object)).to_numpy(np.float64, na_value=np.nan)
+    ages = pd.to_numeric(pd.Series(np.asarray(years, dtype=object)))
+    age = ages.to_numpy(np.float64, na_value=np.nan)
     known = (age >= 0) & (age <= OLDEST)  # False for NaN
     band = np.searchsorted(_BAND_STARTS, age, side="right")
     names = np.array([*AGE_BANDS, UNKNOWN], object)
