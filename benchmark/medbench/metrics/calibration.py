@@ -1,0 +1,456 @@
+"""Calibration of classifiers: is what they call 70 % present in 70 % of the films?
+
+Every class is a question of its own, yes or no, so a confidence is the probability of the class and not that
+of the likeliest class. Three metrics, all lower is better:
+
+- `ece_width_15`: expected calibration error over 15 bins of equal width between 0 and 1 (Guo et al. 2017,
+  "On Calibration of Modern Neural Networks", eq. 3, asked of each class).
+- `ece_mass_15`: the same over 15 bins that hold equally many samples (Nixon et al. 2019, "Measuring Calibration
+  in Deep Learning"). Where most probabilities are small the bins of equal width are one bin; these are not.
+- `brier`: mean squared difference of probability and truth.
+
+A bin holds its upper edge, the first one its lower edge, too. Equal probabilities share a bin, whatever the
+order of the samples.
+
+An ECE of few samples is too large, since chance alone moves each bin away from the diagonal: compare only
+what was computed over the same samples. The draws of its bootstrap are larger once more by about the same, so
+their mean excess over the value is taken from them before the interval is read off.
+
+Patients are drawn without strata here. A draw that keeps the number of ill patients would hide how far a
+shift of prevalence alone moves calibration.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import expit
+
+from medbench.metrics.bootstrap import DRAWS, bootstrap_blocks, percentile_interval
+from medbench.task import Metric
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+Binning = Literal["width", "mass"]
+"""Bins of equal width between 0 and 1, or of equally many samples."""
+
+Scale = Literal["probability", "log-odds"]
+"""What a score is: a probability, 0 to 1, or its log-odds (any finite number), as linear probes give it."""
+
+BINS: Final = 15
+"""Number of bins, as in Guo et al. 2017; part of the metrics' names."""
+
+INTERVAL: Final = f"95 % percentile bootstrap over patients, {DRAWS} draws, no strata"
+"""How `Metric.interval` names what this file makes; see also `CENTRED_INTERVAL`."""
+
+CENTRED_INTERVAL: Final = f"{INTERVAL}, less the draws' mean excess over the value"
+"""The same for the calibration errors, whose draws are larger than the value on average."""
+
+_EDGES: Final[Floats] = np.linspace(0, 1, BINS + 1)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Data of one reliability diagram: probabilities in bins, and what was there. JSON types only.
+
+    Attributes:
+        label: name of the class.
+        binning: `width` or `mass`.
+        edges: 16 rising edges of 15 bins, 0 to 1; equal neighbours hold an empty bin between them. Of `mass` the
+            first is the smallest probability, the last the largest. Empty, as all other tuples, if `n` is 0.
+        counts: samples in each bin.
+        confidence: mean probability in each bin, None where it is empty.
+        positives: share of positives in each bin, None where it is empty.
+        low, high: bounds of the 95 % interval of `positives` with the bins held fixed, None where there is none. A
+            bin without positives has 0 and 0, one without negatives 1 and 1, however few samples it holds.
+        interval: how the interval was made, in words.
+        n: samples of this class that count.
+        missing: samples whose label is not known; they are left out.
+        reason: why there is nothing to show, "" where there is.
+    """
+
+    label: str
+    binning: Binning
+    edges: tuple[float, ...]
+    counts: tuple[int, ...]
+    confidence: tuple[float | None, ...]
+    positives: tuple[float | None, ...]
+    low: tuple[float | None, ...]
+    high: tuple[float | None, ...]
+    interval: str
+    n: int
+    missing: int
+    reason: str = ""
+
+
+def expected_calibration_error(
+    truth: npt.NDArray[np.bool_], probability: Floats, binning: Binning
+) -> float | None:
+    """Mean distance of confidence and share of positives over 15 bins, each bin counting by its samples.
+
+    Args:
+        truth: (N,) True for positives.
+        probability: (N,) of the class, 0 to 1.
+        binning: `width` or `mass`.
+
+    Returns:
+        0 to 1, or None without samples. One class only is no obstacle.
+
+    Raises:
+        ValueError: shapes differ, or a probability is not between 0 and 1.
+    """
+    return _whole(_METRICS[f"ece_{binning}_{BINS}"], truth, probability)
+
+
+def brier_score(truth: npt.NDArray[np.bool_], probability: Floats) -> float | None:
+    """Mean squared difference of probability and truth.
+
+    Args:
+        truth: (N,) True for positives.
+        probability: (N,) of the class, 0 to 1.
+
+    Returns:
+        0 to 1, or None without samples. One class only is no obstacle.
+
+    Raises:
+        ValueError: shapes differ, or a probability is not between 0 and 1.
+    """
+    return _whole(_brier, truth, probability)
+
+
+def calibration_metrics(
+    predictions: pd.DataFrame, classes: Sequence[str], scale: Scale
+) -> tuple[Metric, ...]:
+    """Both calibration errors and the Brier score of predictions, with intervals.
+
+    With several classes the metrics are `macro_ece_width_15`, `macro_ece_mass_15` and `macro_brier`, plain means
+    over the classes; such a mean is None when one of the classes has no value.
+
+    Args:
+        predictions: one row a sample with `patient`, `target_<class>` (1, 0, or NaN where not known: that
+            sample does not count for that class) and `score_<class>` (finite, or NaN throughout where no
+            classifier could be trained: that class is None).
+        classes: names of the classes.
+        scale: what the scores are.
+
+    Returns:
+        The three metrics. `n` counts the samples with a known label; a single patient has no interval.
+
+    Raises:
+        ValueError: a score is missing for some samples only or is not on the scale, a label is not 0, 1 or NaN,
+            or none is known.
+    """
+    table = _Table.of(predictions, classes, scale)
+    answers = [table.ranked(k) for k in range(len(classes))]
+    values: dict[str, list[float | None]] = {}
+    draws: dict[str, list[Floats]] = {name: [] for name in _METRICS}
+    for name, metric in _METRICS.items():
+        values[name] = [None if answer is None else answer.whole(metric) for answer in answers]
+    defined = [answer for answer in answers if answer is not None]
+    complete = len(defined) == len(classes)
+    if complete and table.drawn:
+        for weights in bootstrap_blocks(table.patients, np.zeros(len(table.patients), np.bool_)):
+            counted = [(*answer.count(weights), answer.score) for answer in defined]
+            for name, metric in _METRICS.items():
+                draws[name].append(np.mean([metric(*counts) for counts in counted], axis=0))
+
+    several = len(classes) > 1
+    metrics = []
+    for name in _METRICS:
+        value = float(np.mean([v for v in values[name] if v is not None])) if complete else None
+        low, high = None, None
+        if value is not None and draws[name]:
+            drawn = np.concatenate(draws[name])
+            low, high = percentile_interval(drawn) if name == "brier" else centred_interval(drawn, value)
+        metrics.append(
+            Metric(
+                name=f"macro_{name}" if several else name,
+                value=value,
+                low=low,
+                high=high,
+                interval=INTERVAL if name == "brier" else CENTRED_INTERVAL,
+                n=len(table.patients),
+                higher_is_better=False,
+                per_class=dict(zip(classes, values[name], strict=True)) if several else {},
+            )
+        )
+    return tuple(metrics)
+
+
+def reliability_diagrams(
+    predictions: pd.DataFrame, classes: Sequence[str], scale: Scale
+) -> tuple[Reliability, ...]:
+    """Data of the reliability diagrams of predictions.
+
+    Args:
+        predictions: as for `calibration_metrics`.
+        classes: names of the classes.
+        scale: what the scores are.
+
+    Returns:
+        Two a class, `width` and then `mass`, in the order of the classes. A single patient has no intervals.
+
+    Raises:
+        ValueError: as `calibration_metrics` does.
+    """
+    table = _Table.of(predictions, classes, scale)
+    diagrams: list[Reliability] = []
+    for k, label in enumerate(classes):
+        known = int(table.known[:, k].sum())
+        missing = len(predictions) - known
+        answer = table.ranked(k)
+        if answer is None:
+            reason = "no score: no classifier could be trained" if known else "no known label"
+            for binning in _BINNINGS:
+                diagrams.append(
+                    Reliability(label, binning, (), (), (), (), (), (), INTERVAL, 0, missing, reason)
+                )
+        else:
+            diagrams += _diagrams(table, answer, label, missing)
+    return tuple(diagrams)
+
+
+def centred_interval(values: Floats, value: float) -> tuple[float | None, float | None]:
+    """The central 95 % of bootstrap values that exceed the value on average, moved back by that excess.
+
+    Args:
+        values: (D,) the metric of each draw, 0 to 1, NaN where it is not defined.
+        value: of all samples, 0 to 1.
+
+    Returns:
+        Bounds between 0 and 1 with the value inside; (None, None) as `percentile_interval` does.
+    """
+    low, high = percentile_interval(values)
+    if low is None or high is None:
+        return None, None
+    excess = float(np.nanmean(values)) - value
+    return min(value, max(0.0, low - excess)), max(value, min(1.0, high - excess))
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    """Samples of one class with a known label, by their G distinct probabilities, ascending.
+
+    Attributes:
+        rows: (M,) rows of the table, sorted by probability.
+        truth: (M,) of these rows.
+        first: (G,) where in `rows` each distinct probability begins.
+        score: (G,) the distinct probabilities.
+    """
+
+    rows: Ints
+    truth: npt.NDArray[np.bool_]
+    first: Ints
+    score: Floats
+
+    @classmethod
+    def of(cls, truth: npt.NDArray[np.bool_], probability: Floats, rows: Ints) -> "_Ranked":
+        """From (N,) truth and probability, of which `rows` (M,), at least one, count."""
+        if truth.ndim != 1 or truth.shape != probability.shape:
+            raise ValueError(
+                f"one truth and probability a sample; shapes are {truth.shape}, {probability.shape}"
+            )
+        outside = ~((probability[rows] >= 0) & (probability[rows] <= 1))  # NaN is outside, too
+        if outside.any():
+            raise ValueError(
+                f"{np.count_nonzero(outside)} of {len(rows)} probabilities are not between 0 and 1"
+            )
+        rows = rows[np.argsort(probability[rows], kind="stable")]
+        ranked = probability[rows]
+        first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
+        return cls(rows, truth[rows], first, ranked[first])
+
+    def count(self, weights: npt.NDArray[np.integer]) -> tuple[Floats, Floats]:
+        """Weights (D, N) of the table's rows -> of positives and of negatives at each probability: two (D, G)."""
+        ordered = weights[:, self.rows].astype(np.float64)
+        everyone = np.add.reduceat(ordered, self.first, axis=1)  # (D, M) -> (D, G)
+        positive = np.add.reduceat(ordered * self.truth, self.first, axis=1)
+        return positive, everyone - positive
+
+    def once(self) -> tuple[Floats, Floats]:
+        """As `count` with every sample counted once: two (1, G)."""
+        return self.count(np.ones((1, int(self.rows.max()) + 1), np.int32))
+
+    def whole(self, metric: "_Counted") -> float:
+        """The metric with every sample counted once."""
+        return float(metric(*self.once(), self.score)[0])
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Predictions of the samples with a known label.
+
+    Attributes:
+        patients: of the N samples.
+        target: (N, C) 1, 0 or NaN.
+        probability: (N, C), NaN throughout where there is no classifier.
+        known: (N, C) where the label is known.
+    """
+
+    patients: list[str]
+    target: Floats
+    probability: Floats
+    known: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, predictions: pd.DataFrame, classes: Sequence[str], scale: Scale) -> "_Table":
+        if scale not in get_args(Scale):
+            raise ValueError(f"scale is one of {', '.join(get_args(Scale))}, found {scale!r}")
+        target = predictions[[f"target_{c}" for c in classes]].to_numpy(np.float64)  # (N, C)
+        score = predictions[[f"score_{c}" for c in classes]].to_numpy(np.float64)
+        known = ~np.isnan(target)
+        if not np.isin(target[known], (0.0, 1.0)).all():
+            raise ValueError(f"a target is not 0, 1 or NaN: {np.unique(target[known])[:5]}")
+        kept = known.any(axis=1)
+        if not kept.any():
+            raise ValueError("no sample has a known label")
+        target, score, known = target[kept], score[kept], known[kept]
+        for k, name in enumerate(classes):
+            counted = score[known[:, k], k]
+            bad = ~np.isfinite(counted)
+            if bad.any() and not np.isnan(score[:, k]).all():
+                raise ValueError(f"{np.count_nonzero(bad)} of {len(counted)} scores of {name} are not finite")
+            if scale == "probability" and ((counted < 0) | (counted > 1)).any():
+                raise ValueError(
+                    f"scores of {name} go from {counted.min():g} to {counted.max():g}, which are no"
+                    " probabilities; if they are log-odds, say scale='log-odds'"
+                )
+        probability = score if scale == "probability" else expit(score)
+        return cls(predictions["patient"].to_numpy(dtype=str)[kept].tolist(), target, probability, known)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether drawing patients changes anything: a single one is always drawn."""
+        return len(set(self.patients)) > 1
+
+    def ranked(self, k: int) -> _Ranked | None:
+        """Class k, or None without a known label or without a classifier."""
+        rows = np.flatnonzero(self.known[:, k])
+        if len(rows) == 0 or np.isnan(self.probability[:, k]).all():
+            return None
+        return _Ranked.of(self.target[:, k] == 1, self.probability[:, k], rows)
+
+
+_Counted = Callable[[Floats, Floats, Floats], Floats]
+"""(D, G) weight of positives and of negatives at each of (G,) probabilities -> (D,) metric, NaN if undefined."""
+
+
+def _bin_by_width(everyone: Floats, score: Floats) -> Ints:
+    """(1, G) bin of each probability, the same for all draws."""
+    bins: Ints = np.searchsorted(_EDGES[1:-1], score, side="left")[None]
+    return bins
+
+
+def _bin_by_mass(everyone: Floats, score: Floats) -> Ints:
+    """(D, G) bin of each probability in each draw; of what a draw does not hold, any bin.
+
+    The upper edge of bin b is the sample of rank floor((W - 1) (b + 1) / 15), from 0, of the W in the draw, so a
+    probability falls into the first bin whose edge has no smaller rank than its own first sample. Counts of
+    samples are whole numbers: no rounding decides on a bin.
+    """
+    weights = everyone.astype(np.int64)
+    last = np.maximum(weights.sum(axis=1, keepdims=True) - 1, 1)  # (D, 1)
+    rank = np.cumsum(weights, axis=1) - weights  # of the first sample with that probability
+    bins: Ints = np.clip(-(-rank * BINS // last) - 1, 0, BINS - 1)
+    return bins
+
+
+_BINNINGS: Final[dict[Binning, Callable[[Floats, Floats], Ints]]] = {
+    "width": _bin_by_width,
+    "mass": _bin_by_mass,
+}
+
+
+def _ece_width(positive: Floats, negative: Floats, score: Floats) -> Floats:
+    inside = np.eye(BINS)[_bin_by_width(positive, score)[0]]  # (G, 15)
+    return _mean(np.abs(_excess(positive, negative, score) @ inside).sum(axis=1), positive, negative)
+
+
+def _ece_mass(positive: Floats, negative: Floats, score: Floats) -> Floats:
+    bins = _bin_by_mass(positive + negative, score)
+    bins += np.arange(len(bins))[:, None] * BINS  # one range of bins a draw
+    excess = np.bincount(
+        bins.ravel(), weights=_excess(positive, negative, score).ravel(), minlength=len(bins) * BINS
+    )
+    return _mean(np.abs(excess.reshape(-1, BINS)).sum(axis=1), positive, negative)
+
+
+def _brier(positive: Floats, negative: Floats, score: Floats) -> Floats:
+    return _mean(positive @ (1 - score) ** 2 + negative @ score**2, positive, negative)
+
+
+def _excess(positive: Floats, negative: Floats, score: Floats) -> Floats:
+    """(D, G) sum of probability minus truth over the samples at each probability."""
+    return negative * score - positive * (1 - score)
+
+
+def _mean(total: Floats, positive: Floats, negative: Floats) -> Floats:
+    """(D,) totals by the samples of each draw, NaN where it holds none."""
+    samples = positive.sum(axis=1) + negative.sum(axis=1)
+    out: Floats = np.full(len(samples), np.nan)
+    np.divide(total, samples, out=out, where=samples > 0)
+    return out
+
+
+_METRICS: Final[dict[str, _Counted]] = {
+    f"ece_width_{BINS}": _ece_width,
+    f"ece_mass_{BINS}": _ece_mass,
+    "brier": _brier,
+}
+
+
+def _whole(metric: _Counted, truth: npt.NDArray[np.bool_], probability: Floats) -> float | None:
+    """The metric with every sample counted once; None without samples."""
+    if truth.shape == probability.shape == (0,):
+        return None
+    return _Ranked.of(truth, probability, np.arange(len(probability))).whole(metric)
+
+
+def _diagrams(table: _Table, answer: _Ranked, label: str, missing: int) -> list[Reliability]:
+    """One diagram a binning of a class with samples and scores."""
+    positive, negative = answer.once()
+    everyone = positive + negative
+    inside = [
+        np.eye(BINS)[bin_of(everyone, answer.score)[0]] for bin_of in _BINNINGS.values()
+    ]  # two (G, 15), zeros and ones
+    columns = np.concatenate(inside, axis=1)  # (G, 30)
+    count, found = (everyone @ columns)[0], (positive @ columns)[0]  # (30,)
+    confidence = ((everyone * answer.score) @ columns)[0] / np.maximum(count, 1)
+    shares: list[Floats] = []
+    if table.drawn:
+        for weights in bootstrap_blocks(table.patients, np.zeros(len(table.patients), np.bool_)):
+            drawn, others = answer.count(weights)
+            total = (drawn + others) @ columns  # (D, 30)
+            share = np.full(total.shape, np.nan)
+            np.divide(drawn @ columns, total, out=share, where=total > 0)
+            shares.append(share)
+    draws = np.concatenate(shares) if shares else np.full((1, columns.shape[1]), np.nan)
+    bounds = [percentile_interval(column) for column in draws.T]
+    ranked = np.repeat(answer.score, everyone[0].astype(np.int64))  # every sample's probability, ascending
+    edges = {
+        "width": _EDGES,
+        "mass": ranked[(len(ranked) - 1) * np.arange(BINS + 1) // BINS],
+    }
+    diagrams = []
+    for k, binning in enumerate(_BINNINGS):
+        part = range(k * BINS, (k + 1) * BINS)
+        diagrams.append(
+            Reliability(
+                label=label,
+                binning=binning,
+                edges=tuple(edges[binning].tolist()),
+                counts=tuple(int(count[b]) for b in part),
+                confidence=tuple(float(confidence[b]) if count[b] else None for b in part),
+                positives=tuple(float(found[b] / count[b]) if count[b] else None for b in part),
+                low=tuple(bounds[b][0] for b in part),
+                high=tuple(bounds[b][1] for b in part),
+                interval=INTERVAL,
+                n=len(ranked),
+                missing=missing,
+            )
+        )
+    return diagrams
