@@ -34,12 +34,18 @@ class Environment:
         precision: "32" or "bf16"; forward passes autocast to it on `device`.
         workdir: a folder for this method, task and seed that outlives an interruption (checkpoints of heads).
         progress: where to report to.
+        encoder: SHA-256 that names the weights; "" where it is not known, and features are then kept by nobody.
+        cache: folder of features that other tasks can use again (`medbench.feature_cache`); None where there is none.
+        method: whose encoder it is, for the user who lists the cache.
     """
 
     device: torch.device
     precision: Precision
     workdir: Path
     progress: Progress
+    encoder: str = ""
+    cache: Path | None = None
+    method: str = ""
 
 
 @dataclass(frozen=True)
