@@ -29,6 +29,9 @@ import numpy.typing as npt
 from medbench.files import Hold, locked, unheld, write_atomic
 from medbench.progress import Progress
 
+FOLDER: Final = "features"
+"""Of the user's cache."""
+
 VERSION: Final = 1
 """Of how features are extracted and written; raised when the same inputs would give others."""
 
