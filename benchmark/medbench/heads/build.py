@@ -5,11 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 from medbench.heads.detector import Detector
+from medbench.heads.fcos import Fcos
 from medbench.heads.feature_pyramid import FeaturePyramid, OverPatches
 from medbench.heads.yolov3 import YoloV3, YoloV3Config
 from medbench.seeding import derive_seed
 
-DETECTORS: Mapping[str, Any] = {"yolov3": YoloV3}
+DETECTORS: Mapping[str, Any] = {"yolov3": YoloV3, "fcos": Fcos}
 """Classes by name; each is made from channels, side, config, seed and classes."""
 
 _WIDER = (
