@@ -22,9 +22,10 @@ from medbench.data.index import Index
 from medbench.devices import autocast
 from medbench.errors import DataError
 from medbench.files import replacing
+from medbench.heads.build import detector
 from medbench.heads.detector import STRIDES
 from medbench.heads.mmdet_ops import import_mmdet
-from medbench.heads.yolov3 import Targets, YoloV3, YoloV3Config
+from medbench.heads.yolov3 import Targets, YoloV3Config
 from medbench.metrics.detection import IOUS_40_75, Detections, average_precision, detection_metrics
 from medbench.model import Preprocessing, VisionLanguageModel
 from medbench.protocols.pyramids import Pyramids
@@ -214,7 +215,10 @@ class _Training:
         self.config, self.schedule, self.features, self.films = config, schedule, features, films
         self.train, self.seed, self.env = train, seed, env
         seed_head = derive_seed("detection head", seed)
-        self.head = YoloV3(features.channels, features.side, config.head, seed_head).to(env.device)
+        head = detector(
+            "yolov3", features.channels, features.side, 1, config.head, seed_head, features.patches
+        )
+        self.head = head.to(env.device)
         self.optimiser = torch.optim.AdamW(
             self.head.parameters(), lr=schedule.lr, weight_decay=config.weight_decay, fused=True
         )
