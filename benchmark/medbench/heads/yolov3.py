@@ -190,7 +190,7 @@ class YoloV3(Detector):
         for row, target in zip(wanted, targets, strict=True):
             row[target.positive] = target.values
         weight = torch.stack([target.negative for target in targets]).float()  # (B, A)
-        wanted, weight = _send(wanted, predictions.device), _send(weight, predictions.device)
+        wanted, weight = send(wanted, predictions.device), send(weight, predictions.device)
         positive = wanted[..., 4]
         head, b = self.head, len(predictions)
         return {
@@ -221,11 +221,12 @@ class YoloV3(Detector):
         offsets = torch.cat([predictions[..., :2].sigmoid(), predictions[..., 2:4]], dim=2)
         boxes = self.head.bbox_coder.decode(anchors, offsets, strides)  # (B, A, 4)
         objectness = predictions[..., 4].sigmoid()
-        scores = objectness[..., None] * predictions[..., 5:].sigmoid()  # (B, A, C)
+        scores = self.scores(predictions)
         confident = (objectness >= config.min_objectness) & (boxes[..., 2:] > boxes[..., :2]).all(dim=2)
         found = []
         for box, score, keep in zip(boxes, scores, confident, strict=True):
             ranked, order = score[keep].flatten().sort(descending=True, stable=True)  # (K x C,)
+            ranked, order = ranked[ranked > 0], order[ranked > 0]
             box = box[keep][order // self.classes]
             labels = order % self.classes
             best = without_doubles(
@@ -234,6 +235,11 @@ class YoloV3(Detector):
             found.append((box[best].clamp(0, self.side), ranked[best], labels[best]))
         return found
 
+    def scores(self, predictions: Tensor) -> Tensor:
+        """(B, A, 5 + C) predictions -> (B, A, C) objectness times the probability of a class."""
+        return predictions[..., 4:5].sigmoid() * predictions[..., 5:].sigmoid()
 
-def _send(tensor: Tensor, device: torch.device) -> Tensor:
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """To the device, without waiting for it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
