@@ -7,9 +7,10 @@ from typing import Any
 from medbench.heads.detector import Detector
 from medbench.heads.feature_pyramid import FeaturePyramid, OverPatches
 from medbench.heads.yolov3 import YoloV3, YoloV3Config
+from medbench.heads.yolov3_mgca import YoloV3Mgca
 from medbench.seeding import derive_seed
 
-DETECTORS: Mapping[str, Any] = {"yolov3": YoloV3}
+DETECTORS: Mapping[str, Any] = {"yolov3": YoloV3, "yolov3_mgca": YoloV3Mgca}
 """Classes by name; each is made from channels, side, config, seed and classes."""
 
 _WIDER = (
