@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from medbench.heads.detector import STRIDES, Detector
-from medbench.heads.mmdet_ops import import_mmdet, nms
+from medbench.heads.mmdet_ops import import_mmdet
+from medbench.heads.suppression import without_doubles
 
 _MIN_CHANNELS = 8  # of a neck level: what is left for encoders with few channels (recipe `micro`)
 
@@ -227,29 +228,16 @@ class YoloV3(Detector):
             ranked, order = score[keep].flatten().sort(descending=True, stable=True)  # (K x C,)
             ranked, order = ranked[ranked > 0], order[ranked > 0]
             box = box[keep][order // self.classes]
-            best = self._without_doubles(box, ranked, order % self.classes)
-            found.append((box[best].clamp(0, self.side), ranked[best], (order % self.classes)[best]))
+            labels = order % self.classes
+            best = without_doubles(
+                box, ranked, labels, classes=self.classes, iou=config.nms_iou, most=config.max_boxes
+            )
+            found.append((box[best].clamp(0, self.side), ranked[best], labels[best]))
         return found
 
     def scores(self, predictions: Tensor) -> Tensor:
         """(B, A, 5 + C) predictions -> (B, A, C) objectness times the probability of a class."""
         return predictions[..., 4:5].sigmoid() * predictions[..., 5:].sigmoid()
-
-    def _without_doubles(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
-        """Positions of the best boxes that overlap no better one of their class; at most `max_boxes`.
-
-        What the best boxes leave of each other does not depend on the worse ones, and its time grows with the square
-        of their number: mostly the first few hundred are enough.
-        """
-        config = self.config
-        if self.classes > 1:  # side by side, so that boxes of two classes never meet
-            boxes = boxes.double().clamp(-1e6, 1e6) + (4e6 * labels)[:, None]
-        some = 4 * config.max_boxes
-        while True:
-            best = nms(boxes[:some], scores[:some].to(boxes), config.nms_iou, offset=0)
-            if len(best) >= config.max_boxes or some >= len(boxes):
-                return best[: config.max_boxes]
-            some *= 4
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:

@@ -29,6 +29,7 @@ from medbench.devices import autocast
 from medbench.errors import DataError
 from medbench.heads.build import detector
 from medbench.heads.detector import STRIDES
+from medbench.heads.fcos import FcosConfig
 from medbench.heads.mmdet_ops import import_mmdet
 from medbench.heads.yolov3 import YoloV3Config
 from medbench.heads.yolov3_mgca import YoloV3MgcaConfig
@@ -122,6 +123,11 @@ HEADS: Mapping[DetectorName, Mapping[str, Any]] = {
         "paper": YoloV3MgcaConfig(),
         "tiny": YoloV3MgcaConfig(neck_shares=(8, 16, 32)),
         "micro": YoloV3MgcaConfig(neck_shares=(8, 16, 32)),
+    },
+    "fcos": {
+        "paper": FcosConfig(),
+        "tiny": FcosConfig(width=64, convs=2, groups=16),
+        "micro": FcosConfig(width=32, convs=1, groups=8),
     },
 }
 """Numbers of each detector at each recipe."""
