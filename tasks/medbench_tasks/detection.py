@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from medbench.specs import TaskSpec
+from medbench.specs import Provision, TaskSpec
 
 _TARGET = "medbench.protocols.detection:Detection"
-_NEEDS = frozenset({"image.pyramid"})
+_NEEDS: frozenset[Provision] = frozenset({"image.pyramid"})
 _MGCA = "protocol of MGCA, arXiv 2210.06044"
 
 
