@@ -131,7 +131,8 @@ class Detections:
         """
         numbers = []
         for boxes, labels in ((self.truth, self.true_labels), (self.scores, self.labels)):
-            image = np.repeat(np.arange(len(boxes)), [len(part) for part in boxes])
+            counts = np.array([len(part) for part in boxes], np.int64)
+            image = np.repeat(np.arange(len(boxes)), counts)
             label = np.concatenate([np.zeros(0, np.int64), *labels]) if labels is not None else 0
             numbers.append(image * len(self.classes) + label)
         return numbers[0], numbers[1]

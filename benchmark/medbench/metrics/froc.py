@@ -59,8 +59,8 @@ def sensitivities(
         """(K, R) such boxes up to each end; whole numbers, so exact."""
         which = which & (part < len(ends))
         cells = (np.ones(int(which.sum())), (part[which], image[which]))
-        counts: Floats = np.cumsum(csr_array(cells, (len(ends), len(truth))) @ drawn.T, axis=0)
-        return counts
+        parts: Floats = np.asarray(csr_array(cells, (len(ends), len(truth))) @ drawn.T)
+        return np.cumsum(parts, axis=0)
 
     found, alarms = so_far(hit), so_far(false)
     defined = total > 0
