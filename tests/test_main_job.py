@@ -95,9 +95,14 @@ def test_every_method_runs_every_task(method: str, task: str, cache: Path, tmp_p
             continue
         assert record.status == "ok", record.error
         primary = record.primary
-        assert primary is not None and primary.value is not None
+        assert primary is not None
+        if primary.value is None:  # `map_mgca` where no box is confident enough
+            assert primary.reason
+            continue
         assert 0 <= primary.value <= 1
-        assert primary.low is not None and primary.high is not None
+        if primary.low is None or primary.high is None:
+            assert primary.reason
+            continue
         assert primary.low <= primary.value <= primary.high
         assert record.identity.source == "phantom" and record.identity.subset is None
         assert record.predictions is not None and record.predictions.rows > 0

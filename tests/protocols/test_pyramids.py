@@ -174,6 +174,43 @@ def test_model_without_a_pyramid_is_named(tmp_path: Path) -> None:
         Pyramids(Flat(), some_data(), 3, PLENTY, some_environment(tmp_path))
 
 
+class Patches(Encoder):
+    """A ViT: the patches, and five maps that are made of them."""
+
+    pyramid_from_patches = True
+
+    def encode_image(self, images: Tensor, pyramid: bool = False) -> ImageFeatures:
+        assert not pyramid, "nobody looks at the five maps"
+        grid = nn.functional.avg_pool2d(self.norm(images), 16)  # (B, 3, 4, 4)
+        return ImageFeatures(grid.mean((2, 3)), grid.flatten(2).transpose(1, 2))
+
+
+def test_of_patches_one_map_is_kept_and_no_pyramid_made(tmp_path: Path) -> None:
+    model, data = Patches(), some_data()
+    maps = Pyramids(model, data, 3, PLENTY, some_environment(tmp_path / "one"))
+    assert maps.patches
+    assert maps.channels == (3,)
+    rows = data.split.test[:5]
+    (found,) = maps.batch(rows)
+    films = torch.from_numpy(data.images(SIDE, "stretch").images[rows])
+    with torch.no_grad():
+        expected = nn.functional.avg_pool2d(model.eval().norm(model.preprocessing.normalise(films)), 16)
+    torch.testing.assert_close(found, expected.half().float(), rtol=1e-3, atol=1e-4)
+    assert not Pyramids(Encoder(), data, 3, PLENTY, some_environment(tmp_path / "other")).patches
+
+
+@pytest.mark.parametrize("cells", [None, 15])
+def test_model_whose_patches_are_others_than_it_says_is_named(cells: int | None, tmp_path: Path) -> None:
+    class Wrong(Patches):
+        def encode_image(self, images: Tensor, pyramid: bool = False) -> ImageFeatures:
+            features = super().encode_image(images, pyramid)
+            assert features.local is not None
+            return ImageFeatures(features.pooled, None if cells is None else features.local[:, :cells])
+
+    with pytest.raises(TypeError, match=r"Wrong\.pyramid_from_patches is True.*4 x 4 patches.*gave (no|15)"):
+        Pyramids(Wrong(), some_data(), 3, PLENTY, some_environment(tmp_path))
+
+
 # Shared by tasks, in the user's cache.
 
 

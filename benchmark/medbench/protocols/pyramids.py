@@ -20,6 +20,7 @@ from medbench.devices import autocast
 from medbench.errors import WeightsError
 from medbench.feature_cache import FeatureCache, Identity, Kept
 from medbench.model import VisionLanguageModel
+from medbench.protocols.dense_maps import dense_maps, from_patches
 from medbench.protocols.features import BATCH_SIZE, PROBE, about, digest, evaluating
 from medbench.task import Environment, TaskData
 
@@ -27,10 +28,11 @@ Rows = npt.NDArray[np.int64]
 
 
 class Pyramids:
-    """The coarsest maps of every film of a split.
+    """The coarsest maps of every film of a split; of a ViT its patches, as the one map that it has.
 
     Attributes:
         side: of the films, pixels.
+        patches: whether there is one map, at stride 16, of which a head makes its own pyramid.
         channels: of the maps, from fine to coarse.
         cached: whether the maps are on disk.
         digest: SHA-256 over the maps of a few films: names the encoder for checkpoints of heads.
@@ -38,7 +40,7 @@ class Pyramids:
     Args:
         model: on `env.device`.
         data: whose films; all rows of its split are read.
-        levels: how many maps, counted from the coarsest: 3 for strides 8, 16, 32.
+        levels: how many maps, counted from the coarsest: 3 for strides 8, 16, 32. A ViT gives one in any case.
         budget: bytes of disk that the maps may take.
         env: everything in it is used.
 
@@ -52,6 +54,7 @@ class Pyramids:
         self._model = model
         self._levels = levels
         self._env = env
+        self.patches = from_patches(model)
         self._sample = data.index.table["sample"]
         self.side = model.preprocessing.size
         films = data.images(self.side, "stretch")
@@ -75,7 +78,7 @@ class Pyramids:
                 probe=self.digest,
                 preprocessing=asdict(model.preprocessing),
                 fit="stretch",
-                kind=f"maps of {levels} levels",
+                kind="patches" if self.patches else f"maps of {levels} levels",
                 dtype="float16",
                 films=films.sha256,
                 rows=digest(self._rows),
@@ -94,7 +97,7 @@ class Pyramids:
             rows: (B,) positions in the index, any order.
 
         Returns:
-            For each level (B, C, H, W) float32 on the device, from fine to coarse; every value is a float16.
+            For each map (B, C, H, W) float32 on the device, from fine to coarse; every value is a float16.
         """
         if self._kept is None:
             return tuple(m.float() for m in self._encode(rows))
@@ -116,12 +119,8 @@ class Pyramids:
         images = torch.from_numpy(np.ascontiguousarray(self._films[rows]))  # (B, side, side) uint8
         images = (images.pin_memory() if device.type == "cuda" else images).to(device, non_blocking=True)
         with evaluating(self._model), autocast(device, self._env.precision):
-            pyramid = self._model.encode_image(
-                self._model.preprocessing.normalise(images), pyramid=True
-            ).pyramid
-            if pyramid is None:
-                raise TypeError(f"{type(self._model).__name__}.encode_image(pyramid=True) gave no pyramid")
-            return [m.half() for m in pyramid[-self._levels :]]
+            maps = dense_maps(self._model, self._model.preprocessing.normalise(images), self._levels)
+            return [m.half() for m in maps]
 
     def _fill(self, maps: npt.NDArray[Any]) -> None:
         """Write all maps into (M, values of a film) float16."""
