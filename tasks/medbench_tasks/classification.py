@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from medbench.protocols.linear_probe import LinearProbe
+from medbench.specs import TABLE, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,33 @@ SETS: tuple[LabelledSet, ...] = (
 )
 """What every protocol of classification is run on."""
 
+_PROBE = "medbench.protocols.linear_probe:LinearProbe"
+_POOLED = frozenset({"image.pooled"})
 
-class RsnaLinearProbe(LinearProbe):
-    """`rsna_lp`: pneumonia on the RSNA challenge, 70/15/15 by patient, as in MGCA's released code."""
+_LP = tuple(
+    TaskSpec(
+        name=f"{own.dataset}_lp",
+        target=_PROBE,
+        summary=f"{own.told} told by a logistic regression on the frozen encoder's pooled features",
+        reference=own.reference,
+        dataset=own.dataset,
+        needs=_POOLED,
+        primary_metric=own.primary_metric,
+        given=own.given,
+    )
+    for own in SETS
+)
 
-    split = "mgca_cls"
-    classes = ("pneumonia",)
+TASKS: tuple[TaskSpec, ...] = (
+    *_LP,
+    TaskSpec(
+        name=f"lp:{TABLE}",
+        target=_PROBE,
+        summary="the labels of your own table told by a logistic regression on pooled features: lp:table:FILE",
+        reference="docs/tasks/classification.md",
+        dataset=TABLE,
+        needs=_POOLED,
+        primary_metric="macro_auroc",
+        given={"split": "tested"},
+    ),
+)
