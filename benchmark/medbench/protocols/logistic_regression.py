@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-HISTORY = 20
+HISTORY = 40
 """Pairs of steps and gradient changes that L-BFGS remembers."""
 
 TOLERANCE = 1e-8
@@ -100,6 +100,9 @@ def fit_logistic(
     if not bool(features.isfinite().all()):
         raise ValueError("features are not finite")
 
+    shared = bool((known == known[:, :1]).all())
+    if shared and not bool(known.all()):
+        features, positive = features[known[:, 0]], positive[known[:, 0]]
     n, width = features.shape
     n_penalties, n_classes = len(penalties), labels.shape[1]
     basis = torch.linalg.qr(features.T).Q if n < width else None  # the minimum lies in the span of the rows
@@ -107,12 +110,11 @@ def fit_logistic(
     spread, axes = torch.linalg.eigh(rows.T @ rows / n)
     # Columns are (penalty, class) with the classes fastest. A problem has one of them, or those of all classes.
     bend = (share * (1 - share)).repeat(n_penalties)
-    shared = bool((known == known[:, :1]).all())
     problems = _Problems(
         rows=rows,
         axes=axes,
-        positive=positive,
-        weight=(known / count)[:, :1] if shared else known / count,
+        weight=None if shared else known / count,
+        pull=torch.cat([axes.T @ (rows.T @ (positive / count)), share[None]]).repeat(1, n_penalties),
         column=torch.arange(n_classes, device=features.device).repeat(n_penalties),
         group=n_classes if exclusive else 1,
         penalty=penalties.repeat_interleave(n_classes),
@@ -149,9 +151,8 @@ class _Problems:
     Attributes:
         rows: (n, R).
         axes: (R, R) principal axes of the rows, one a column.
-        positive: (n, C) 1 or 0.
-        weight: (n, C) of each row in the mean loss, 0 where the label is not known; (n, 1) if all classes have the
-            same.
+        weight: (n, C) of each row in the mean loss, 0 where the label is not known; None if it is 1 / n throughout.
+        pull: (R + 1, J) what the labels add to the slope of the mean loss, with the sign turned; it never changes.
         column: (J,) class of each column.
         group: G: 1, or C of classes that exclude each other.
         penalty: (J,).
@@ -160,8 +161,8 @@ class _Problems:
 
     rows: Tensor
     axes: Tensor
-    positive: Tensor
-    weight: Tensor
+    weight: Tensor | None
+    pull: Tensor
     column: Tensor
     group: int
     penalty: Tensor
@@ -169,7 +170,13 @@ class _Problems:
 
     def select(self, keep: Tensor) -> "_Problems":
         """The problems with these (J,) columns."""
-        return replace(self, column=self.column[keep], penalty=self.penalty[keep], scale=self.scale[:, keep])
+        return replace(
+            self,
+            pull=self.pull[:, keep],
+            column=self.column[keep],
+            penalty=self.penalty[keep],
+            scale=self.scale[:, keep],
+        )
 
     def sum(self, columns: Tensor) -> Tensor:
         """(J,) -> (P,)."""
@@ -185,34 +192,34 @@ class _Problems:
 
     def gradient(self, parameters: Tensor, logits: Tensor) -> Tensor:
         """(R + 1, J), with respect to the scaled parameters."""
-        slope = torch.zeros_like(parameters)
-        inside = slope[:-1]
+        push = torch.zeros_like(parameters)
+        inside = push[:-1]
         for block in self.blocks():
-            chance = self.chance(logits[block])
-            residual = (chance - self.truth(block)) * self.weights(block)
-            inside.addmm_(self.rows[block].T, residual)
-            slope[-1] += residual.sum(0)
-        slope[:-1] = self.axes.T @ inside + self.penalty * parameters[:-1]
+            chance = self.weighted(self.chance(logits[block]), block)
+            inside.addmm_(self.rows[block].T, chance)
+            push[-1] += chance.sum(0)
+        push[:-1] = self.axes.T @ inside
+        slope = self.mean(push) - self.pull
+        slope[:-1] += self.penalty * parameters[:-1]
         return slope / self.scale
 
     def along(self, logits: Tensor, direction: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """Slope and curvature of the mean loss at `logits + length * direction` in that direction: two (J,).
+        """Slope and curvature at `logits + length * direction` in that direction, but for pull and penalty: two (J,).
 
         Logits and direction are (n, J), the length is (J,). Those of a problem are the sums over its columns.
         """
         slope, curvature = torch.zeros_like(self.penalty), torch.zeros_like(self.penalty)
         for block in self.blocks():
             way = direction[block]
-            chance = self.chance(logits[block] + length * way)
-            weighted = way * self.weights(block)
-            slope += ((chance - self.truth(block)) * weighted).sum(0)
-            if self.group == 1:
-                curvature += (chance * (1 - chance) * way * weighted).sum(0)
-            else:
-                mean = (chance * way).view(len(way), -1, self.group).sum(2)
-                off = way - mean.repeat_interleave(self.group, 1)
-                curvature += (chance * off * weighted).sum(0)
-        return slope, curvature
+            pushed = self.chance(torch.addcmul(logits[block], way, length)).mul_(way)
+            # of a problem: the mean of its ways, and their variance, by its probabilities
+            mean = pushed
+            if self.group > 1:
+                mean = pushed.view(len(way), -1, self.group).sum(2).repeat_interleave(self.group, 1)
+            curved = self.weighted(pushed * (way - mean), block)
+            slope += self.weighted(pushed, block).sum(0)
+            curvature += curved.sum(0)
+        return self.mean(slope), self.mean(curvature)
 
     def chance(self, logits: Tensor) -> Tensor:
         """(b, J) logits -> probabilities."""
@@ -220,14 +227,13 @@ class _Problems:
             return logits.sigmoid()
         return logits.view(len(logits), -1, self.group).softmax(2).view_as(logits)
 
-    def truth(self, block: slice) -> Tensor:
-        """(b, J) 1 or 0."""
-        return self.positive[block].index_select(1, self.column)
+    def weighted(self, values: Tensor, block: slice) -> Tensor:
+        """(b, J) values times the weights of their rows, where these differ."""
+        return values if self.weight is None else values * self.weight[block].index_select(1, self.column)
 
-    def weights(self, block: slice) -> Tensor:
-        """(b, J), or (b, 1)."""
-        weight = self.weight[block]
-        return weight if weight.shape[1] == 1 else weight.index_select(1, self.column)
+    def mean(self, sums: Tensor) -> Tensor:
+        """What the sum over all rows is of the mean: itself, if it was weighted."""
+        return sums / len(self.rows) if self.weight is None else sums
 
     def blocks(self) -> Iterator[slice]:
         """All rows, `BLOCK` numbers of (rows, columns) at a time."""
@@ -312,7 +318,8 @@ def _line_search(
     The loss along it is convex: Newton's step where it stays inside the bracket, otherwise its middle or
     twice the length. A problem whose length is found keeps it, whatever the others still need.
     """
-    fixed = problems.sum(problems.penalty * (parameters[:-1] * direction[:-1]).sum(0))
+    pull = (problems.pull * direction).sum(0)
+    fixed = problems.sum(problems.penalty * (parameters[:-1] * direction[:-1]).sum(0) - pull)
     bend = problems.sum(problems.penalty * direction[:-1].square().sum(0))
     length, low = torch.ones_like(first), torch.zeros_like(first)
     high = torch.full_like(first, torch.inf)
