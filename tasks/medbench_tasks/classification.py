@@ -104,33 +104,53 @@ SETS: tuple[LabelledSet, ...] = (
 )
 """What every protocol of classification is run on."""
 
-_PROBE = "medbench.protocols.linear_probe:LinearProbe"
 _POOLED = frozenset({"image.pooled"})
+_PROTOCOLS = "medbench.protocols"
 
-_LP = tuple(
-    TaskSpec(
-        name=f"{own.dataset}_lp",
-        target=_PROBE,
-        summary=f"{own.told} told by a logistic regression on the frozen encoder's pooled features",
-        reference=own.reference,
-        dataset=own.dataset,
-        needs=_POOLED,
-        primary_metric=own.primary_metric,
-        given=own.given,
+
+def _probes(suffix: str, target: str, by: str, **more: dict[str, Any]) -> tuple[TaskSpec, ...]:
+    """One task a set: `<dataset>_<suffix>`; `more` are further keywords of the protocol, by dataset."""
+    return tuple(
+        TaskSpec(
+            name=f"{own.dataset}_{suffix}",
+            target=f"{_PROTOCOLS}.{target}",
+            summary=f"{own.told} told by {by}",
+            reference=own.reference,
+            dataset=own.dataset,
+            needs=_POOLED,
+            primary_metric=own.primary_metric,
+            given={**own.given, **more.get(own.dataset, {})},
+        )
+        for own in SETS
     )
-    for own in SETS
-)
 
-TASKS: tuple[TaskSpec, ...] = (
-    *_LP,
-    TaskSpec(
-        name=f"lp:{TABLE}",
-        target=_PROBE,
-        summary="the labels of your own table told by a logistic regression on pooled features: lp:table:FILE",
+
+def _table(family: str, target: str, by: str) -> TaskSpec:
+    """The protocol for anyone's own films."""
+    return TaskSpec(
+        name=f"{family}:{TABLE}",
+        target=f"{_PROTOCOLS}.{target}",
+        summary=f"the labels of your own table told by {by}: {family}:{TABLE}:FILE",
         reference="docs/tasks/classification.md",
         dataset=TABLE,
         needs=_POOLED,
         primary_metric="macro_auroc",
         given={"split": "tested"},
-    ),
+    )
+
+
+_LP = ("lp", "linear_probe:LinearProbe", "a logistic regression on the frozen encoder's pooled features")
+_KNN = ("knn", "nearest_neighbours:NearestNeighbours", "the nearest training films in the frozen encoder")
+_LP_MGCA = (
+    "lp@mgca",
+    "linear_probe_mgca:MgcaLinearProbe",
+    "a linear layer trained by AdamW over augmented films, the encoder frozen",
+)
+
+TASKS: tuple[TaskSpec, ...] = (
+    *_probes(*_LP),
+    *_probes(*_LP_MGCA, chexpert={"jitter": True}),
+    *_probes(*_KNN),
+    _table(*_LP),
+    _table(*_KNN),
 )
