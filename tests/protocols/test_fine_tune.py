@@ -383,6 +383,15 @@ def test_validation_of_one_class_chooses_nothing(data: TaskData, tmp_path: Path)
     assert json.loads(json.dumps(found.search)) == found.search
 
 
+def test_validation_films_of_no_known_class_choose_nothing(tmp_path: Path) -> None:
+    labels = exclusive_labels(80)
+    labels[40:60] = np.nan
+    found = evaluate(data_of(labels), tmp_path, exclusive=True)
+    assert np.isnan(scores_of(found)).all()
+    assert found.search["trials"] == 0
+    assert set(found.search["notes"]) == {"c0", "c1", "c2"}
+
+
 def test_exclusive_classes_are_chosen_by_accuracy(tmp_path: Path) -> None:
     data = data_of(exclusive_labels(160))
     found = evaluate(data, tmp_path, exclusive=True, encoder=Sharp())
@@ -503,8 +512,9 @@ def test_loss_that_is_not_finite_stops_the_cell(data: TaskData, tmp_path: Path) 
 
 def test_published_numbers() -> None:
     paper = RECIPES["paper"]
-    (schedule,) = paper.schedules
-    assert (schedule.lr, schedule.batch_size, schedule.epochs) == (1e-4, 64, 50)
+    whole = paper.schedules[-1]
+    assert (whole.lr, whole.batch_size, whole.epochs) == (1e-4, 64, 50)
+    assert {schedule.lr for schedule in paper.schedules} == {1e-4}
     assert 1.0 in paper.lr_factors
     assert 1.0 in paper.layer_decays
     for config in RECIPES.values():
