@@ -20,10 +20,13 @@ from medbench.data.prepared import PreparedImages
 from medbench.data.splits import Split
 from medbench.errors import PluginError
 from medbench.model import ImageFeatures, Preprocessing
+from medbench.plugins import load_catalogue
 from medbench.progress import Progress
 from medbench.protocols import fine_tune
-from medbench.protocols.fine_tune import RECIPES, FineTune, FineTuneConfig, label_loss, log_odds, rate
+from medbench.protocols.fine_tune import RECIPES, FineTune, FineTuneConfig, label_loss, rate
 from medbench.protocols.training import Schedule, Training
+from medbench.request import RunRequest
+from medbench.runner import run
 from medbench.task import Environment, Evaluation, TaskData
 
 SIDE, SIZE = 20, 16
@@ -125,6 +128,12 @@ def scores_of(found: Evaluation) -> npt.NDArray[np.float64]:
     return found.predictions[columns].to_numpy(np.float64)
 
 
+def shares_of(data: TaskData) -> npt.NDArray[np.float64]:
+    """Log-odds of the classes in the training films."""
+    shares = data.index.table.filter(like="label_").to_numpy()[data.split.train].mean(0)
+    return np.log(shares / (1 - shares))
+
+
 @pytest.fixture(scope="module")
 def data() -> TaskData:
     return data_of(labels_of(80))
@@ -138,7 +147,8 @@ def plain(data: TaskData, tmp_path_factory: pytest.TempPathFactory) -> Evaluatio
 
 def test_predictions_have_one_row_a_test_film(plain: Evaluation, data: TaskData) -> None:
     found = plain.predictions
-    assert list(found) == ["sample", "patient", "target_c0", "score_c0", "target_c1", "score_c1"]
+    of_each = [f"{what}_c{k}" for k in (0, 1) for what in ("target", "score", "threshold")]
+    assert list(found) == ["sample", "patient", *of_each]
     assert found["sample"].tolist() == [f"s{i}" for i in data.split.test]
     assert found["score_c0"].dtype == np.float64
     assert np.isfinite(scores_of(plain)).all()
@@ -354,12 +364,12 @@ def test_class_that_is_absent_from_the_fraction_is_not_trained(data: TaskData, t
     found = evaluate(data, tmp_path, train=train)
     scores = scores_of(found)
     assert np.isfinite(scores[:, 0]).all()
-    assert np.isnan(scores[:, 1]).all()
+    assert len(set(scores[:, 1])) == 1
     positives = f"the training fraction holds 0 positives and {len(train)} negatives"
-    assert found.search["notes"] == {"c1": f"{positives}; both are needed"}
+    assert found.search["notes"] == {"c1": f"{positives}: every film has the same score"}
     metrics = FineTune("micro", split="bars").score(found.predictions)
-    assert metrics[0].value is None
-    assert metrics[0].per_class["c0"] is not None
+    assert metrics[0].per_class["c1"] == 0.5
+    assert "c1: one score for all films" in metrics[0].reason
 
 
 def test_class_that_validation_can_not_judge_has_no_say(data: TaskData, tmp_path: Path) -> None:
@@ -367,15 +377,17 @@ def test_class_that_validation_can_not_judge_has_no_say(data: TaskData, tmp_path
     table.loc[data.split.val, "label_c1"] = 0.0
     found = evaluate(replace(data, index=replace(data.index, table=table)), tmp_path)
     assert np.isfinite(scores_of(found)).all()
-    assert "the validation split holds 0 positives and 20 negatives" in found.search["notes"]["c1"]
-    assert "no say" in found.search["notes"]["c1"]
+    held = "the validation split holds 0 positives and 20 negatives"
+    assert found.search["notes"] == {"c1": f"{held}: it has no say in the choice"}
 
 
 def test_validation_of_one_class_chooses_nothing(data: TaskData, tmp_path: Path) -> None:
     table = data.index.table.copy()
     table.loc[data.split.val, ["label_c0", "label_c1"]] = 1.0
     found = evaluate(replace(data, index=replace(data.index, table=table)), tmp_path)
-    assert np.isnan(scores_of(found)).all()
+    np.testing.assert_allclose(
+        scores_of(found), np.tile(shares_of(data), (20, 1)), atol=0.2
+    )  # but half a film
     assert found.search["trials"] == 0
     assert found.search["chosen"] == {}
     assert found.search["budget"] == {"epochs": 0, "steps": 0, "films": 0}
@@ -387,7 +399,7 @@ def test_validation_films_of_no_known_class_choose_nothing(tmp_path: Path) -> No
     labels = exclusive_labels(80)
     labels[40:60] = np.nan
     found = evaluate(data_of(labels), tmp_path, exclusive=True)
-    assert np.isnan(scores_of(found)).all()
+    assert len(np.unique(scores_of(found), axis=0)) == 1
     assert found.search["trials"] == 0
     assert set(found.search["notes"]) == {"c0", "c1", "c2"}
 
@@ -409,7 +421,8 @@ def test_exclusive_class_that_is_absent_is_never_named(tmp_path: Path) -> None:
     train = data.split.train[labels[data.split.train, 2] == 0]
     found = evaluate(data, tmp_path, train=train, exclusive=True)
     scores = scores_of(found)
-    assert np.isnan(scores[:, 2]).all()
+    assert len(set(scores[:, 2])) == 1
+    assert (scores.argmax(1) < 2).all()
     np.testing.assert_allclose(scores[:, 0], -scores[:, 1], atol=1e-9)  # two are left
     assert found.search["chosen"]["validation_accuracy"] <= (labels[data.split.val, 2] == 0).mean()
     assert list(found.search["notes"]) == ["c2"]
@@ -452,15 +465,6 @@ def test_loss_is_that_of_a_loop(exclusive: bool) -> None:
     assert torch.autograd.grad(nothing, logits)[0].abs().sum() == 0
 
 
-def test_log_odds_are_those_of_the_softmax() -> None:
-    logits = torch.tensor(np.random.default_rng(0).normal(size=(5, 4)) * 3)
-    p = logits.softmax(1)
-    torch.testing.assert_close(log_odds(logits, True), torch.log(p / (1 - p)))
-    assert torch.equal(log_odds(logits, False), logits)
-    far = log_odds(torch.tensor([[200.0, 0.0, -200.0]], dtype=torch.float64), True)
-    assert far.isfinite().all()
-
-
 def test_rates_rise_and_fall() -> None:
     found = [rate(step, 100, 0.05) for step in range(100)]
     assert found[:6] == pytest.approx([1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1])
@@ -474,8 +478,12 @@ def test_first_predictions_are_the_shares_of_the_classes(
 ) -> None:
     monkeypatch.setattr(fine_tune, "rate", lambda *args: 0.0)
     found = evaluate(data, tmp_path)
-    shares = data.index.table[["label_c0", "label_c1"]].to_numpy()[data.split.train].mean(0)
-    np.testing.assert_allclose(scores_of(found), np.tile(np.log(shares / (1 - shares)), (20, 1)), atol=1e-5)
+    np.testing.assert_allclose(
+        scores_of(found), np.tile(shares_of(data), (20, 1)), atol=0.2
+    )  # but half a film
+    labels = exclusive_labels(80)
+    found = evaluate(data_of(labels), tmp_path, exclusive=True)
+    np.testing.assert_allclose(scores_of(found), np.tile(shares_of(data_of(labels)), (20, 1)), atol=0.2)
 
 
 def test_model_that_names_no_layers_is_tried_once_a_rate(data: TaskData, tmp_path: Path) -> None:
@@ -529,3 +537,26 @@ def test_runs_on_a_gpu(data: TaskData, tmp_path: Path) -> None:
     model: Any = Encoder().cuda()
     found = task.evaluate(task.extract(model, data, env), data, data.split.train, 0, env)
     assert np.isfinite(scores_of(found)).all()
+
+
+@pytest.mark.slow
+def test_an_untrained_encoder_is_fine_tuned_on_phantom_films(tmp_path: Path) -> None:
+    request = RunRequest(
+        ("random",),
+        ("rsna_ft",),
+        results=tmp_path / "results",
+        cache=tmp_path / "cache",
+        recipe="micro",
+        device="cpu",
+        quiet=True,
+        fractions=(0.1,),
+    )
+    (record,) = run(request, load_catalogue(third_party=False)).records
+    assert record.status == "ok"
+    assert record.primary is not None
+    assert record.primary.name == "auroc"
+    assert record.primary.value is not None
+    assert record.counts.train == 10
+    assert record.search["budget"] == {"epochs": 2, "steps": 2, "films": 20}
+    assert record.search["layers"] == "5 layers, from input to output"
+    assert not list((tmp_path / "cache" / "work").glob("*/*"))

@@ -10,7 +10,7 @@ arXiv 2302.14042, and G2D, arXiv 2312.01522, on ChestX-ray14). BenchX (arXiv 241
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -26,7 +26,8 @@ from medbench.data.augment import centre_crop, crop, random_corners
 from medbench.devices import autocast
 from medbench.metrics.classification import auroc
 from medbench.model import VisionLanguageModel
-from medbench.protocols.classification import Classification
+from medbench.protocols.classification import Classification, log_odds
+from medbench.protocols.selection import one_valued, prior_log_odds
 from medbench.protocols.training import Schedule, Training, schedule_for
 from medbench.protocols.unfrozen import (
     describe_layers,
@@ -67,7 +68,7 @@ class FineTuneConfig:
     """Films a forward pass without gradient."""
 
 
-RECIPES: dict[str, FineTuneConfig] = {
+RECIPES: Mapping[str, FineTuneConfig] = {
     "paper": FineTuneConfig(),
     "tiny": FineTuneConfig(
         schedules=(
@@ -116,9 +117,9 @@ class FineTune(Classification):
 
         A killed call goes on from the last validation of the trial that it was in, and gives the same numbers.
 
-        A class that has only one value in `train` is not trained: its scores are NaN. One that has only one value in
-        validation is trained and scored, but has no say in the choice; where none has, nothing is trained. `search`
-        names these classes.
+        A class that has only one value in `train` is not trained: every film has the same score. One that has only one
+        value in validation is trained, but has no say in the choice; where none has, nothing is trained. `search` names
+        these classes.
 
         Raises:
             FloatingPointError: the loss is no longer finite.
@@ -144,9 +145,10 @@ class FineTune(Classification):
             checkpoints.append(trial.training.path)  # kept until all trials are done
             if best is None or trial.score > best.score:  # of equal ones the first
                 best = trial
-        scores = np.full((len(data.split.test), len(labels.names)), np.nan)
-        if best is not None:
-            scores[:, labels.learnt] = best.predict(data.split.test)
+        test, validation = (
+            labels.unlearnt(len(rows)) if best is None else best.predict(rows)
+            for rows in (data.split.test, data.split.val)
+        )
         for checkpoint in checkpoints:
             checkpoint.unlink(missing_ok=True)
         search = {
@@ -164,7 +166,7 @@ class FineTune(Classification):
             "schedule": asdict(schedule),
             "notes": labels.notes,
         }
-        return Evaluation(self.predictions(data, scores), search)
+        return Evaluation(self.predictions(data, test, validation), search)
 
 
 class _Labels:
@@ -172,8 +174,9 @@ class _Labels:
 
     Attributes:
         names: all classes, C of them.
-        learnt: (L,) positions of those that are trained.
+        learnt: positions of the L that are trained.
         judged: positions of those that validation chooses by.
+        prior: (C,) log-odds of the classes in the training fraction.
         notes: of the other classes, why not.
         metric: what validation chooses by.
         exclusive: whether exactly one class is 1.
@@ -181,57 +184,49 @@ class _Labels:
 
     def __init__(self, task: Classification, data: TaskData, train: Rows) -> None:
         self.names, self.exclusive = task.names(data.index), task.exclusive
-        self._values = task.labels(data.index, np.arange(len(data.index)))  # (N, C)
-        self._validation = data.split.val
         self.metric = "accuracy" if task.exclusive else "auroc" if len(task.classes) == 1 else "macro_auroc"
-        self.notes: dict[str, str] = {}
-        self.learnt = self._with_both("training fraction", train, "", range(len(self.names)))
-        if task.exclusive:
-            known = (np.nansum(self._values[data.split.val], axis=1) == 1).any()
-            self.judged = self.learnt if known else []
-            if not known:
-                why = "no validation film is known to be of one class, so nothing can be chosen"
-                self.notes |= {self.names[k]: why for k in self.learnt}
-        else:
-            spared = "; it has no say in what is chosen"
-            self.judged = self._with_both("validation split", data.split.val, spared, self.learnt)
-
-    def _with_both(self, part: str, rows: Rows, otherwise: str, among: Iterable[int]) -> list[int]:
-        """Classes that are 1 for some of the rows and 0 for others."""
-        found = []
-        for k in among:
-            values = self._values[rows, k]
-            positives, negatives = int((values == 1).sum()), int((values == 0).sum())
-            if positives and negatives:
-                found.append(k)
-            else:
-                self.notes[self.names[k]] = (
-                    f"the {part} holds {positives} positives and {negatives} negatives; both are needed{otherwise}"
-                )
-        return found
+        self._values = task.labels(data.index, np.arange(len(data.index)))  # (N, C)
+        self._validation = self._values[data.split.val]
+        labels = self._values[train]
+        self.prior = prior_log_odds(labels, exclusive=self.exclusive)
+        absent = one_valued(labels, self.names, "training fraction")
+        if self.exclusive and len(self.names) - len(absent) < 2:  # nothing to tell apart
+            absent = dict.fromkeys(self.names, "the training fraction holds films of one class") | absent
+        self.learnt = [k for k, name in enumerate(self.names) if name not in absent]
+        silent: dict[str, str] = {}
+        if not self.exclusive:
+            silent = one_valued(self._validation, self.names, "validation split")
+        elif np.isnan(self._validation).any(axis=1).all():
+            silent = dict.fromkeys(self.names, "the validation split holds no film with a known class")
+        self.judged = [k for k in self.learnt if self.names[k] not in silent]
+        no_say = "it has no say in the choice" if self.judged else "nothing can be chosen, nor is trained"
+        self.notes = {name: f"{note}: {no_say}" for name, note in silent.items()} | {
+            name: f"{note}: every film has the same score" for name, note in absent.items()
+        }
 
     def of(self, rows: Rows) -> Tensor:
         """(B, L) float32: 1, 0, NaN where not known."""
-        return torch.from_numpy(self._values[np.ix_(rows, self.learnt)].astype(np.float32))
+        return torch.from_numpy(self._values[rows][:, self.learnt].astype(np.float32))
 
-    def start(self, train: Rows) -> Tensor:
-        """(L,) biases with which the linear layer gives each class its share of the films that are labelled."""
-        values = self._values[np.ix_(train, self.learnt)]
-        positives, negatives = (values == 1).sum(axis=0), (values == 0).sum(axis=0)
-        odds = positives if self.exclusive else positives / negatives
-        return torch.from_numpy(np.log(odds).astype(np.float32))
+    def start(self) -> Tensor:
+        """(L,) float32 biases with which a linear layer gives each class its share of the training films."""
+        odds = torch.from_numpy(self.prior[self.learnt]).float()
+        return F.logsigmoid(odds) if self.exclusive else odds
+
+    def unlearnt(self, films: int) -> Floats:
+        """(films, C) log-odds that are the same for every film."""
+        return np.tile(self.prior, (films, 1))
 
     def judge(self, scores: Floats) -> float:
-        """Accuracy, or the mean AUROC of the judged classes, of the log-odds (V, L) of the validation films."""
-        values = self._values[self._validation]
+        """Accuracy, or the mean AUROC of the judged classes, of the log-odds (V, C) of the validation films."""
+        truth = self._validation
         if self.exclusive:
-            known = np.nansum(values, axis=1) == 1
-            named = np.array(self.learnt)[scores[known].argmax(axis=1)]
-            return float((named == np.nanargmax(values[known], axis=1)).mean())
+            known = ~np.isnan(truth).any(axis=1)
+            return float((scores[known].argmax(axis=1) == truth[known].argmax(axis=1)).mean())
         areas = []
         for k in self.judged:
-            known = ~np.isnan(values[:, k])
-            areas.append(auroc(values[known, k] == 1, scores[known, self.learnt.index(k)]))
+            known = ~np.isnan(truth[:, k])
+            areas.append(auroc(truth[known, k] == 1, scores[known, k]))
         return float(np.mean([area for area in areas if area is not None]))
 
 
@@ -258,10 +253,10 @@ class _Trial:
         with torch.no_grad():
             width = self._pooled(centre_crop(self._squares(train[:1]), self.inputs.size)).shape[1]
         # Nothing is drawn: the first predictions are the shares of the classes.
-        self.head = nn.utils.skip_init(nn.Linear, width, len(labels.learnt), device=env.device)
+        self.head = nn.Linear(width, len(labels.learnt), device="meta").to_empty(device=env.device)
         with torch.no_grad():
             self.head.weight.zero_()
-            self.head.bias.copy_(labels.start(train))
+            self.head.bias.copy_(labels.start())
         lr, decay = schedule.lr, config.weight_decay
         self.optimiser = torch.optim.AdamW(
             [
@@ -313,14 +308,17 @@ class _Trial:
         }
 
     def predict(self, rows: Rows) -> Floats:
-        """(len(rows), L) log-odds."""
+        """(len(rows), C) log-odds."""
         self.model.eval()
         parts = []
         for start in range(0, len(rows), self.config.predict_batch):
             films = self._squares(rows[start : start + self.config.predict_batch])
             with torch.no_grad():
                 parts.append(self.head(self._pooled(centre_crop(films, self.inputs.size))))
-        return log_odds(torch.cat(parts).cpu().double(), self.labels.exclusive).numpy()
+        logits = torch.cat(parts).cpu().double()
+        scores = self.labels.unlearnt(len(rows))
+        scores[:, self.labels.learnt] = log_odds(logits) if self.labels.exclusive else logits
+        return scores
 
     def _step(self, rows: Rows, generator: torch.Generator) -> Tensor:
         self._set_rates()
@@ -393,15 +391,3 @@ def label_loss(logits: Tensor, labels: Tensor, exclusive: bool) -> Tensor:
             logits, labels.nan_to_num(), weight=known.float(), reduction="sum"
         )
     return total / known.sum().clamp(min=1)
-
-
-def log_odds(logits: Tensor, exclusive: bool) -> Tensor:
-    """(N, L) logits -> (N, L) log-odds of each class against all else.
-
-    Of a softmax: z_k - log sum_{j != k} exp(z_j), which orders the classes of a film as its logits do.
-    """
-    if not exclusive:
-        return logits
-    own = torch.eye(logits.shape[1], dtype=torch.bool, device=logits.device)
-    others = logits[:, None, :].masked_fill(own, -torch.inf).logsumexp(2)  # (N, L, L) -> (N, L)
-    return logits - others
