@@ -1,0 +1,270 @@
+"""Zero-shot classification: films are held against what classes are called in words. Nothing is trained or chosen.
+
+The similarities of a film to the prompts of a class become one, by their maximum (GLoRIA) or their mean (CXR-CLIP), as
+the prompt set says. Then
+
+- classes that exclude each other: each class' similarity is z-scored over the test films (GLoRIA's released code,
+  gloria.py, zero_shot_classification), and the largest wins;
+- a class that is there or not: the similarity to its being there less that to its being absent, whose softmax is what
+  CheXzero gives.
+
+How far the number hangs on the wording is a metric of its own, `..._prompts_5`: the same score from 5 prompts drawn
+for each class, 100 times. Its bounds are those of the draws. They say nothing of patients, and the bootstrap intervals
+of the other metrics nothing of prompts.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import logsumexp
+
+from medbench.data.index import Index
+from medbench.errors import DataError
+from medbench.metrics.classification import auroc
+from medbench.model import VisionLanguageModel
+from medbench.protocols.classification import Classification
+from medbench.protocols.prompts import Ensemble, Prompts, read_prompts
+from medbench.protocols.similarity import BATCH_SIZE, compare
+from medbench.seeding import derive_seed
+from medbench.task import Environment, Evaluation, Metric, TaskData
+
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ZeroShotConfig:
+    """Numbers of the protocol; the same at every recipe."""
+
+    prompts: str
+    """The prompt set, as `medbench.protocols.prompts.read_prompts` takes it."""
+    prompts_sha256: str
+    """Of its file."""
+    source: str
+    """Where its words come from."""
+    ensemble: Ensemble
+    """How the similarities to several prompts of a class become one; the prompt set says it."""
+    drawn: int = 5
+    """Prompts a class in each draw (GLoRIA's released code and MedCLIP's take 5 or 10)."""
+    draws: int = 100
+    """Draws of prompts (ours)."""
+    similarity: str = "cosine of embeddings; with a local similarity of the model, the mean of both as they are"
+    """Of a film and a prompt."""
+
+
+@dataclass(frozen=True)
+class PromptSimilarities:
+    """How near the test films are to prompts.
+
+    Attributes:
+        prompts: P of them, each once.
+        values: (T, P) float64.
+        said: which similarities were taken.
+    """
+
+    prompts: Mapping[str, int]
+    values: Floats
+    said: str
+
+    def of(self, prompts: Sequence[str]) -> Floats:
+        """(T, len(prompts))."""
+        return self.values[:, [self.prompts[prompt] for prompt in prompts]]
+
+
+class ZeroShot(Classification):
+    """Classes by their names.
+
+    Args:
+        recipe: `tiny`, `paper` or `micro`.
+        split: of the dataset; its test part is scored.
+        prompts: the prompt set ("medbench_tasks:prompts/pairs.toml"). It decides whether classes exclude each other.
+        classes: label columns of the index, without the prefix; empty for all that the index has.
+    """
+
+    config: ZeroShotConfig
+
+    def __init__(self, recipe: str, *, split: str, prompts: str, classes: Sequence[str] = ()) -> None:
+        self.prompts = read_prompts(prompts)
+        super().__init__(recipe, split=split, classes=classes, exclusive=self.prompts.exclusive)
+        self.config = ZeroShotConfig(
+            prompts, self.prompts.sha256, self.prompts.source, self.prompts.ensemble
+        )
+
+    def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> PromptSimilarities:
+        """Similarities of the test films to all prompts, those that draws are taken from included."""
+        return self.similarities(model, data, env)
+
+    def similarities(
+        self, model: VisionLanguageModel, data: TaskData, env: Environment, batch_size: int = BATCH_SIZE
+    ) -> PromptSimilarities:
+        """The same at another size of a forward pass, which changes nothing but time and memory."""
+        said = [
+            prompt
+            for name in self.names(data.index)
+            for prompts in (self.prompts.scored(name), self.prompts.pool(name))
+            for prompt in (*prompts.present, *prompts.absent)
+        ]
+        unique = list(dict.fromkeys(said))
+        compared = compare(model, data, data.split.test, [[prompt] for prompt in unique], env, batch_size)
+        return PromptSimilarities(
+            {prompt: number for number, prompt in enumerate(unique)}, compared.averaged(), compared.said
+        )
+
+    def evaluate(
+        self, features: PromptSimilarities, data: TaskData, train: Rows, seed: int, env: Environment
+    ) -> Evaluation:
+        """Score the test films.
+
+        `predictions` are those of `Classification`, and for each class `present_<class>` and, where it can be denied,
+        `absent_<class>`: lists of float32, the similarities to the prompts that draws are taken from, in the order of
+        the set. `score` draws from these.
+        """
+        names = self.names(data.index)
+        scores = self._scores([self._similar(features, self.prompts.scored(name)) for name in names])
+        predictions = self.predictions(data, scores)
+        for name in names:
+            for part, values in zip(_PARTS, self._similar(features, self.prompts.pool(name)), strict=True):
+                if values.shape[1]:
+                    predictions[f"{part}_{name}"] = list(values.astype(np.float32))
+        search = {
+            "grid": {},
+            "trials": 0,
+            "selected_on": "nothing: no label and no validation film is used",
+            "similarity": features.said,
+            "prompts": {name: _counts(self.prompts.scored(name)) for name in names},
+            "drawn_from": {name: _counts(self.prompts.pool(name)) for name in names},
+        }
+        return Evaluation(predictions, search)
+
+    def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
+        """Metrics of classification, and the spread over draws of prompts, see `prompt_spread`."""
+        return [*super().score(predictions), self.prompt_spread(predictions)]
+
+    def prompt_spread(self, predictions: pd.DataFrame) -> Metric:
+        """The primary metric over draws of prompts: value is the median, low and high hold 95 % of the draws.
+
+        `accuracy_prompts_5` of exclusive classes, else `auroc_prompts_5` or, of several, `macro_auroc_prompts_5`. The
+        prompts of draw d are the same for every model and every dataset with that prompt set.
+        """
+        names = [c.removeprefix("target_") for c in predictions if c.startswith("target_")]
+        target = predictions[[f"target_{name}" for name in names]].to_numpy(np.float64)
+        similar = [tuple(_matrix(predictions, f"{part}_{name}") for part in _PARTS) for name in names]
+        wanted = self.config.drawn
+        metric, measure = (
+            ("accuracy", _accuracy)
+            if self.exclusive
+            else ("auroc" if len(names) == 1 else "macro_auroc", _macro_auroc)
+        )
+        told = {"name": f"{metric}_prompts_{wanted}", "n": int((~np.isnan(target)).any(axis=1).sum())}
+        interval = (
+            f"2.5 to 97.5 % of {self.config.draws} draws of {wanted} prompts a class, the value is their median;"
+            " nothing about patients"
+        )
+        if all(part.shape[1] <= wanted for parts in similar for part in parts):
+            reason = f"no class has more than {wanted} prompts to draw from"
+            return Metric(**told, value=None, low=None, high=None, interval=interval, reason=reason)
+        values = [measure(target, self._scores(drawn)) for drawn in self._draws(names, similar)]
+        known = [value for value in values if value is not None]
+        if not known:
+            reason = "a class has only positives or only negatives" if not self.exclusive else "no film has a class"
+            return Metric(**told, value=None, low=None, high=None, interval=interval, reason=reason)
+        low, middle, high = (float(q) for q in np.quantile(known, [0.025, 0.5, 0.975]))
+        return Metric(**told, value=middle, low=low, high=high, interval=interval)
+
+    def positives(self, index: Index) -> npt.NDArray[np.bool_]:
+        """Films with a positive of any class.
+
+        Raises:
+            DataError: the index does not have the labels.
+        """
+        missing = [name for name in self.names(index) if name not in index.labels]
+        if missing or not self.names(index):
+            raise DataError(
+                f"{index.dataset}: {index.root} has the labels {', '.join(index.labels) or 'none'}; zero-shot "
+                f"classification needs {', '.join(missing) or 'one at least (--column labels=NAME,NAME)'}."
+            )
+        return super().positives(index)
+
+    def depends_on_seed(self, fraction: float) -> bool:
+        """Draws of prompts are the same for every seed."""
+        return False
+
+    def _similar(self, features: PromptSimilarities, prompts: Prompts) -> tuple[Floats, Floats]:
+        """(T, A) similarities to a class' being there, (T, B) to its being absent, B 0 where it can't be denied."""
+        return features.of(prompts.present), features.of(prompts.absent)
+
+    def _scores(self, similar: Sequence[tuple[Floats, Floats]]) -> Floats:
+        """(T, C) log-odds, from the similarities of each class; no order of films matters."""
+        one = np.max if self.config.ensemble == "max" else _mean
+        present = np.stack([one(part, axis=1) for part, _ in similar], axis=1)  # (T, C)
+        if not self.exclusive:
+            return present - np.stack([one(part, axis=1) for _, part in similar], axis=1)
+        z = _z_scores(present)
+        return np.stack([z[:, k] - logsumexp(np.delete(z, k, axis=1), axis=1) for k in range(z.shape[1])], axis=1)
+
+    def _draws(
+        self, names: Sequence[str], similar: Sequence[tuple[Floats, Floats]]
+    ) -> Iterator[list[tuple[Floats, Floats]]]:
+        """Similarities to the prompts of each draw; a class with no more prompts than are drawn has them all."""
+        for draw in range(self.config.draws):
+            chosen = []
+            for name, parts in zip(names, similar, strict=True):
+                some = []
+                for which, part in zip(_PARTS, parts, strict=True):
+                    generator = np.random.Generator(np.random.PCG64(derive_seed("prompts", draw, name, which)))
+                    count = min(self.config.drawn, part.shape[1])
+                    some.append(part[:, np.sort(generator.permutation(part.shape[1])[:count])])
+                chosen.append((some[0], some[1]))
+            yield chosen
+
+
+_PARTS = ("present", "absent")
+
+
+def _counts(prompts: Prompts) -> dict[str, int]:
+    counts = {"present": len(prompts.present), "absent": len(prompts.absent)}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _matrix(predictions: pd.DataFrame, column: str) -> Floats:
+    """(T, P) from a column of lists; (T, 0) without it."""
+    if column not in predictions:
+        return np.zeros((len(predictions), 0))
+    return np.stack(predictions[column].to_list()).astype(np.float64)
+
+
+def _mean(values: Floats, axis: int) -> Floats:
+    """Exact where all are equal, which a sum divided by its count is not."""
+    first = values.take([0], axis=axis)
+    mean: Floats = (values - first).mean(axis=axis) + first.squeeze(axis)
+    return mean
+
+
+def _z_scores(values: Floats) -> Floats:
+    """(T, C) -> columns with mean 0 and standard deviation 1 over the films, 0 where they are all equal."""
+    moved = values - values[:1]  # equal ones are then exactly 0, and no rounding is blown up
+    spread = moved.std(axis=0)
+    z: Floats = (moved - moved.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    return np.where(spread > 0, z, 0.0)
+
+
+def _accuracy(target: Floats, scores: Floats) -> float | None:
+    """Share of films whose class has the largest score; classes that share it count in parts."""
+    known = (target == 1).sum(axis=1) == 1
+    if not known.any():
+        return None
+    best = scores[known] == scores[known].max(axis=1, keepdims=True)
+    return float((best * target[known]).sum(axis=1)[:].dot(1 / best.sum(axis=1)) / known.sum())
+
+
+def _macro_auroc(target: Floats, scores: Floats) -> float | None:
+    """Mean over the classes; None if one of them has only positives or only negatives."""
+    values = []
+    for truth, score in zip(target.T, scores.T, strict=True):
+        known = ~np.isnan(truth)
+        values.append(auroc(truth[known] == 1, score[known]))
+    return None if None in values else float(np.mean([v for v in values if v is not None]))
