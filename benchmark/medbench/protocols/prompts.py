@@ -69,7 +69,10 @@ class PromptSet:
         if not self.exclusive:
             called = name.replace("_", " ")
             return Prompts(
-                *(tuple(sentence(t.format(called)) for t in part) for part in (templates.present, templates.absent))
+                *(
+                    tuple(sentence(t.format(called)) for t in part)
+                    for part in (templates.present, templates.absent)
+                )
             )
         if name not in self._words:
             raise UsageError(
@@ -110,7 +113,9 @@ def _parsed(found: Mapping[str, Any], sha256: str) -> PromptSet:
         raise ValueError(f"ensemble is {found.get('ensemble')!r}; expected max or mean")
     if not found.get("source"):
         raise ValueError("expected a source")
-    words = {name: Prompts(_different(_combined(lists), name)) for name, lists in found.get("words", {}).items()}
+    words = {
+        name: Prompts(_different(_combined(lists), name)) for name, lists in found.get("words", {}).items()
+    }
     templates = _templates(found.get("templates", {}))
     pool = _templates(found["pool"]) if "pool" in found else templates
     return PromptSet(found["source"], found["ensemble"], bool(words), sha256, words, templates, pool)

@@ -46,7 +46,9 @@ class RetrievalConfig:
     """k of `p_at_<k>` (MedCTA's tables)."""
     recall_at: tuple[int, ...] = RECALL_AT
     """k of `r_at_<k>` (CXR-CLIP's tables)."""
-    similarity: str = "cosine of embeddings; with a local similarity of the model, the mean of both as z-scores"
+    similarity: str = (
+        "cosine of embeddings; with a local similarity of the model, the mean of both as z-scores"
+    )
     """What is ranked by."""
 
 
@@ -117,12 +119,17 @@ class Retrieval(Task):
         A report goes by the name of its first film in the index.
         """
         table = data.index.table.iloc[features.rows]
-        samples, patients = (table[name].astype(str).to_numpy(object) for name in ("sample", "patient"))
+        samples, patients = table["sample"].astype(str).tolist(), table["patient"].astype(str).tolist()
         classes = self._classes(data.index, features.rows)
+        pairs = [str(number) for number in features.text]
         first = np.unique(features.text, return_index=True)[1]  # a film of each report
-        pairs = features.text.astype(str).astype(object)
         images = Items(samples, patients, classes, pairs)
-        texts = Items(*(None if part is None else part[first] for part in (samples, patients, classes, pairs)))
+        texts = Items(
+            [samples[k] for k in first],
+            [patients[k] for k in first],
+            None if classes is None else [classes[k] for k in first],
+            [pairs[k] for k in first],
+        )
         predictions = rank(features.compared.standardised(), images, texts)
         search = {
             "grid": {},
@@ -190,8 +197,8 @@ class Retrieval(Task):
             "Is the column of reports the right one (--column report=NAME for a table)?"
         )
 
-    def _classes(self, index: Index, rows: Rows) -> npt.NDArray[np.object_] | None:
-        """(len(rows),) the one class of each film; None for pairs alone."""
+    def _classes(self, index: Index, rows: Rows) -> list[str] | None:
+        """The one class of each film; None for pairs alone."""
         names = index.labels if self.classes is None else tuple(self.classes)
         values = index.table[[f"label_{name}" for name in names]].to_numpy(np.float64)
         single = (np.count_nonzero(values == 1, axis=1) == 1) & ~np.isnan(values).any(axis=1)
@@ -205,4 +212,4 @@ class Retrieval(Task):
                 f"{index.dataset}: {sample} has none or several of the classes {', '.join(names)}; retrieval by class "
                 "needs exactly one."
             )
-        return np.array(names, dtype=object)[values[rows].argmax(axis=1)]
+        return [names[k] for k in values[rows].argmax(axis=1)]

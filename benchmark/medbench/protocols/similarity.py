@@ -8,7 +8,7 @@ are token for token the same share one embedding, so they are tied exactly, and 
 often a text occurs changes a number. Texts are padded as the longest of all, whatever batch they come in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +62,7 @@ class Compared:
     def cosines(self) -> Floats:
         """(I, T) float64, -1 to 1; exact in the sense of `medbench.metrics.retrieval.cosine`."""
         everything = slice(None)
-        found: Floats = cosine(self.images, self.distinct)(everything, everything) * _UNIT
+        found = _exact(self.images, self.distinct)(everything, everything) * _UNIT
         return found[:, self.text]
 
     def averaged(self) -> Floats:
@@ -78,10 +78,10 @@ class Compared:
     def standardised(self) -> Similarity:
         """The mean of global and local similarity, both z-scored over all pairs of a film and a text.
 
-        For rankings, where the scales of the two have to be the same (GLoRIA, section 4.4 on retrieval). Without a
+        For rankings, where the scales of the two have to be the same, as in GLoRIA's retrieval. Without a
         local similarity it is the cosine.
         """
-        globally = cosine(self.images, self.distinct)
+        globally = _exact(self.images, self.distinct)
         local, text = self.local, self.text
         if local is None:
             return lambda rows, columns: globally(rows, slice(None))[:, text[columns]]
@@ -99,6 +99,13 @@ class Compared:
             return both[:, text[columns]] / 2
 
         return block
+
+
+def _exact(
+    images: npt.NDArray[np.float32], texts: npt.NDArray[np.float32]
+) -> Callable[[slice, slice], Floats]:
+    similarity = cosine(images, texts)
+    return lambda rows, columns: np.asarray(similarity(rows, columns), np.float64)
 
 
 @dataclass(frozen=True)
@@ -232,7 +239,10 @@ def _images(
 
 
 def _check(
-    vectors: npt.NDArray[np.float32], names: Sequence[str] | npt.NDArray[np.object_], what: str, env: Environment
+    vectors: npt.NDArray[np.float32],
+    names: Sequence[str] | npt.NDArray[np.object_],
+    what: str,
+    env: Environment,
 ) -> None:
     broken = np.flatnonzero(~(np.isfinite(vectors).all(axis=1) & (vectors != 0).any(axis=1)))
     if len(broken):

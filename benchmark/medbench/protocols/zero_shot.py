@@ -14,8 +14,7 @@ of the other metrics nothing of prompts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ from scipy.special import logsumexp
 from medbench.data.index import Index
 from medbench.errors import DataError
 from medbench.metrics.classification import auroc
+from medbench.metrics.exclusive import accuracy, exclusive_metrics
 from medbench.model import VisionLanguageModel
 from medbench.protocols.classification import Classification
 from medbench.protocols.prompts import Ensemble, Prompts, read_prompts
@@ -34,6 +34,9 @@ from medbench.task import Environment, Evaluation, Metric, TaskData
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
+
+Similar = tuple[Floats, ...]
+"""(T, A) similarities to a class' being there, (T, B) to its being absent; B is 0 where it can't be denied."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ class ZeroShotConfig:
     """Prompts a class in each draw (GLoRIA's released code and MedCLIP's take 5 or 10)."""
     draws: int = 100
     """Draws of prompts (ours)."""
-    similarity: str = "cosine of embeddings; with a local similarity of the model, the mean of both as they are"
+    similarity: str = (
+        "cosine of embeddings; with a local similarity of the model, the mean of both as they are"
+    )
     """Of a film and a prompt."""
 
 
@@ -90,9 +95,7 @@ class ZeroShot(Classification):
     def __init__(self, recipe: str, *, split: str, prompts: str, classes: Sequence[str] = ()) -> None:
         self.prompts = read_prompts(prompts)
         super().__init__(recipe, split=split, classes=classes, exclusive=self.prompts.exclusive)
-        self.config = ZeroShotConfig(
-            prompts, self.prompts.sha256, self.prompts.source, self.prompts.ensemble
-        )
+        self.config = ZeroShotConfig(prompts, self.prompts.sha256, self.prompts.source, self.prompts.ensemble)
 
     def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> PromptSimilarities:
         """Similarities of the test films to all prompts, those that draws are taken from included."""
@@ -101,7 +104,16 @@ class ZeroShot(Classification):
     def similarities(
         self, model: VisionLanguageModel, data: TaskData, env: Environment, batch_size: int = BATCH_SIZE
     ) -> PromptSimilarities:
-        """The same at another size of a forward pass, which changes nothing but time and memory."""
+        """The same at another size of a forward pass, which changes nothing but time and memory.
+
+        Raises:
+            DataError: nobody tests.
+            WeightsError: see `medbench.protocols.similarity.compare`.
+        """
+        if not len(data.split.test):
+            raise DataError(
+                f"{data.index.dataset}: split {data.split.name} has no test part, so nothing to classify."
+            )
         said = [
             prompt
             for name in self.names(data.index)
@@ -142,7 +154,8 @@ class ZeroShot(Classification):
 
     def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
         """Metrics of classification, and the spread over draws of prompts, see `prompt_spread`."""
-        return [*super().score(predictions), self.prompt_spread(predictions)]
+        exclusive = exclusive_metrics(predictions) if self.exclusive else ()
+        return [*exclusive, *super().score(predictions), self.prompt_spread(predictions)]
 
     def prompt_spread(self, predictions: pd.DataFrame) -> Metric:
         """The primary metric over draws of prompts: value is the median, low and high hold 95 % of the draws.
@@ -150,30 +163,35 @@ class ZeroShot(Classification):
         `accuracy_prompts_5` of exclusive classes, else `auroc_prompts_5` or, of several, `macro_auroc_prompts_5`. The
         prompts of draw d are the same for every model and every dataset with that prompt set.
         """
-        names = [c.removeprefix("target_") for c in predictions if c.startswith("target_")]
+        columns = [str(column) for column in predictions]
+        names = [column.removeprefix("target_") for column in columns if column.startswith("target_")]
         target = predictions[[f"target_{name}" for name in names]].to_numpy(np.float64)
         similar = [tuple(_matrix(predictions, f"{part}_{name}") for part in _PARTS) for name in names]
-        wanted = self.config.drawn
-        metric, measure = (
-            ("accuracy", _accuracy)
-            if self.exclusive
-            else ("auroc" if len(names) == 1 else "macro_auroc", _macro_auroc)
+        drawn = self.config.drawn
+        kind, measure = self._measure()
+        metric = Metric(
+            name=f"{kind}_prompts_{drawn}",
+            value=None,
+            low=None,
+            high=None,
+            interval=f"2.5 to 97.5 % of {self.config.draws} draws of {drawn} prompts a class, the value is their"
+            " median; nothing about patients",
+            n=int((~np.isnan(target)).any(axis=1).sum()),
         )
-        told = {"name": f"{metric}_prompts_{wanted}", "n": int((~np.isnan(target)).any(axis=1).sum())}
-        interval = (
-            f"2.5 to 97.5 % of {self.config.draws} draws of {wanted} prompts a class, the value is their median;"
-            " nothing about patients"
-        )
-        if all(part.shape[1] <= wanted for parts in similar for part in parts):
-            reason = f"no class has more than {wanted} prompts to draw from"
-            return Metric(**told, value=None, low=None, high=None, interval=interval, reason=reason)
-        values = [measure(target, self._scores(drawn)) for drawn in self._draws(names, similar)]
+        if all(part.shape[1] <= drawn for parts in similar for part in parts):
+            return replace(metric, reason=f"no class has more than {drawn} prompts to draw from")
+        values = [measure(target, self._scores(some)) for some in self._draws(names, similar)]
         known = [value for value in values if value is not None]
         if not known:
-            reason = "a class has only positives or only negatives" if not self.exclusive else "no film has a class"
-            return Metric(**told, value=None, low=None, high=None, interval=interval, reason=reason)
+            return replace(metric, reason="a class has no positive or no negative film with a known label")
         low, middle, high = (float(q) for q in np.quantile(known, [0.025, 0.5, 0.975]))
-        return Metric(**told, value=middle, low=low, high=high, interval=interval)
+        return replace(metric, value=middle, low=low, high=high)
+
+    def _measure(self) -> tuple[str, Callable[[Floats, Floats], float | None]]:
+        """Name and function of the primary metric."""
+        if self.exclusive:
+            return "accuracy", accuracy
+        return "auroc" if len(self.classes) == 1 else "macro_auroc", _macro_auroc
 
     def positives(self, index: Index) -> npt.NDArray[np.bool_]:
         """Films with a positive of any class.
@@ -193,32 +211,35 @@ class ZeroShot(Classification):
         """Draws of prompts are the same for every seed."""
         return False
 
-    def _similar(self, features: PromptSimilarities, prompts: Prompts) -> tuple[Floats, Floats]:
-        """(T, A) similarities to a class' being there, (T, B) to its being absent, B 0 where it can't be denied."""
+    def _similar(self, features: PromptSimilarities, prompts: Prompts) -> Similar:
         return features.of(prompts.present), features.of(prompts.absent)
 
-    def _scores(self, similar: Sequence[tuple[Floats, Floats]]) -> Floats:
+    def _scores(self, similar: Sequence[Similar]) -> Floats:
         """(T, C) log-odds, from the similarities of each class; no order of films matters."""
         one = np.max if self.config.ensemble == "max" else _mean
         present = np.stack([one(part, axis=1) for part, _ in similar], axis=1)  # (T, C)
         if not self.exclusive:
-            return present - np.stack([one(part, axis=1) for _, part in similar], axis=1)
+            absent = np.stack([one(part, axis=1) for _, part in similar], axis=1)
+            odds: Floats = present - absent
+            return odds
         z = _z_scores(present)
-        return np.stack([z[:, k] - logsumexp(np.delete(z, k, axis=1), axis=1) for k in range(z.shape[1])], axis=1)
+        return np.stack(
+            [z[:, k] - logsumexp(np.delete(z, k, axis=1), axis=1) for k in range(z.shape[1])], axis=1
+        )
 
-    def _draws(
-        self, names: Sequence[str], similar: Sequence[tuple[Floats, Floats]]
-    ) -> Iterator[list[tuple[Floats, Floats]]]:
+    def _draws(self, names: Sequence[str], similar: Sequence[Similar]) -> Iterator[list[Similar]]:
         """Similarities to the prompts of each draw; a class with no more prompts than are drawn has them all."""
         for draw in range(self.config.draws):
             chosen = []
             for name, parts in zip(names, similar, strict=True):
                 some = []
                 for which, part in zip(_PARTS, parts, strict=True):
-                    generator = np.random.Generator(np.random.PCG64(derive_seed("prompts", draw, name, which)))
+                    generator = np.random.Generator(
+                        np.random.PCG64(derive_seed("prompts", draw, name, which))
+                    )
                     count = min(self.config.drawn, part.shape[1])
                     some.append(part[:, np.sort(generator.permutation(part.shape[1])[:count])])
-                chosen.append((some[0], some[1]))
+                chosen.append(tuple(some))
             yield chosen
 
 
@@ -250,15 +271,6 @@ def _z_scores(values: Floats) -> Floats:
     spread = moved.std(axis=0)
     z: Floats = (moved - moved.mean(axis=0)) / np.where(spread > 0, spread, 1)
     return np.where(spread > 0, z, 0.0)
-
-
-def _accuracy(target: Floats, scores: Floats) -> float | None:
-    """Share of films whose class has the largest score; classes that share it count in parts."""
-    known = (target == 1).sum(axis=1) == 1
-    if not known.any():
-        return None
-    best = scores[known] == scores[known].max(axis=1, keepdims=True)
-    return float((best * target[known]).sum(axis=1)[:].dot(1 / best.sum(axis=1)) / known.sum())
 
 
 def _macro_auroc(target: Floats, scores: Floats) -> float | None:

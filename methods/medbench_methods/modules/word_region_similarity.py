@@ -8,9 +8,9 @@ local loss (losses/gloria_local.py):
     c_l  = sum_p a_lp v_p
     S    = scale_m max_l cos(w_l, c_l)
 
-Source: GLoRIA's released code (gloria/models/gloria_model.py, get_local_similarities), which takes log max_l exp(scale_m
-cos): the same number. There, how many words a text has is counted in characters, so [SEP] and padding are words too,
-and padding (whose cosine is 0) lifts every S to 0 at least. Here a text has the words that it has.
+Source: GLoRIA's released code (gloria/models/gloria_model.py, get_local_similarities), which takes the logarithm of
+the largest exp(scale_m cos): the same number. There, how many words a text has is counted in characters, so [SEP] and
+padding are words too, and padding (whose cosine is 0) lifts every S to 0 at least. Here a text has the words it has.
 """
 
 import torch
