@@ -1,4 +1,4 @@
-"""Retrieval: perfect, at chance, with shared and missing reports, in small galleries, and what it says when it can't."""
+"""Retrieval: perfect, at chance, shared and missing reports, small galleries, and what it says when it can't."""
 
 from collections.abc import Sequence
 from pathlib import Path

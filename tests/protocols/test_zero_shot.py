@@ -97,7 +97,7 @@ def test_scores_are_those_of_a_loop(ensemble: str, model: Toy) -> None:
     raw = {}
     for name in CLASSES:
         prompts = task.prompts.scored(name).present
-        raw[name] = [one([row[features.prompts[p]] for p in prompts]) for row in features.values]
+        raw[name] = [one([row[features.prompts[p]] for p in prompts]) for row in features.similar]
     for k in range(30):
         z = {n: (raw[n][k] - np.mean(raw[n])) / np.std(raw[n]) for n in CLASSES}
         for name in CLASSES:

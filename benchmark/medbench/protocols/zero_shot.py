@@ -67,17 +67,17 @@ class PromptSimilarities:
 
     Attributes:
         prompts: P of them, each once.
-        values: (T, P) float64.
+        similar: (T, P) float64.
         said: which similarities were taken.
     """
 
     prompts: Mapping[str, int]
-    values: Floats
+    similar: Floats
     said: str
 
     def of(self, prompts: Sequence[str]) -> Floats:
         """(T, len(prompts))."""
-        return self.values[:, [self.prompts[prompt] for prompt in prompts]]
+        return self.similar[:, [self.prompts[prompt] for prompt in prompts]]
 
 
 class ZeroShot(Classification):
