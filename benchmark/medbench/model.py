@@ -172,5 +172,5 @@ class LocallySimilar(Protocol):
 
         It is on the scale on which the method itself adds it to the cosine. What it gives for an image and a text
         does not depend on the other ones: reports that are word for word the same would else be told apart by the
-        batches that they come in.
+        batches that they come in. Called in autocast if the precision is bf16, on features that were made in it.
         """

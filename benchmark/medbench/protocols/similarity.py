@@ -230,9 +230,9 @@ def _images(
                     inputs.normalise(centre_crop(pixels, inputs.size))
                 )
                 embeddings.append(model.embed_image(features).float())
-            if isinstance(model, LocallySimilar) and texts:
-                parts = [model.local_similarity(features, part).float() for part in texts]
-                similar.append(torch.cat(parts, dim=1).cpu())  # (B, U)
+                if isinstance(model, LocallySimilar) and texts:
+                    parts = [model.local_similarity(features, part).float() for part in texts]
+                    similar.append(torch.cat(parts, dim=1).cpu())  # (B, U)
             advance(len(pixels))
     images: npt.NDArray[np.float32] = torch.cat(embeddings).cpu().numpy()
     return images, torch.cat(similar).numpy() if similar else None

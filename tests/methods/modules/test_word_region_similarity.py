@@ -61,6 +61,14 @@ def test_the_same_to_the_last_bit_whatever_stands_beside_it() -> None:
     assert torch.equal(word_region_similarity(regions, words[3:4, :cut], mask[3:4, :cut])[:, 0], whole[:, 3])
 
 
+def test_autocast_changes_nothing_but_what_it_is_given() -> None:
+    regions, words, mask = inputs()
+    regions, words = regions.bfloat16(), words.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = word_region_similarity(regions, words, mask)
+    assert torch.equal(found, word_region_similarity(regions.float(), words.float(), mask))
+
+
 def test_padding_says_nothing() -> None:
     regions, words, mask = inputs()
     other = torch.where(mask[:, :, None], words, torch.full_like(words, 1e3))
