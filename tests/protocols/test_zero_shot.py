@@ -135,7 +135,7 @@ def test_a_class_without_positives_has_no_number_and_says_why() -> None:
     _, found = run(pairs(), dataset(SHOWN, labels=labels))
     assert found["macro_auroc"].value is None
     assert found["macro_auroc_prompts_5"].value is None
-    assert "no positive or no negative" in found["macro_auroc_prompts_5"].reason
+    assert found["macro_auroc_prompts_5"].reason == "rib: 0 positives and 30 negatives"
 
 
 def test_a_collapsed_encoder_is_at_chance() -> None:

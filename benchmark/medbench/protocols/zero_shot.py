@@ -183,7 +183,7 @@ class ZeroShot(Classification):
         values = [measure(target, self._scores(some)) for some in self._draws(names, similar)]
         known = [value for value in values if value is not None]
         if not known:
-            return replace(metric, reason="a class has no positive or no negative film with a known label")
+            return replace(metric, reason=_why(names, target, self.exclusive))
         low, middle, high = (float(q) for q in np.quantile(known, [0.025, 0.5, 0.975]))
         return replace(metric, value=middle, low=low, high=high)
 
@@ -271,6 +271,20 @@ def _z_scores(values: Floats) -> Floats:
     spread = moved.std(axis=0)
     z: Floats = (moved - moved.mean(axis=0)) / np.where(spread > 0, spread, 1)
     return np.where(spread > 0, z, 0.0)
+
+
+def _why(names: Sequence[str], target: Floats, exclusive: bool) -> str:
+    """Why the primary metric has no value for these labels."""
+    if exclusive:
+        return "no film with exactly one class"
+    counts = {
+        name: (int((t == 1).sum()), int((t == 0).sum())) for name, t in zip(names, target.T, strict=True)
+    }
+    return "; ".join(
+        f"{name}: {positives} positives and {negatives} negatives"
+        for name, (positives, negatives) in counts.items()
+        if not positives or not negatives
+    )
 
 
 def _macro_auroc(target: Floats, scores: Floats) -> float | None:
