@@ -1,6 +1,7 @@
 """Retrieval: which sets of films and reports. Only declared here; the protocol is `medbench.protocols.retrieval`."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from medbench.specs import Provision, TaskSpec
 
@@ -16,7 +17,12 @@ def _retrieval(
     classes: Sequence[str] | None = _COMPETITION,
     reports: str = "",
 ) -> TaskSpec:
-    """A task that trains nothing; its primary metric is by class where there are classes."""
+    """A task that trains nothing; its primary metric is by class where classes are named."""
+    given: dict[str, Any] = {"split": split}
+    if classes is not None:
+        given["classes"] = tuple(classes)
+    if reports:
+        given["reports"] = reports
     return TaskSpec(
         name="ret:table" if dataset == "table" else f"{dataset}_ret",
         target="medbench.protocols.retrieval:Retrieval",
@@ -26,7 +32,7 @@ def _retrieval(
         needs=_NEEDS,
         primary_metric="i2t_p_at_1" if classes else "i2t_r_at_1",
         fractions=(),
-        given={"split": split, "classes": classes, "reports": reports},
+        given=given,
     )
 
 
@@ -57,6 +63,6 @@ TASKS: tuple[TaskSpec, ...] = (
         "films of your own table and their reports, found by each other: ret:table:FILE",
         "docs/tasks/retrieval.md",
         "tested",
-        classes=None,
+        classes=None,  # the protocol looks whether its labels are classes
     ),
 )

@@ -4,6 +4,7 @@ The protocol is `medbench.protocols.zero_shot`, prompts are the files in `prompt
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from medbench.specs import Provision, TaskSpec
 
@@ -19,7 +20,10 @@ def _zero_shot(
     primary_metric: str,
     classes: Sequence[str] = (),
 ) -> TaskSpec:
-    """A task that trains nothing."""
+    """A task that trains nothing; without classes, all labels of the index are."""
+    given: dict[str, Any] = {"split": split, "prompts": f"medbench_tasks:prompts/{prompts}.toml"}
+    if classes:
+        given["classes"] = tuple(classes)
     return TaskSpec(
         name="zs:table" if dataset == "table" else f"{dataset}_zs",
         target="medbench.protocols.zero_shot:ZeroShot",
@@ -29,11 +33,7 @@ def _zero_shot(
         needs=_NEEDS,
         primary_metric=primary_metric,
         fractions=(),
-        given={
-            "split": split,
-            "prompts": f"medbench_tasks:prompts/{prompts}.toml",
-            "classes": tuple(classes),
-        },
+        given=given,
     )
 
 

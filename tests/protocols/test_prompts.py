@@ -10,7 +10,7 @@ from medbench.protocols.prompts import read_prompts
 from medbench_tasks import medbench_tasks
 
 SHIPPED = {
-    spec.name: (spec.given["prompts"], spec.given["classes"])
+    spec.name: (spec.given["prompts"], spec.given.get("classes"))
     for spec in medbench_tasks()
     if "prompts" in spec.given
 }

@@ -65,10 +65,10 @@ def rows_for(spec: TaskSpec) -> pd.DataFrame:
     task = spec.make("micro")
     if spec.name.endswith("ret") or spec.name.startswith("ret"):
         ids = [f"s{k}" for k in range(20)]
-        classes = [str(k % 5) for k in range(20)] if spec.given["classes"] else None
+        classes = [str(k % 5) for k in range(20)] if spec.given.get("classes") else None
         items = Items(ids, ids, classes, ids)
         return rank(cosine(rng.normal(size=(20, 4)), rng.normal(size=(20, 4))), items, items)
-    names = spec.given["classes"] or ("a", "b")
+    names = spec.given.get("classes") or ("a", "b")
     rows: dict[str, object] = {
         "sample": [f"s{k}" for k in range(20)],
         "patient": [f"p{k}" for k in range(20)],

@@ -76,14 +76,14 @@ class Retrieval(Task):
         recipe: `tiny`, `paper` or `micro`.
         split: of the dataset; its test part is the gallery.
         classes: label columns of the index, without the prefix, exactly one of which is 1 for every film; empty for
-            pairs alone. None: all labels of the index, if they are of that kind.
+            pairs alone; None for all labels of the index, if they are of that kind.
         reports: the file of the dataset that has the reports, for the message where there are none.
     """
 
     config: RetrievalConfig
 
     def __init__(
-        self, recipe: str, *, split: str, classes: Sequence[str] | None = (), reports: str = ""
+        self, recipe: str, *, split: str, classes: Sequence[str] | None = None, reports: str = ""
     ) -> None:
         super().__init__(recipe, split=split)
         self.classes = classes
