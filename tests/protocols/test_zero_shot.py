@@ -123,7 +123,7 @@ def test_a_label_and_its_denial() -> None:
 def test_several_labels_some_of_them_unknown() -> None:
     labels = {**ONE_OF, "rib": [float("nan") if k < 5 else v for k, v in enumerate(ONE_OF["rib"])]}
     _, found = run(pairs(), dataset(SHOWN, labels=labels))
-    assert set(found) == {"macro_auroc", "macro_average_precision", "macro_auroc_prompts_5"}
+    assert {"macro_auroc", "macro_average_precision", "macro_auroc_prompts_5"} <= set(found)
     assert set(found["macro_auroc"].per_class) == set(CLASSES)
     spread = found["macro_auroc_prompts_5"]
     assert 0 <= spread.low <= spread.value <= spread.high <= 1
@@ -195,9 +195,9 @@ def test_metrics_come_from_the_stored_rows_alone(tmp_path: Path) -> None:
 
 def test_labels_that_are_not_there() -> None:
     data = dataset(SHOWN, labels={"lung": ONE_OF["lung"]})
-    with pytest.raises(DataError, match="has the labels lung; zero-shot classification needs heart, rib"):
+    with pytest.raises(DataError, match="no label heart, rib in /toy; it has lung"):
         exclusive().positives(data.index)
-    with pytest.raises(DataError, match=r"needs one at least \(--column labels"):
+    with pytest.raises(DataError, match="no label at all in /toy"):
         pairs().positives(dataset(SHOWN).index)
     assert pairs().positives(data.index).sum() == 10
 

@@ -154,7 +154,7 @@ def test_a_table_needs_reports_or_labels() -> None:
     index = Index("table", Path("/films"), "real", table)
     with pytest.raises(DataError, match="no film in /films has a report"):
         TASKS["ret:table"].make("micro").positives(index)
-    with pytest.raises(DataError, match="needs one at least"):
+    with pytest.raises(DataError, match="no label at all in /films"):
         TASKS["zs:table"].make("micro").positives(index)
 
 

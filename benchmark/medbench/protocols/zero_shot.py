@@ -19,14 +19,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import logsumexp
+import torch
 
-from medbench.data.index import Index
 from medbench.errors import DataError
 from medbench.metrics.classification import auroc
-from medbench.metrics.exclusive import accuracy, exclusive_metrics
 from medbench.model import VisionLanguageModel
-from medbench.protocols.classification import Classification
+from medbench.protocols.classification import Classification, log_odds
 from medbench.protocols.prompts import Ensemble, Prompts, read_prompts
 from medbench.protocols.similarity import BATCH_SIZE, compare
 from medbench.seeding import derive_seed
@@ -154,8 +152,7 @@ class ZeroShot(Classification):
 
     def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
         """Metrics of classification, and the spread over draws of prompts, see `prompt_spread`."""
-        exclusive = exclusive_metrics(predictions) if self.exclusive else ()
-        return [*exclusive, *super().score(predictions), self.prompt_spread(predictions)]
+        return [*super().score(predictions), self.prompt_spread(predictions)]
 
     def prompt_spread(self, predictions: pd.DataFrame) -> Metric:
         """The primary metric over draws of prompts: value is the median, low and high hold 95 % of the draws.
@@ -190,22 +187,8 @@ class ZeroShot(Classification):
     def _measure(self) -> tuple[str, Callable[[Floats, Floats], float | None]]:
         """Name and function of the primary metric."""
         if self.exclusive:
-            return "accuracy", accuracy
+            return "accuracy", _accuracy
         return "auroc" if len(self.classes) == 1 else "macro_auroc", _macro_auroc
-
-    def positives(self, index: Index) -> npt.NDArray[np.bool_]:
-        """Films with a positive of any class.
-
-        Raises:
-            DataError: the index does not have the labels.
-        """
-        missing = [name for name in self.names(index) if name not in index.labels]
-        if missing or not self.names(index):
-            raise DataError(
-                f"{index.dataset}: {index.root} has the labels {', '.join(index.labels) or 'none'}; zero-shot "
-                f"classification needs {', '.join(missing) or 'one at least (--column labels=NAME,NAME)'}."
-            )
-        return super().positives(index)
 
     def depends_on_seed(self, fraction: float) -> bool:
         """Draws of prompts are the same for every seed."""
@@ -222,10 +205,8 @@ class ZeroShot(Classification):
             absent = np.stack([one(part, axis=1) for _, part in similar], axis=1)
             odds: Floats = present - absent
             return odds
-        z = _z_scores(present)
-        return np.stack(
-            [z[:, k] - logsumexp(np.delete(z, k, axis=1), axis=1) for k in range(z.shape[1])], axis=1
-        )
+        odds = log_odds(torch.from_numpy(_z_scores(present))).numpy()
+        return odds
 
     def _draws(self, names: Sequence[str], similar: Sequence[Similar]) -> Iterator[list[Similar]]:
         """Similarities to the prompts of each draw; a class with no more prompts than are drawn has them all."""
@@ -273,10 +254,18 @@ def _z_scores(values: Floats) -> Floats:
     return np.where(spread > 0, z, 0.0)
 
 
+def _accuracy(target: Floats, scores: Floats) -> float | None:
+    """Share of films whose class has the highest score, the first one of equals."""
+    known = ~np.isnan(target).any(axis=1)
+    if not known.any():
+        return None
+    return float((scores[known].argmax(axis=1) == target[known].argmax(axis=1)).mean())
+
+
 def _why(names: Sequence[str], target: Floats, exclusive: bool) -> str:
     """Why the primary metric has no value for these labels."""
     if exclusive:
-        return "no film with exactly one class"
+        return "no film has a known class"
     counts = {
         name: (int((t == 1).sum()), int((t == 0).sum())) for name, t in zip(names, target.T, strict=True)
     }
