@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Protocol, Self, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medbench.errors import UsageError
 
@@ -157,3 +157,15 @@ class VisionLanguageModel(Protocol):
 
     def embed_text(self, features: TextFeatures) -> Tensor:
         """(B, E) unit vectors in the joint space."""
+
+
+@runtime_checkable
+class LayeredModel(Protocol):
+    """What a model can say beside that: the order of its image encoder's parameters.
+
+    Fine-tuning then lets rates fall towards the input. Without it, all of an encoder learns at one rate
+    (`medbench.protocols.unfrozen`).
+    """
+
+    def image_layers(self) -> Sequence[Sequence[nn.Parameter]]:
+        """Parameters that `encode_image` uses, by layer, from input to output; each is in one layer."""

@@ -163,6 +163,10 @@ class GloriaModel(nn.Module):
         features: EncodedImage = self.image_encoder(images, pyramid)
         return features
 
+    def image_layers(self) -> list[list[nn.Parameter]]:
+        """See `medbench.model.LayeredModel`."""
+        return self.image_encoder.layers()
+
     def tokenize(self, reports: Sequence[Sequence[str]]) -> TextBatch:
         """Reports, each a list of sentences -> a padded batch on the CPU; longer than what is encoded."""
         return self.tokenizer(reports)
