@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from medbench import __version__, data_commands
+from medbench import __version__, data_commands, feature_commands
 from medbench import options as o
-from medbench.commands import Environment, data_folders, data_request, named, print_json, read_plugins, verb
+from medbench.commands import (
+    Environment,
+    data_folders,
+    named,
+    prepare_process,
+    pretrain_request,
+    print_json,
+    read_plugins,
+    verb,
+)
 from medbench.errors import DataError, UsageError
 from medbench.plugins import KINDS, Catalogue, Kind
 from medbench.request import RunRequest
@@ -74,7 +83,7 @@ def run(options: o.RunOptions) -> int:
         return plan(options)
     catalogue = read_plugins(options)
     request = _run_request(options, catalogue)
-    _prepare_process(request)
+    prepare_process(request)
     from medbench import runner
     from medbench.cells import cells_table
 
@@ -102,7 +111,7 @@ def plan(options: o.PlanOptions) -> int:
     """
     catalogue = read_plugins(options)
     request = _run_request(options, catalogue)
-    _prepare_process(request)
+    prepare_process(request)
     from medbench.plan import plan as make_plan
 
     planned = make_plan(request, catalogue)
@@ -120,8 +129,8 @@ def pretrain(options: o.PretrainOptions) -> int:
     Prints the folders of the finished weights, which --checkpoint takes.
     """
     catalogue = read_plugins(options)
-    request = _pretrain_request(options, catalogue)
-    _prepare_process(request)
+    request = pretrain_request(options, catalogue)
+    prepare_process(request)
     from medbench import runner
 
     for folder in runner.pretrain(request, catalogue):
@@ -129,38 +138,8 @@ def pretrain(options: o.PretrainOptions) -> int:
     return 0
 
 
-def _prepare_process(request: RunRequest) -> None:
-    """Set up this process, and nothing else, for computing."""
-    if request.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is imported
-    from medbench.devices import CUBLAS_WORKSPACE, resolve_device
-    from medbench.memory import keep_freed_memory
-
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
-    if resolve_device(request.device).type == "cpu":
-        keep_freed_memory()
-
-
-def _pretrain_request(options: o.PretrainOptions, catalogue: Catalogue) -> RunRequest:
-    return replace(
-        data_request(options, catalogue),
-        methods=named("methods", options.method, catalogue),
-        seeds=o.seeds(options.seed),
-        recipe=options.recipe,
-        device=options.device,
-        precision=options.precision,
-        corpus=options.corpus,
-        columns=o.pairs("--column", options.columns),
-        overrides=o.pairs("--set", options.overrides),
-        exclude_broken=options.exclude_broken,
-        resume=options.resume,
-        offline=options.offline or Environment.read().offline,
-        quiet=options.quiet,
-    )
-
-
 def _run_request(options: o.PlanOptions, catalogue: Catalogue) -> RunRequest:
-    request = _pretrain_request(options, catalogue)
+    request = pretrain_request(options, catalogue)
     return replace(
         request,
         tasks=named("tasks", options.task, catalogue),
@@ -420,6 +399,7 @@ def inspect_weights(options: o.InspectOptions) -> int:
 
 
 app.add_typer(data_commands.app, name="data")
+app.add_typer(feature_commands.app, name="features")
 app.add_typer(results_app, name="results")
 app.add_typer(weights_app, name="weights")
 app.add_typer(plugins_app, name="plugins")

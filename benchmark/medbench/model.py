@@ -169,3 +169,21 @@ class LayeredModel(Protocol):
 
     def image_layers(self) -> Sequence[Sequence[nn.Parameter]]:
         """Parameters that `encode_image` uses, by layer, from input to output; each is in one layer."""
+
+
+@runtime_checkable
+class PatchModel(Protocol):
+    """What a model can say beside that: that it has one resolution, and made the maps of its pyramid of it.
+
+    A ViT sees patches of 16 px. Its five maps are that grid, enlarged and shrunk without parameters, so heads of
+    detection and segmentation do better with the grid alone and a pyramid that they train, and what is computed and
+    stored is the grid alone (`medbench.protocols.dense_maps`). A model that does not say so keeps its five maps: their
+    shapes would not tell, since a net with a feature pyramid of its own has equally wide maps as well.
+    """
+
+    @property
+    def pyramid_from_patches(self) -> bool:
+        """Whether `local` holds all that the pyramid shows.
+
+        `local` is then the map at stride 16, (B, H/16 x W/16, C), also where no pyramid is asked for.
+        """

@@ -113,7 +113,7 @@ class PrepareOptions(TableOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class GcOptions(Options):
-    """Of `data gc`."""
+    """Of `data gc`; `features gc` takes more."""
 
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be freed, free nothing.")] = (
         False
@@ -250,6 +250,44 @@ class PretrainOptions(DataOptions):
         ),
     ] = None
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesOptions(JsonOptions):
+    """Of `features ls`."""
+
+    check: Annotated[
+        bool, typer.Option("--check", help="Read all of them and compare with their checksums.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesGcOptions(GcOptions):
+    """Of `features gc`."""
+
+    older_than: Annotated[
+        float | None,
+        typer.Option("--older-than", metavar="DAYS", min=0, help="Also those not used for so many days."),
+    ] = None
+    everything: Annotated[bool, typer.Option("--all", help="Every one.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions(PretrainOptions):
+    """Of `features extract`."""
+
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset, or table:FILE.")]
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write: FILE.parquet.")]
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split", metavar="NAME|lists:DIR", help="Write which part of this split a film is in, too."
+        ),
+    ] = None
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", metavar="PATH|NAME", help="Finished weights, instead of pretraining."),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,10 @@ from medbench.data.index import Index
 from medbench.devices import autocast
 from medbench.errors import DataError
 from medbench.files import replacing
+from medbench.heads.build import detector
+from medbench.heads.detector import STRIDES
 from medbench.heads.mmdet_ops import import_mmdet
-from medbench.heads.yolov3 import STRIDES, Targets, YoloV3, YoloV3Config
+from medbench.heads.yolov3 import Targets, YoloV3Config
 from medbench.metrics.detection import IOUS_40_75, Detections, average_precision, detection_metrics
 from medbench.model import Preprocessing, VisionLanguageModel
 from medbench.protocols.pyramids import Pyramids
@@ -213,7 +215,10 @@ class _Training:
         self.config, self.schedule, self.features, self.films = config, schedule, features, films
         self.train, self.seed, self.env = train, seed, env
         seed_head = derive_seed("detection head", seed)
-        self.head = YoloV3(features.channels, features.side, config.head, seed_head).to(env.device)
+        head = detector(
+            "yolov3", features.channels, features.side, 1, config.head, seed_head, features.patches
+        )
+        self.head = head.to(env.device)
         self.optimiser = torch.optim.AdamW(
             self.head.parameters(), lr=schedule.lr, weight_decay=config.weight_decay, fused=True
         )
@@ -262,7 +267,7 @@ class _Training:
             batch = rows[start : start + self.config.predict_batch]
             with torch.no_grad(), autocast(self.env.device, self.env.precision):
                 predictions = self.head(self.features.batch(batch))
-            for row, (found, confidence) in zip(batch, self.head.boxes(predictions), strict=True):
+            for row, (found, confidence, _) in zip(batch, self.head.boxes(predictions), strict=True):
                 boxes.append(self.films.restore(row, found))
                 scores.append(confidence.cpu().numpy().astype(np.float64))
         return Detections([self.films.boxes(row) for row in rows], boxes, scores)
@@ -283,9 +288,13 @@ class _Training:
 
     def _targets(self) -> dict[int, Targets]:
         """By row. Films without a box share theirs."""
-        healthy = self.head.targets(torch.zeros(0, 4))
+        none = torch.zeros(0, dtype=torch.int64)
+        healthy = self.head.targets(torch.zeros(0, 4), none)
         boxes = {int(row): self.films.square(row) for row in self.train}
-        return {row: self.head.targets(found) if len(found) else healthy for row, found in boxes.items()}
+        return {
+            row: self.head.targets(found, none.new_zeros(len(found))) if len(found) else healthy
+            for row, found in boxes.items()
+        }
 
     def _batches(self) -> list[Rows]:
         """The films of this epoch in its order, which depends on seed and epoch alone."""
