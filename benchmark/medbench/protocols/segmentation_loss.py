@@ -63,6 +63,6 @@ def mean_loss(terms: Tensor, batch: int) -> float:
         terms: (N, 4), of N films from 1 up.
         batch: films a batch; a last, smaller one is kept.
     """
-    parts = terms.double().split(batch)
+    parts = torch.split(terms.double(), batch)
     total = torch.stack([batch_loss(part) * len(part) for part in parts]).sum()
     return float(total / len(terms))

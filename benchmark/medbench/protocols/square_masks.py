@@ -131,7 +131,7 @@ def file_mask(index: Index, row: int, labels: Sequence[str], height: int, width:
         keep = _counting(regions, None, labels)
         return mask_of([r for r, k in zip(regions, keep, strict=True) if k], height, width, index.root)
     boxes = np.asarray(entry["boxes"], np.float64).reshape(-1, 4)
-    return boxes_mask(boxes[_counting(boxes, entry["box_labels"], labels)], height, width)
+    return boxes_mask(boxes[_counting(list(boxes), entry["box_labels"], labels)], height, width)
 
 
 def _counting(found: Sequence[object], names: Sequence[str] | None, labels: Sequence[str]) -> list[bool]:
