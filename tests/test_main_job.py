@@ -27,7 +27,7 @@ from medbench.runner import RunOutcome, pretrain, run
 
 CATALOGUE = load_catalogue(third_party=False)
 METHODS = sorted(name for name, spec in CATALOGUE.methods.items() if not spec.released_only)
-TASKS = sorted(CATALOGUE.tasks)
+TASKS = sorted(name for name, spec in CATALOGUE.tasks.items() if not spec.family)
 
 
 @pytest.fixture(scope="module")

@@ -284,6 +284,17 @@ def test_an_unknown_name_gets_the_nearest_and_the_list() -> None:
         catalogue.lookup_leaderboard("html5")
 
 
+def test_a_family_is_named_with_a_file() -> None:
+    catalogue = load_catalogue(third_party=False)
+    spec = catalogue.lookup_task("lp:table:films/mine.csv")
+    assert (spec.name, spec.dataset) == ("lp:table:mine.csv", "table:films/mine.csv")
+    assert str(catalogue.owner("tasks", spec.name)).startswith("medbench")
+    assert catalogue.expand("tasks", ["lp:table:films/[1]*.csv"]) == ("lp:table:films/[1]*.csv",)
+    assert not [name for name in catalogue.expand("tasks", ["*"]) if "table" in name]
+    with pytest.raises(UsageError, match=r"which one\? Give it as --task lp:table:FILE"):
+        catalogue.lookup_task("lp:table")
+
+
 def test_globs_stand_for_their_matches_in_order_and_once() -> None:
     catalogue = load_catalogue(third_party=False)
     tasks = catalogue.expand("tasks", ["rsna_lp", "rsna_*"])

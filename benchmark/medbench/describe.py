@@ -122,6 +122,7 @@ def _declared(spec: Spec) -> dict[str, str]:
             "needs": ", ".join(sorted(spec.needs)),
             "metric": f"{spec.primary_metric} ({'higher' if spec.higher_is_better else 'lower'} is better)",
             "version": str(spec.version),
+            **{name: str(value) for name, value in spec.given.items()},
             "fractions": ", ".join(f"{100 * fraction:g}%" for fraction in spec.fractions) or "none",
         }
     if isinstance(spec, DatasetSpec):
@@ -163,7 +164,7 @@ def recipe_fields(catalogue: Catalogue, kind: Kind, name: str, recipe: str) -> s
             raise UsageError(f"{name} has no recipe {recipe!r}; it has {', '.join(recipes)}.")
         configs = {"method": recipes[recipe].config, "pretrain": recipes[recipe].pretrain}
     elif kind == "tasks":
-        configs = {"task": catalogue.load(kind, name)(recipe).config}
+        configs = {"task": catalogue.make_task(catalogue.lookup_task(name), recipe).config}
     else:
         raise UsageError(f"--recipe: a {kind[:-1]} has none.")
     lines = [

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from medbench.errors import UsageError
 from medbench.plugins import Catalogue
 from medbench.specs import DatasetSpec
-from medbench.task import Fit
+from medbench.task import Fit, Task
 
 
 def film_sizes(
@@ -14,7 +14,7 @@ def film_sizes(
     """Side in pixels and fit of the films that runs of these methods ask of a dataset.
 
     As a corpus it is asked for the padded square that a method crops from, as large as its losses want it; as the
-    dataset of a task for what the task says in `Task.fit`.
+    dataset of a task for what `Task.films` says.
 
     Args:
         catalogue: known methods and tasks.
@@ -28,8 +28,9 @@ def film_sizes(
     Raises:
         UsageError: nothing is asked for.
     """
-    tasks = [name for name, task in catalogue.tasks.items() if task.dataset == dataset.name]
-    fits: set[Fit] = {catalogue.load("tasks", name).fit for name in tasks}
+    tasks: list[Task] = [
+        catalogue.make_task(spec, recipe) for spec in catalogue.tasks.values() if spec.dataset == dataset.name
+    ]
     found: set[tuple[int, Fit]] = set()
     for name in methods:
         recipes = catalogue.load("methods", name).recipes
@@ -39,7 +40,7 @@ def film_sizes(
             continue
         if dataset.paired and catalogue.lookup_method(name).pretrains:
             found.add((inputs.resize * getattr(config, "film_scale", 1), "pad"))
-        found |= {(inputs.resize if fit == "pad" else inputs.size, fit) for fit in fits}
+        found |= {task.films(inputs) for task in tasks}
     if not found:
         raise UsageError(
             f"No task runs on {dataset.name} and no method of these reads its reports at recipe {recipe}: name a size, "

@@ -347,7 +347,7 @@ class Planner:
     def group(self, encoder: Encoder, spec: TaskSpec) -> Group:
         """The cells of an encoder on a task, with the records that are there."""
         opened = self.evaluation(spec.dataset)
-        task: Task = self.catalogue.load("tasks", spec.name)(self.request.recipe)
+        task = self.catalogue.make_task(spec, self.request.recipe)
         split = opened.split(self.request.split or task.split)
         if split.leak:
             self.progress.say(f"{spec.name}: split {split.name} leaks: {split.leak}")

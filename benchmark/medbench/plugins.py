@@ -7,7 +7,7 @@ costs only itself. Nothing here imports torch; a spec's target is imported by `C
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module, metadata, util
 from pathlib import Path
@@ -18,12 +18,13 @@ import pluggy
 
 from medbench import hookspecs
 from medbench.errors import MedbenchError, PluginError, UsageError, did_you_mean
-from medbench.specs import DatasetSpec, LeaderboardSpec, MethodSpec, Spec, TaskSpec
+from medbench.specs import TABLE, DatasetSpec, LeaderboardSpec, MethodSpec, Spec, TaskSpec
 
 if TYPE_CHECKING:
     from medbench.records import Record
     from medbench.released import Release
     from medbench.request import RunRequest
+    from medbench.task import Task
 
 GROUP = "medbench"
 """The entry-point group, and the name of the distribution that the built-ins come from."""
@@ -38,7 +39,7 @@ KINDS: Mapping[Kind, type[Spec]] = {
 }
 """What a catalogue holds. `medbench_<kind>` is the hook that is asked for it."""
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*(@[a-z0-9_]+)?")
+_NAME = re.compile(rf"[a-z][a-z0-9_]*(@[a-z0-9_]+)?(:{TABLE})?")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 _Spec = TypeVar("_Spec", bound=Spec)
@@ -53,6 +54,17 @@ class Owner:
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}".rstrip()
+
+
+def declared(task: str) -> str:
+    """The name under which a task is declared: that of the family for one on a file, `lp:table` of `lp:table:FILE`."""
+    family, colon, _ = task.partition(f":{TABLE}:")
+    return f"{family}:{TABLE}" if colon else task
+
+
+def _must_be_named(spec: Spec) -> bool:
+    """Whether a glob does not stand for it: a file has to be said beside the name."""
+    return spec.released_only if isinstance(spec, MethodSpec) else isinstance(spec, TaskSpec) and spec.family
 
 
 @dataclass(frozen=True)
@@ -126,8 +138,28 @@ class Catalogue:
         return self._lookup("methods", self.methods, name)
 
     def lookup_task(self, name: str) -> TaskSpec:
-        """The task called `name`; errors as `lookup`."""
-        return self._lookup("tasks", self.tasks, name)
+        """The task called `name`, or that of a family on a file (`lp:table:FILE`); errors as `lookup`.
+
+        A family's task is called by the name of the file alone, so that no folder of anyone's enters a record.
+        """
+        family = declared(name)
+        spec = self._lookup("tasks", self.tasks, family)
+        file = name[len(family) + 1 :]
+        if not spec.family:
+            return spec
+        if not file:
+            raise UsageError(f"--task {name}: which one? Give it as --task {family}:FILE.")
+        return replace(spec, name=f"{family}:{Path(file).name}", dataset=f"{TABLE}:{file}")
+
+    def make_task(self, spec: TaskSpec, recipe: str) -> "Task":
+        """Import a task and make it at a recipe.
+
+        Raises:
+            PluginError: the target, or something that it imports, does not exist.
+            UsageError: it has no such recipe.
+        """
+        task: Task = self._import("tasks", spec, spec.target, lambda: spec.make(recipe))
+        return task
 
     def lookup_dataset(self, name: str) -> DatasetSpec:
         """The dataset called `name`; errors as `lookup`."""
@@ -162,7 +194,8 @@ class Catalogue:
         Args:
             kind: what the patterns name.
             patterns: names, or globs with `*`, `?` or `[]`, which stand for their matches in alphabetical
-                order; a method that is nothing without a released checkpoint must be named.
+                order; a method that is nothing without a released checkpoint must be named, and so must a
+                task on a file.
 
         Raises:
             UsageError: an unknown name, or a glob that matches nothing.
@@ -172,20 +205,23 @@ class Catalogue:
 
         names: dict[str, None] = {}
         for pattern in patterns:
-            if any(c in pattern for c in "*?["):
+            if declared(pattern) == pattern and any(c in pattern for c in "*?["):
                 specs = self.specs(kind).items()
-                runnable = (n for n, s in specs if not (isinstance(s, MethodSpec) and s.released_only))
+                runnable = (n for n, s in specs if not _must_be_named(s))
                 found = matching(sorted(runnable), pattern)
                 if not found:
                     raise UsageError(f"No {kind} match {pattern!r}. {self._known(kind)}")
                 names.update(dict.fromkeys(found))
+            elif kind == "tasks":
+                self.lookup_task(pattern)
+                names[pattern] = None  # with the whole path of a file
             else:
                 names[self.lookup(kind, pattern).name] = None
         return tuple(names)
 
     def owner(self, kind: Kind, name: str) -> Owner:
         """Who declared a name that is in the catalogue."""
-        return self.owners[kind, name]
+        return self.owners[kind, declared(name)]
 
     def load(self, kind: Kind, name: str) -> Any:
         """Import what a spec's target names and return it.

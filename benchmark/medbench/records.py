@@ -120,6 +120,7 @@ class MetricValue(_Block):
     n: int
     higher_is_better: bool = True
     per_class: dict[str, float | None] = Field(default_factory=dict)
+    reason: str = Field(default="", description="why there is no value, or none for some of the classes")
 
 
 class Predictions(_Block):
@@ -202,7 +203,8 @@ class ResultStore:
         """Where the record of this cell is, or will be."""
         percent = fraction_name(identity.fraction).replace("%", "pct")
         seed = "any" if identity.seed is None else f"s{identity.seed}"
-        folder = self.root / identity.recipe / identity.method / identity.task.replace("@", "-at-")
+        task = identity.task.replace("@", "-at-").replace(":", "-")
+        folder = self.root / identity.recipe / identity.method / task
         return folder / f"{percent}-{seed}-{cell_id[:12]}.json"
 
     def find(self, identity: Identity) -> Record | None:

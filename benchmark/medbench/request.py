@@ -61,6 +61,7 @@ class RunRequest:
 
     @property
     def real_data(self) -> bool:
-        """Whether any folder of the user's own is named; then nothing falls back to phantom data."""
-        table = self.corpus is not None and self.corpus.startswith("table:")
-        return self.data_root is not None or bool(self.data) or table
+        """Whether any folder or table of the user's own is named; then nothing falls back to phantom data."""
+        corpus = self.corpus is not None and self.corpus.startswith("table:")
+        tasks = any(":table:" in task for task in self.tasks)
+        return self.data_root is not None or bool(self.data) or corpus or tasks

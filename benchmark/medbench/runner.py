@@ -31,6 +31,7 @@ from medbench.records import (
     Times,
     WeightsInfo,
     fraction_name,
+    sha256_json,
 )
 from medbench.request import RunRequest
 from medbench.specs import MethodSpec, TaskSpec
@@ -288,7 +289,10 @@ class Runner:
         if not self.request.resume:
             shutil.rmtree(workdir, ignore_errors=True)
         workdir.mkdir(parents=True, exist_ok=True)
-        env = Environment(self.device, self.precision, workdir, self.progress)
+        weights = "" if info is None else sha256_json([info.sha256, self.precision, self.device.type])
+        env = Environment(
+            self.device, self.precision, workdir, self.progress, weights, self.request.cache / "features"
+        )
         features: Any = None
         extract: dict[str, float] = {}
         try:

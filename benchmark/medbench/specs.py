@@ -15,6 +15,10 @@ Provision = Literal["image.pooled", "image.local", "image.pyramid", "text.pooled
 """What a method's model can give a task; `embedding` is the joint image-text space."""
 
 
+TABLE = "table"
+"""The dataset whose name goes on with a file: `table:films.csv`."""
+
+
 @dataclass(frozen=True)
 class Spec:
     """Common part of every declaration.
@@ -66,7 +70,7 @@ class MethodSpec(Spec):
 
 @dataclass(frozen=True)
 class TaskSpec(Spec):
-    """A dataset, a protocol and a primary metric. `target` is a class that fulfils `medbench.task.Task`.
+    """A dataset, a protocol and a primary metric. `target` is a subclass of `medbench.task.Task`.
 
     Attributes:
         dataset: name of the dataset it is run on.
@@ -75,6 +79,8 @@ class TaskSpec(Spec):
         higher_is_better: direction of the primary metric.
         version: raised when what it measures changes; older records then leave the tables.
         fractions: label fractions it trains at; empty if it does not train.
+        given: what the target is made with beside the recipe, `target(recipe, **given)`: the split, the classes.
+            One protocol so serves many tasks.
     """
 
     dataset: str = ""
@@ -83,6 +89,16 @@ class TaskSpec(Spec):
     higher_is_better: bool = True
     version: int = 1
     fractions: tuple[float, ...] = (0.01, 0.1, 1.0)
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def family(self) -> bool:
+        """Whether it is a protocol for anyone's table, which the name then has to say: `lp:table:FILE`."""
+        return self.name.endswith(f":{TABLE}")
+
+    def make(self, recipe: str) -> Any:
+        """Import the target and make the task at a recipe."""
+        return self.load()(recipe, **self.given)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import torch
 from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
 from medbench.data.splits import Split
-from medbench.model import VisionLanguageModel
+from medbench.model import Preprocessing, VisionLanguageModel
 from medbench.progress import Progress
 
 Fit = Literal["pad", "stretch"]
@@ -34,12 +34,16 @@ class Environment:
         precision: "32" or "bf16"; forward passes autocast to it on `device`.
         workdir: a folder for this method, task and seed that outlives an interruption (checkpoints of heads).
         progress: where to report to.
+        encoder: SHA-256 that names the weights; "" where it is not known, and features are then kept by nobody.
+        cache: folder for what other tasks can use again; None where there is none.
     """
 
     device: torch.device
     precision: Precision
     workdir: Path
     progress: Progress
+    encoder: str = ""
+    cache: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class Metric:
         higher_is_better: direction.
         version: raised when the computation changes.
         per_class: the value for each class, where there are several.
+        reason: why there is no value, or none for some of the classes; "" where nothing has to be said.
     """
 
     name: str
@@ -81,6 +86,7 @@ class Metric:
     higher_is_better: bool = True
     version: int = 1
     per_class: Mapping[str, float | None] = field(default_factory=dict)
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,20 +107,27 @@ class Evaluation:
 class Task(ABC):
     """Base of a task.
 
+    A protocol is a subclass. What one task has that another has not (its split, its classes) are keywords of the
+    constructor, which `TaskSpec.given` holds.
+
     Attributes:
-        split: name of the dataset's split that it uses.
-        fit: films it asks for: `pad` to the model's `resize`, or `stretch` to its `size`.
         recipe: `tiny`, `paper` or `micro`.
+        split: name of the dataset's split that it uses.
         config: frozen dataclass with every number of the protocol at this recipe; it goes into the record.
     """
 
-    split: ClassVar[str]
-    fit: ClassVar[Fit] = "pad"
-    recipe: str
     config: Any
 
-    def __init__(self, recipe: str) -> None:
+    def __init__(self, recipe: str, *, split: str) -> None:
         self.recipe = recipe
+        self.split = split
+
+    def films(self, inputs: Preprocessing) -> tuple[int, Fit]:
+        """Side in pixels and fit of the films that it asks for, of a model with these inputs.
+
+        Here: padded to the square that the model's own is cropped from.
+        """
+        return inputs.resize, "pad"
 
     @abstractmethod
     def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from medbench.data.splits import ids_sha256, parts_sha256
 from medbench.errors import DataError
-from medbench.plugins import Catalogue
+from medbench.plugins import Catalogue, declared
 from medbench.records import MetricValue, ResultStore, read_predictions, read_record
 
 SAME = 1e-9
@@ -65,7 +65,7 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
         return [*wrong, str(error)]
     if record.predictions is not None and record.predictions.rows != len(predictions):
         wrong.append(f"predictions: {record.predictions.rows} rows recorded, the file has {len(predictions)}")
-    spec = catalogue.tasks.get(identity.task)
+    spec = catalogue.tasks.get(declared(identity.task))
     if spec is None or spec.version != identity.task_version:
         installed = "is not installed" if spec is None else f"is installed at version {spec.version}"
         return [
@@ -77,7 +77,7 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
             f"primary_metric is {record.primary_metric}, that of {spec.name} is {spec.primary_metric}"
         )
     try:
-        task = catalogue.load("tasks", identity.task)(identity.recipe)
+        task = catalogue.make_task(spec, identity.recipe)
         again = {metric.name: metric for metric in task.score(predictions)}
     except (
         Exception

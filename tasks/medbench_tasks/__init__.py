@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from medbench.hookspecs import hookimpl
 from medbench.specs import DatasetSpec, TaskSpec
+from medbench_tasks import classification, detection, retrieval, segmentation, zero_shot
 
 _RSNA = (
     "G. Shih et al., Augmenting the National Institutes of Health Chest Radiograph Dataset with Expert "
@@ -183,21 +184,8 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
 @hookimpl
 def medbench_tasks() -> Iterable[TaskSpec]:
     """What an encoder is scored on."""
-    yield TaskSpec(
-        name="rsna_det",
-        target="medbench_tasks.detection:RsnaDetection",
-        summary="pneumonia opacities found by a YOLOv3 head over the frozen encoder's feature maps",
-        reference=f"protocol of MGCA, arXiv 2210.06044; data: {_RSNA}",
-        dataset="rsna",
-        needs=frozenset({"image.pyramid"}),
-        primary_metric="map_40_75",
-    )
-    yield TaskSpec(
-        name="rsna_lp",
-        target="medbench_tasks.classification:RsnaLinearProbe",
-        summary="pneumonia told by a logistic regression on the frozen encoder's pooled features",
-        reference=f"split of MGCA, arXiv 2210.06044; data: {_RSNA}",
-        dataset="rsna",
-        needs=frozenset({"image.pooled"}),
-        primary_metric="auroc",
-    )
+    yield from classification.TASKS
+    yield from detection.TASKS
+    yield from segmentation.TASKS
+    yield from retrieval.TASKS
+    yield from zero_shot.TASKS

@@ -300,10 +300,22 @@ def test_too_few_patients_for_a_split_are_nothing_wrong(table: Callable[..., Tab
     index = dataset.index()
     with pytest.raises(SplitUnavailable, match="1 patient in"):
         dataset.split(index, "default")
-    assert [check.wrong for check in check_splits(dataset, index)] == ["", ""]
+    assert [check.wrong for check in check_splits(dataset, index)] == [""] * len(dataset.splits)
 
 
 def test_an_unknown_split(table: Callable[..., Table]) -> None:
     dataset = table("image\na.png\n")
     with pytest.raises(UsageError, match=r"table has no split 'x'\. It has default, patient_90_10"):
         dataset.split(dataset.index(), "x")
+
+
+def test_tasks_have_somebody_to_test(tmp_path: Path) -> None:
+    names = [f"{number}.png" for number in range(20)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    own = pd.DataFrame({"image": names, "split": ["train"] * 10 + ["val"] * 4 + ["test"] * 6})
+    for table, sizes in ((own, (10, 4, 6)), (own.drop(columns="split"), (12, 4, 4))):
+        table.to_csv(tmp_path / "films.csv", index=False)
+        dataset = Table(SPEC, tmp_path / "films.csv")
+        split = dataset.split(dataset.index(), "tested")
+        assert (len(split.train), len(split.val), len(split.test)) == sizes

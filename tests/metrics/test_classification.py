@@ -108,7 +108,7 @@ def resampled(table: pd.DataFrame, name: str) -> np.ndarray:
 
 def test_intervals_are_those_of_literal_resamples() -> None:
     table = frame(30, 1).dropna().reset_index(drop=True)
-    for metric in classification_metrics(table, ["0"]):
+    for metric in classification_metrics(table, ["0"], macro=False):
         low, high = percentile_interval(resampled(table, metric.name))
         assert metric.low == pytest.approx(low, abs=1e-12)
         assert metric.high == pytest.approx(high, abs=1e-12)
@@ -121,9 +121,9 @@ def test_intervals_are_those_of_literal_resamples() -> None:
 def test_several_classes_are_averaged_and_unknown_labels_do_not_count() -> None:
     table = frame(60, 3)
     table.loc[5, ["target_0", "target_1", "target_2"]] = np.nan
-    names = [metric.name for metric in classification_metrics(table, ["0", "1", "2"])]
+    names = [metric.name for metric in classification_metrics(table, ["0", "1", "2"], macro=True)]
     assert names == ["macro_auroc", "macro_average_precision"]
-    macro = classification_metrics(table, ["0", "1", "2"])[0]
+    macro = classification_metrics(table, ["0", "1", "2"], macro=True)[0]
     expected = {}
     for k in ("0", "1", "2"):
         known = table.dropna(subset=[f"target_{k}"])
@@ -138,7 +138,9 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
     table = frame(40, 2)
     shuffled = table.sample(frac=1, random_state=1)
     for a, b in zip(
-        classification_metrics(table, ["0", "1"]), classification_metrics(shuffled, ["0", "1"]), strict=True
+        classification_metrics(table, ["0", "1"], macro=True),
+        classification_metrics(shuffled, ["0", "1"], macro=True),
+        strict=True,
     ):
         a_values, b_values = dataclasses.asdict(a), dataclasses.asdict(b)
         assert a_values.pop("per_class") == pytest.approx(b_values.pop("per_class"))
@@ -151,7 +153,7 @@ def test_a_class_without_a_value_takes_the_mean_with_it() -> None:
     untrained = frame(40, 2)
     untrained["score_1"] = np.nan
     for table in (one_sided, untrained):
-        for metric in classification_metrics(table, ["0", "1"]):
+        for metric in classification_metrics(table, ["0", "1"], macro=True):
             assert (metric.value, metric.low, metric.high) == (None, None, None)
             assert metric.per_class["0"] is not None
             assert metric.per_class["1"] is None
@@ -159,7 +161,7 @@ def test_a_class_without_a_value_takes_the_mean_with_it() -> None:
 
 def test_one_class_only_is_none_and_says_over_how_many() -> None:
     table = pd.DataFrame({"patient": ["a", "b"], "target_x": [1.0, 1.0], "score_x": [0.3, 0.4]})
-    for metric in classification_metrics(table, ["x"]):
+    for metric in classification_metrics(table, ["x"], macro=False):
         assert (metric.value, metric.low, metric.high, metric.n) == (None, None, None, 2)
 
 
@@ -173,7 +175,7 @@ def test_an_interval_needs_half_of_the_draws() -> None:
             "score_x": [1.0, 0.0, 0.0, 0.0],
         }
     )
-    metric = classification_metrics(table.dropna(), ["x"])[0]
+    metric = classification_metrics(table.dropna(), ["x"], macro=False)[0]
     assert (metric.value, metric.low, metric.high) == (1.0, 1.0, 1.0)
     two_classes = pd.DataFrame(
         {
@@ -184,7 +186,7 @@ def test_an_interval_needs_half_of_the_draws() -> None:
             "score_y": [0.0, 0, 0, 1, 0, 0],
         }
     )
-    metric = classification_metrics(two_classes, ["x", "y"])[0]
+    metric = classification_metrics(two_classes, ["x", "y"], macro=True)[0]
     assert metric.value == 1.0
     assert (metric.low, metric.high) == (None, None)  # most draws miss the positive of x or of y
 
@@ -192,11 +194,13 @@ def test_an_interval_needs_half_of_the_draws() -> None:
 def test_broken_predictions_are_refused() -> None:
     table = frame(20, 1).fillna(0)
     with pytest.raises(ValueError, match="1 of 20 scores are not finite"):
-        classification_metrics(table.assign(score_0=table["score_0"].where(table.index != 3)), ["0"])
+        classification_metrics(
+            table.assign(score_0=table["score_0"].where(table.index != 3)), ["0"], macro=False
+        )
     with pytest.raises(ValueError, match="not 0, 1 or NaN"):
-        classification_metrics(table.assign(target_0=2.0), ["0"])
+        classification_metrics(table.assign(target_0=2.0), ["0"], macro=False)
     with pytest.raises(ValueError, match="no sample has a known label"):
-        classification_metrics(table.assign(target_0=np.nan), ["0"])
+        classification_metrics(table.assign(target_0=np.nan), ["0"], macro=False)
 
 
 def test_memory_and_time_of_a_full_test_set_are_bounded() -> None:
@@ -204,7 +208,7 @@ def test_memory_and_time_of_a_full_test_set_are_bounded() -> None:
 
     table = frame(4_003, 1).fillna(0)
     tracemalloc.start()
-    classification_metrics(table, ["0"])
+    classification_metrics(table, ["0"], macro=False)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64 * 2**20  # 2,000 draws of 4,003 samples are 64 MB in float64

@@ -41,12 +41,6 @@ class Encoder(nn.Module):
         return ImageFeatures(grey.mean((2, 3)), None, (maps[0], *maps) if pyramid else None)
 
 
-class Squares(FrozenDetection):
-    """A detection task on bright rectangles."""
-
-    split = "squares"
-
-
 def rectangles(count: int, seed: int = 0) -> TaskData:
     """Noise; two films in three hold a bright rectangle."""
     rng = np.random.default_rng(seed)
@@ -94,7 +88,7 @@ def environment(workdir: Path) -> Environment:
 def evaluate(
     data: TaskData, workdir: Path, config: DetectionConfig = QUICK, seed: int = 0, count: int | None = None
 ) -> Evaluation:
-    task = Squares("micro")
+    task = FrozenDetection("micro", split="squares")
     task.config = config
     env = environment(workdir)
     features = task.extract(Encoder(), data, env)
@@ -139,7 +133,7 @@ def test_predictions_have_one_row_a_test_film(plain: Evaluation, data: TaskData)
 def test_predictions_survive_a_parquet_file(plain: Evaluation, tmp_path: Path) -> None:
     plain.predictions.to_parquet(tmp_path / "p.parquet")
     again = pd.read_parquet(tmp_path / "p.parquet")
-    task = Squares("micro")
+    task = FrozenDetection("micro", split="squares")
     assert task.score(again) == task.score(plain.predictions)
     assert same(Evaluation(again, plain.search), plain)
 
@@ -340,11 +334,18 @@ def test_box_over_the_border_is_cut(data: TaskData) -> None:
 
 def test_positives_are_films_with_a_box(data: TaskData) -> None:
     index = with_boxes(data, {1: None}).index
-    assert Squares("micro").positives(index)[:6].tolist() == [False, False, True, False, True, True]
+    assert FrozenDetection("micro", split="squares").positives(index)[:6].tolist() == [
+        False,
+        False,
+        True,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_bfloat16_is_close(data: TaskData, tmp_path: Path) -> None:
-    task = Squares("micro")
+    task = FrozenDetection("micro", split="squares")
     task.config = QUICK
     env = replace(environment(tmp_path), precision="bf16")
     features = task.extract(Encoder(), data, env)
@@ -358,7 +359,7 @@ def test_learns_to_find_rectangles_over_an_encoder_that_learns_nothing(tmp_path:
     schedule = Schedule(up_to=1.0, lr=3e-3, batch_size=10, epochs=20, validate_every=4, patience=9)
     config = replace(RECIPES["paper"], schedules=(schedule,))
     found = evaluate(data, tmp_path, config)
-    primary, mgca, coco = Squares("paper").score(found.predictions)
+    primary, mgca, coco = FrozenDetection("paper", split="squares").score(found.predictions)
     assert primary.name == "map_40_75"
     assert primary.value is not None
     assert primary.value > 0.3
@@ -369,7 +370,7 @@ def test_learns_to_find_rectangles_over_an_encoder_that_learns_nothing(tmp_path:
 
 @pytest.mark.gpu
 def test_runs_on_a_gpu(data: TaskData, tmp_path: Path) -> None:
-    task = Squares("micro")
+    task = FrozenDetection("micro", split="squares")
     task.config = QUICK
     env = Environment(torch.device("cuda", 0), "bf16", tmp_path, Progress(quiet=True))
     features = task.extract(Encoder().cuda(), data, env)

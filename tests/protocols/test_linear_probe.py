@@ -22,8 +22,8 @@ ENV = Environment(torch.device("cpu"), "32", Path(), Progress(quiet=True))
 
 
 class TwoFindings(LinearProbe):
-    split = "any"
-    classes = ("a", "b")
+    def __init__(self, recipe: str) -> None:
+        super().__init__(recipe, split="any", classes=("a", "b"))
 
 
 @dataclasses.dataclass

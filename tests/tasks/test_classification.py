@@ -50,7 +50,7 @@ def data() -> TaskData:
 
 
 def test_what_is_declared_is_what_is_scored(spec: TaskSpec, data: TaskData) -> None:
-    task = spec.load()("micro")
+    task = spec.make("micro")
     env = Environment(torch.device("cpu"), "32", Path(), Progress(quiet=True))
     assert task.split == "mgca_cls"
     features = task.extract(Brightness(), data, env)
@@ -69,7 +69,7 @@ def test_what_is_declared_is_what_is_scored(spec: TaskSpec, data: TaskData) -> N
 
 
 def test_predictions_alone_give_the_metrics_again(spec: TaskSpec, data: TaskData, tmp_path: Path) -> None:
-    task = spec.load()("micro")
+    task = spec.make("micro")
     env = Environment(torch.device("cpu"), "32", Path(), Progress(quiet=True))
     result = task.evaluate(task.extract(Brightness(), data, env), data, data.split.train, 0, env)
     result.predictions.to_parquet(tmp_path / "p.parquet", index=False)

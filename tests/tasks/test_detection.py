@@ -7,25 +7,24 @@ import torch
 
 from medbench.data.prepared import prepare
 from medbench.progress import Progress
-from medbench.protocols.detection import RECIPES
+from medbench.protocols.detection import RECIPES, FrozenDetection
 from medbench.task import Environment, TaskData
 from medbench_methods.modules.image_encoder import ImageConfig
 from medbench_methods.random import ImageOnly
 from medbench_tasks import medbench_datasets, medbench_tasks
-from medbench_tasks.detection import RsnaDetection
 
 SPEC = next(spec for spec in medbench_tasks() if spec.name == "rsna_det")
 
 
 def test_declared_task_is_this_one() -> None:
-    assert SPEC.load() is RsnaDetection
+    assert SPEC.load() is FrozenDetection
     assert SPEC.dataset == "rsna"
     assert SPEC.needs == {"image.pyramid"}
 
 
 @pytest.mark.parametrize("recipe", ["tiny", "paper", "micro"])
 def test_recipe_decides_every_number(recipe: str) -> None:
-    task = RsnaDetection(recipe)
+    task = SPEC.make(recipe)
     assert task.recipe == recipe
     assert task.config == RECIPES[recipe]
     assert task.split == "mgca_det"
@@ -43,7 +42,7 @@ def test_primary_metric_is_the_declared_one() -> None:
             "pred_scores": [np.array([0.9], np.float32)],
         }
     )
-    metrics = RsnaDetection("tiny").score(predictions)
+    metrics = SPEC.make("tiny").score(predictions)
     assert metrics[0].name == SPEC.primary_metric
     assert metrics[0].higher_is_better == SPEC.higher_is_better
     assert [m.name for m in metrics] == ["map_40_75", "map_mgca", "map_coco"]
@@ -60,7 +59,7 @@ def test_real_films_go_the_whole_way(test_data: Path, tmp_path: Path) -> None:
     index = dataset.index()
     films = prepare(index, 64, "stretch", tmp_path, workers=1, progress=Progress(quiet=True))
     data = TaskData(index, dataset.split(index, "mgca_det"), lambda side, fit: films)
-    task = RsnaDetection("micro")
+    task = SPEC.make("micro")
     env = Environment(torch.device("cpu"), "32", tmp_path, Progress(quiet=True))
     torch.manual_seed(0)
     model = ImageOnly(ImageConfig(backbone="resnet10t", pretrained=False, size=64, resize=72, upsample=0))

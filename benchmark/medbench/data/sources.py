@@ -14,7 +14,7 @@ from medbench.errors import DataError, UsageError
 from medbench.plugins import Catalogue
 from medbench.progress import Progress
 from medbench.request import RunRequest
-from medbench.specs import DatasetSpec
+from medbench.specs import TABLE, DatasetSpec
 
 DEFAULT_CORPUS = "mimic_cxr"
 """What methods are pretrained on when nothing else is said; the corpus of the published protocols."""
@@ -37,9 +37,14 @@ class Sources:
     def evaluation(self, name: str) -> Dataset:
         """The dataset `name` that a task runs on.
 
+        Args:
+            name: of a dataset, or `table:FILE`.
+
         Raises:
-            DataError: a data folder was given and this dataset is not in it.
+            DataError: a data folder was given and this dataset is not in it, or there is no such file.
         """
+        if name.startswith(f"{TABLE}:"):
+            return self._table("--task", name)
         spec = self._spec(name)
         if not self.request.real_data:
             return self._open(spec, self.phantom(spec))
@@ -54,12 +59,8 @@ class Sources:
         """
         wanted = self.request.corpus
         spec = self._corpus_spec()
-        if wanted is not None and wanted.startswith("table:"):
-            file = Path(wanted.removeprefix("table:")).expanduser()
-            if not file.is_file():
-                raise DataError(f"--corpus table: looked for {file.absolute()} and found no file there.")
-            table: Dataset = spec.load()(spec, file, self.request.columns, cleaning=cleaning)
-            return table
+        if wanted is not None and wanted.startswith(f"{TABLE}:"):
+            return self._table("--corpus", wanted, cleaning)
         if wanted == "phantom" or (wanted is None and not self.request.real_data):
             return self._open(spec, self.phantom(spec), cleaning)
         if wanted is not None and not self.request.real_data:
@@ -89,10 +90,12 @@ class Sources:
         wanted = self.request.corpus
         if wanted in ("table", "table:"):
             raise UsageError(f"--corpus {wanted}: which one? Give it as --corpus table:FILE.")
-        if wanted is not None and wanted.startswith("table:"):
-            return self._spec("table")
-        if self.request.columns:
-            raise UsageError("--column names columns of a table; give it with --corpus table:FILE.")
+        if wanted is not None and wanted.startswith(f"{TABLE}:"):
+            return self._spec(TABLE)
+        if self.request.columns and not any(f":{TABLE}:" in task for task in self.request.tasks):
+            raise UsageError(
+                "--column names columns of a table; give it with --corpus table:FILE, or with a task on a table."
+            )
         spec = self._spec(DEFAULT_CORPUS if wanted in (None, "phantom") else wanted)
         if not spec.paired:
             paired = [s.name for s in self.catalogue.datasets.values() if s.paired]
@@ -110,9 +113,11 @@ class Sources:
         Raises:
             UsageError: see `corpus`.
         """
-        spec = self._corpus_spec() if name is None else self._spec(name)
+        corpus = self._corpus_spec() if name is None else None
         if self.request.real_data and not (name is None and self.request.corpus == "phantom"):
             return None
+        spec = self._spec(name) if corpus is None and name is not None else corpus
+        assert spec is not None
         root, patients = self._twin(spec)
         if (root / "PHANTOM.json").exists():
             return None
@@ -143,6 +148,15 @@ class Sources:
 
     def _spec(self, name: str) -> DatasetSpec:
         return self.catalogue.lookup_dataset(name)
+
+    def _table(self, flag: str, name: str, cleaning: str = DEFAULT_CLEANING) -> Dataset:
+        """The dataset `table:FILE`."""
+        file = Path(name.removeprefix(f"{TABLE}:")).expanduser()
+        if not file.is_file():
+            raise DataError(f"{flag} table: looked for {file.absolute()} and found no file there.")
+        spec = self._spec(TABLE)
+        table: Dataset = spec.load()(spec, file, self.request.columns, cleaning=cleaning)
+        return table
 
     def _open(self, spec: DatasetSpec, root: Path, cleaning: str = DEFAULT_CLEANING) -> Dataset:
         dataset: Dataset = spec.load()(spec, root, cleaning=cleaning)

@@ -51,25 +51,31 @@ def average_precision(truth: npt.NDArray[np.bool_], score: Floats) -> float | No
     return _whole(_average_precision, truth, score)
 
 
-def classification_metrics(predictions: pd.DataFrame, classes: Sequence[str]) -> tuple[Metric, ...]:
+def classification_metrics(
+    predictions: pd.DataFrame, classes: Sequence[str], *, macro: bool
+) -> tuple[Metric, ...]:
     """AUROC and average precision of predictions, with intervals.
 
-    With one class the metrics are `auroc` and `average_precision`. With several they are `macro_auroc` and
-    `macro_average_precision`, plain means over the classes; such a mean is None when it is for one of the
-    classes, since a mean over the others would be another quantity under the same name.
+    `auroc` and `average_precision` are those of one class. `macro_auroc` and `macro_average_precision` are plain
+    means over the classes; such a mean is None when it is for one of the classes, since a mean over the others would
+    be another quantity under the same name.
 
     Args:
         predictions: one row a sample with `patient`, `target_<class>` (1, 0, or NaN where not known: that
             sample does not count for that class) and `score_<class>` (finite, or NaN throughout where no
             classifier could be trained: that class is None).
         classes: names of the classes.
+        macro: whether it is means that are asked for; False needs a single class.
 
     Returns:
         AUROC first. `n` counts the samples with a known label.
 
     Raises:
-        ValueError: a score is missing for some samples only, a label is not 0, 1 or NaN, or none is known.
+        ValueError: a score is missing for some samples only, a label is not 0, 1 or NaN, none is known, or there
+            are several classes and no mean is asked for.
     """
+    if not macro and len(classes) != 1:
+        raise ValueError(f"metrics of one class, or means over them? classes are {', '.join(classes)}")
     target = predictions[[f"target_{c}" for c in classes]].to_numpy(np.float64)  # (N, C)
     score = predictions[[f"score_{c}" for c in classes]].to_numpy(np.float64)
     known = ~np.isnan(target)
@@ -98,20 +104,19 @@ def classification_metrics(predictions: pd.DataFrame, classes: Sequence[str]) ->
                     np.mean([metric(*counts) for counts in ranked], axis=0)
                 )  # NaN in one, NaN in all
 
-    several = len(classes) > 1
     metrics = []
     for name in _METRICS:
         value = float(np.mean([v for v in values[name] if v is not None])) if defined else None
         low, high = percentile_interval(np.concatenate(draws[name])) if defined else (None, None)
         metrics.append(
             Metric(
-                name=f"macro_{name}" if several else name,
+                name=f"macro_{name}" if macro else name,
                 value=value,
                 low=low,
                 high=high,
                 interval=INTERVAL,
                 n=len(target),
-                per_class=dict(zip(classes, values[name], strict=True)) if several else {},
+                per_class=dict(zip(classes, values[name], strict=True)) if macro else {},
             )
         )
     return tuple(metrics)

@@ -25,10 +25,10 @@ from medbench.files import replacing
 from medbench.heads.mmdet_ops import import_mmdet
 from medbench.heads.yolov3 import STRIDES, Targets, YoloV3, YoloV3Config
 from medbench.metrics.detection import IOUS_40_75, Detections, average_precision, detection_metrics
-from medbench.model import VisionLanguageModel
+from medbench.model import Preprocessing, VisionLanguageModel
 from medbench.protocols.pyramids import Pyramids
 from medbench.seeding import derive_seed
-from medbench.task import Environment, Evaluation, Metric, Task, TaskData
+from medbench.task import Environment, Evaluation, Fit, Metric, Task, TaskData
 
 Rows = npt.NDArray[np.int64]
 
@@ -92,14 +92,17 @@ RECIPES: Mapping[str, DetectionConfig] = {
 
 
 class FrozenDetection(Task):
-    """Boxes of one class. A subclass names its split."""
+    """Boxes of one class."""
 
-    fit = "stretch"
     config: DetectionConfig
 
-    def __init__(self, recipe: str) -> None:
-        super().__init__(recipe)
+    def __init__(self, recipe: str, *, split: str) -> None:
+        super().__init__(recipe, split=split)
         self.config = RECIPES[recipe]
+
+    def films(self, inputs: Preprocessing) -> tuple[int, Fit]:
+        """Stretched to the model's own square."""
+        return inputs.size, "stretch"
 
     def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> Pyramids:
         """Maps at strides 8, 16 and 32 of all films of the split; close them to give the disk back.

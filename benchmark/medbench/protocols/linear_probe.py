@@ -11,19 +11,18 @@ can favour a method.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 
-from medbench.data.index import Index
-from medbench.metrics.classification import auroc, classification_metrics
+from medbench.metrics.classification import auroc
 from medbench.model import VisionLanguageModel
+from medbench.protocols.classification import Classification
 from medbench.protocols.features import pooled_features
 from medbench.protocols.logistic_regression import fit_logistic
-from medbench.task import Environment, Evaluation, Metric, Task, TaskData
+from medbench.task import Environment, Evaluation, TaskData
 
 Floats = npt.NDArray[np.float64]
 
@@ -66,17 +65,13 @@ class ProbeFeatures:
         return self.pooled[np.searchsorted(self.rows, rows)]
 
 
-class LinearProbe(Task):
-    """A binary label or several, each with a classifier of its own. A subclass names its split and classes.
+class LinearProbe(Classification):
+    """A binary label or several, each with a classifier of its own."""
 
-    Attributes:
-        classes: label columns of the index, without the prefix.
-    """
-
-    classes: ClassVar[tuple[str, ...]]
-
-    def __init__(self, recipe: str) -> None:
-        super().__init__(recipe)
+    def __init__(
+        self, recipe: str, *, split: str, classes: Sequence[str] = (), exclusive: bool = False
+    ) -> None:
+        super().__init__(recipe, split=split, classes=classes, exclusive=exclusive)
         self.config = LinearProbeConfig()
 
     def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> ProbeFeatures:
@@ -94,17 +89,17 @@ class LinearProbe(Task):
     ) -> Evaluation:
         """Fit on `train`, choose the penalty on validation, predict the test rows.
 
-        `predictions` holds `sample`, `patient`, and for each class `target_<class>` (1, 0, NaN where not
-        known) and `score_<class>` (float64 log-odds). A class that has only one value in `train` or in
-        validation can not be fitted or chosen: its scores are NaN and `search` says why.
+        A class that has only one value in `train` or in validation can not be fitted or chosen: its scores are NaN
+        and `search` says why.
         """
         split = data.split
+        classes = self.names(data.index)
         labels = {
-            name: self._labels(data.index, rows) for name, rows in (("train", train), ("val", split.val))
+            name: self.labels(data.index, rows) for name, rows in (("train", train), ("val", split.val))
         }
-        notes = {c: note for k, c in enumerate(self.classes) if (note := _unfit(labels, k))}
-        fitted = [k for k, c in enumerate(self.classes) if c not in notes]
-        scores = np.full((len(split.test), len(self.classes)), np.nan)
+        notes = {c: note for k, c in enumerate(classes) if (note := _unfit(labels, k))}
+        fitted = [k for k, c in enumerate(classes) if c not in notes]
+        scores = np.full((len(split.test), len(classes)), np.nan)
         chosen: dict[str, Any] = {}
         if fitted:
             mean, scale = _scaling(features.of(train))
@@ -123,7 +118,7 @@ class LinearProbe(Task):
                 found = _choose(labels["val"][:, k], validation[:, position])
                 best = len(found) - 1 - int(np.argmax(found[::-1]))  # of equal values the last, strongest one
                 scores[:, k] = test[best, position]
-                chosen[self.classes[k]] = {
+                chosen[classes[k]] = {
                     "penalty": self.config.penalties[best],
                     "validation_auroc": found[best],
                     "validation_auroc_by_penalty": found,
@@ -135,32 +130,11 @@ class LinearProbe(Task):
             "chosen": chosen,
             "notes": notes,
         }
-        table = data.index.table.iloc[split.test]
-        targets = self._labels(data.index, split.test)
-        columns: dict[str, Any] = {
-            "sample": table["sample"].to_numpy(),
-            "patient": table["patient"].to_numpy(),
-        }
-        for k, name in enumerate(self.classes):
-            columns |= {f"target_{name}": targets[:, k], f"score_{name}": scores[:, k]}
-        return Evaluation(pd.DataFrame(columns), search)
-
-    def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
-        """AUROC and average precision, see `classification_metrics`."""
-        return classification_metrics(predictions, self.classes)
-
-    def positives(self, index: Index) -> npt.NDArray[np.bool_]:
-        """Rows with a positive of any class."""
-        positive: npt.NDArray[np.bool_] = (self._labels(index, np.arange(len(index))) == 1).any(axis=1)
-        return positive
+        return Evaluation(self.predictions(data, scores), search)
 
     def depends_on_seed(self, fraction: float) -> bool:
         """Only through the list of a fraction: the fit itself has one minimum."""
         return fraction < 1.0
-
-    def _labels(self, index: Index, rows: npt.NDArray[np.int64]) -> Floats:
-        """(len(rows), C)."""
-        return index.table[[f"label_{c}" for c in self.classes]].to_numpy(np.float64)[rows]
 
 
 def _unfit(labels: dict[str, Floats], k: int) -> str:

@@ -23,7 +23,7 @@ from medbench.data.index import Index, Problem
 from medbench.data.patients import sexes, years
 from medbench.data.regions import MaskFile
 from medbench.data.reports import caption
-from medbench.data.splits import Split, SplitSpec, SplitUnavailable, hashed_share, rows_of
+from medbench.data.splits import Split, SplitSpec, SplitUnavailable, hashed_share, hashed_three_way, rows_of
 from medbench.data.verify import box_problem, file_problem, settle
 from medbench.errors import DataError
 
@@ -95,6 +95,10 @@ class Table(Dataset):
         "default": SplitSpec("the table's split column; without one, patient_90_10"),
         "patient_90_10": SplitSpec(
             "a tenth of the patients, chosen by a hash of their ids, validates; nobody tests"
+        ),
+        "tested": SplitSpec("as default where the split column names who tests; otherwise patient_60_20_20"),
+        "patient_60_20_20": SplitSpec(
+            "a fifth of the patients, chosen by a hash of their ids, tests, another fifth validates"
         ),
     }
     mapping: dict[str, str]
@@ -207,8 +211,13 @@ class Table(Dataset):
 
         `patient_90_10`: a tenth of the patients, chosen by a hash of their ids, validates; nobody tests. The
         same is done to the training part of a split column that names no validation.
+
+        `tested`, which tasks take: the table's own split column where it names who tests, otherwise
+        `patient_60_20_20`.
         """
         given = index.table["split"].str.strip().str.lower().to_numpy(dtype=object)
+        if name == "patient_60_20_20" or (name == "tested" and not np.isin(given, PARTS["test"]).any()):
+            return hashed_three_way(index, "patient_60_20_20", 0.2, 0.2)
         if name == "patient_90_10" or not (given != "").any():
             return _ninety_ten(index, "patient_90_10", np.arange(len(index)), np.zeros(0, np.int64))
         unknown = sorted(set(given) - {value for values in PARTS.values() for value in values} - {""})

@@ -20,10 +20,11 @@ def medbench_methods():
 def medbench_tasks():
     yield TaskSpec(
         name="example_task",
-        target="medbench_example.task:ExampleTask",
+        target="medbench.protocols.linear_probe:LinearProbe",
         summary="pneumonia by linear probe, on the films that rsna_det is tested on",
         reference="docs/plugins.md",
         dataset="rsna",
         needs=frozenset({"image.pooled"}),
         primary_metric="auroc",
+        given={"split": "mgca_det", "classes": ("pneumonia",)},
     )
