@@ -66,7 +66,7 @@ def test_every_name_of_the_catalogue_has_a_heading(kind: Kind, name: str) -> Non
         assert headings(DOCS / kind / f"{name}.md")[0] == f"`{name}`"
         assert f"[`{name}`]({kind}/{name}.md)" in page.read_text()
     else:
-        assert f"`{name}`" in headings(page)
+        assert f"| `{name}` |" in page.read_text()
 
 
 @pytest.mark.parametrize("name", CATALOGUE.methods)

@@ -27,7 +27,30 @@ from medbench.runner import RunOutcome, pretrain, run
 
 CATALOGUE = load_catalogue(third_party=False)
 METHODS = sorted(name for name, spec in CATALOGUE.methods.items() if not spec.released_only)
-TASKS = sorted(name for name, spec in CATALOGUE.tasks.items() if not spec.family)
+TASKS = {name: spec for name, spec in sorted(CATALOGUE.tasks.items()) if not spec.family}
+
+EVERYWHERE = ("rsna_det", "rsna_lp")
+"""Tasks that every method runs by default; `place`, which serves all tasks, runs one of each protocol."""
+
+
+def of_each_protocol() -> list[str]:
+    """One task a protocol and variant: that on the films of RSNA where there is one."""
+    found: dict[str, str] = {}
+    for task in sorted(TASKS, key=lambda name: (not name.startswith("rsna"), name)):
+        found.setdefault(task.rpartition("_")[2], task)
+    return sorted(found.values())
+
+
+def grid() -> list[Any]:
+    """Every method on every task that it serves; by default a part of it, each night all."""
+    quick = {(method, task) for method in METHODS for task in EVERYWHERE}
+    quick |= {("place", task) for task in of_each_protocol()}
+    return [
+        pytest.param(method, task, marks=[] if (method, task) in quick else pytest.mark.nightly)
+        for method in METHODS
+        for task, spec in TASKS.items()
+        if spec.needs <= CATALOGUE.methods[method].provides
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -56,22 +79,28 @@ def contents(results: Path) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "task"), grid())
 def test_every_method_runs_every_task(method: str, task: str, cache: Path, tmp_path: Path) -> None:
     outcome = run(request(cache, tmp_path, method, task), CATALOGUE)
-    states = {r.identity.fraction: r.status for r in outcome.records}
-    # 1 % of the micro phantom is one patient: it is recorded as skipped, with the reason.
-    assert states == {0.01: "skipped", 0.1: "ok", 1.0: "ok"}
-    assert "at least 8" in (outcome.records[0].reason or "")
-    for record in outcome.records[1:]:
+    records = {record.identity.fraction: record for record in outcome.records}
+    assert tuple(records) == (TASKS[task].fractions or (1.0,))
+    if 0.01 in records:  # a patient or two of the micro phantom: recorded as skipped, with the reason
+        skipped = records.pop(0.01)
+        assert skipped.status == "skipped"
+        assert "at least 8" in (skipped.reason or "")
+    assert records[1.0].status == "ok"
+    for record in records.values():
+        if record.status == "skipped":  # a tenth of a small phantom can be too few, too
+            assert record.reason
+            continue
+        assert record.status == "ok", record.error
         primary = record.primary
         assert primary is not None and primary.value is not None
         assert 0 <= primary.value <= 1
         assert primary.low is not None and primary.high is not None
         assert primary.low <= primary.value <= primary.high
         assert record.identity.source == "phantom" and record.identity.subset is None
-        assert record.predictions is not None and record.predictions.rows == record.counts.test
+        assert record.predictions is not None and record.predictions.rows > 0
 
 
 def test_a_baseline_stands_beside_what_was_pretrained(cache: Path, tmp_path: Path) -> None:
@@ -83,13 +112,13 @@ def test_a_baseline_stands_beside_what_was_pretrained(cache: Path, tmp_path: Pat
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", of_each_protocol())
 def test_the_main_job_on_a_gpu(task: str, cache: Path, tmp_path: Path) -> None:
     wanted = RunRequest(
         ("place",), (task,), results=tmp_path, cache=cache, recipe="micro", device="cuda", quiet=True
     )
     outcome = run(wanted, CATALOGUE)
-    assert [record.status for record in outcome.records] == ["skipped", "ok", "ok"]
+    assert outcome.records[-1].status == "ok" and not outcome.failed
     assert all(record.environment["device"]["type"] == "cuda" for record in outcome.records)
 
 
@@ -123,7 +152,7 @@ def test_metrics_can_be_computed_again_from_the_predictions(cache: Path, tmp_pat
     store = ResultStore(tmp_path)
     for path, record in zip(store.files(), store.records(), strict=True):
         if record.status == "ok":
-            task = CATALOGUE.load("tasks", record.identity.task)("micro")
+            task = CATALOGUE.make_task(CATALOGUE.lookup_task(record.identity.task), "micro")
             again = task.score(read_predictions(path, record))
             assert [(m.name, m.value, m.low, m.high) for m in again] == [
                 (m.name, m.value, m.low, m.high) for m in record.metrics
@@ -380,7 +409,7 @@ def test_real_films_are_a_named_subset(test_data: Path, cache: Path, tmp_path: P
     assert record.identity.subset == "202 of 26,684"
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", EVERYWHERE)
 def test_real_films_and_notes_make_a_real_record(
     task: str, test_data: Path, cache: Path, tmp_path: Path
 ) -> None:

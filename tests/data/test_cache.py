@@ -265,9 +265,13 @@ class Catalogue:
         "untrained": SimpleNamespace(preprocessing=Preprocessing(48, 48, (0.5,) * 3, (0.5,) * 3)),
     }
 
+    def make_task(self, spec: Any, recipe: str) -> Any:
+        stretched = spec is self.tasks["det"]
+        return SimpleNamespace(
+            films=lambda inputs: (inputs.size, "stretch") if stretched else (inputs.resize, "pad")
+        )
+
     def load(self, kind: str, name: str) -> Any:
-        if kind == "tasks":
-            return SimpleNamespace(fit="stretch" if name == "det" else "pad")
         return SimpleNamespace(recipes={"tiny": SimpleNamespace(config=self.configs[name])})
 
     def lookup_method(self, name: str) -> Any:
