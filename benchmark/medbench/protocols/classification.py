@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from medbench.data.index import Index
+from medbench.metrics.calibration import Reliability, reliability_diagrams
 from medbench.metrics.classification import classification_metrics
 from medbench.task import Environment, Evaluation, Metric, Task, TaskData
 
@@ -71,11 +72,19 @@ class Classification(Task):
 
     def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
         """AUROC and average precision, see `classification_metrics`."""
-        columns = [str(column) for column in predictions]
-        classes = [column.removeprefix(_TARGET) for column in columns if column.startswith(_TARGET)]
-        return classification_metrics(predictions, classes, macro=len(self.classes) != 1)
+        return classification_metrics(predictions, _classes(predictions), macro=len(self.classes) != 1)
+
+    def reliability(self, predictions: pd.DataFrame) -> Sequence[Reliability]:
+        """Two diagrams a class, see `reliability_diagrams`."""
+        return reliability_diagrams(predictions, _classes(predictions), "log-odds")
 
     def positives(self, index: Index) -> npt.NDArray[np.bool_]:
         """Films with a positive of any class."""
         positive: npt.NDArray[np.bool_] = (self.labels(index, np.arange(len(index))) == 1).any(axis=1)
         return positive
+
+
+def _classes(predictions: pd.DataFrame) -> list[str]:
+    """Names of the classes that predictions are about."""
+    columns = [str(column) for column in predictions]
+    return [column.removeprefix(_TARGET) for column in columns if column.startswith(_TARGET)]
