@@ -125,12 +125,12 @@ def brier_score(truth: npt.NDArray[np.bool_], probability: Floats) -> float | No
 
 
 def calibration_metrics(
-    predictions: pd.DataFrame, classes: Sequence[str], scale: Scale
+    predictions: pd.DataFrame, classes: Sequence[str], scale: Scale, *, macro: bool | None = None
 ) -> tuple[Metric, ...]:
     """Both calibration errors and the Brier score of predictions, with intervals.
 
-    With several classes the metrics are `macro_ece_width_15`, `macro_ece_mass_15` and `macro_brier`, plain means
-    over the classes; such a mean is None when one of the classes has no value.
+    `macro_ece_width_15`, `macro_ece_mass_15` and `macro_brier` are plain means over the classes; such a mean is None
+    when one of the classes has no value, which `reason` then names.
 
     Args:
         predictions: one row a sample with `patient`, `target_<class>` (1, 0, or NaN where not known: that
@@ -138,6 +138,7 @@ def calibration_metrics(
             classifier could be trained: that class is None).
         classes: names of the classes.
         scale: what the scores are.
+        macro: whether it is means that are asked for; default: where there are several classes.
 
     Returns:
         The three metrics. `n` counts the samples with a known label; a single patient has no interval.
@@ -162,7 +163,12 @@ def calibration_metrics(
             for name in _METRICS:
                 draws[name].append(np.mean([own[name] for own in drawn_of], axis=0))
 
-    several = len(classes) > 1
+    several = len(classes) > 1 if macro is None else macro
+    reason = "; ".join(
+        f"{label}: {'no classifier could be trained' if table.known[:, k].any() else 'no known label'}"
+        for k, (label, answer) in enumerate(zip(classes, answers, strict=True))
+        if answer is None
+    )
     metrics = []
     for name in _METRICS:
         value = float(np.mean([v for v in values[name] if v is not None])) if complete else None
@@ -180,6 +186,7 @@ def calibration_metrics(
                 n=len(table.patients),
                 higher_is_better=False,
                 per_class=dict(zip(classes, values[name], strict=True)) if several else {},
+                reason=reason,
             )
         )
     return tuple(metrics)
