@@ -37,7 +37,7 @@ def of_each_protocol() -> list[str]:
     """One task a protocol and variant: that on the films of RSNA where there is one."""
     found: dict[str, str] = {}
     for task in sorted(TASKS, key=lambda name: (not name.startswith("rsna"), name)):
-        found.setdefault(task.rpartition("_")[2], task)
+        found.setdefault(task.removeprefix(TASKS[task].dataset), task)
     return sorted(found.values())
 
 
