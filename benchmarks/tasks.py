@@ -8,6 +8,8 @@ Parts:
 - `retrieval`: `--pairs` images against as many texts by the cosine of vectors of 512 numbers, in five classes: rankings
   in both directions, all metrics and their intervals, in a process of its own. Its time, and the most memory that it
   takes at any time, libraries included.
+- `features`: pooled features and feature maps of `--films` films by `random`, a ResNet-50 at 224 px: extracting and
+  keeping them, against finding them in the cache. How many times faster that is, and what the cache takes.
 
 Other work on the machine spoils the times.
 """
@@ -18,10 +20,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
+
+    from medbench.task import Environment, TaskData
 
 WIDTH = 512
 """Of a vector: wider than MGCA (128), as wide as CLIP."""
@@ -35,6 +39,8 @@ class Sizes:
     """How much is measured."""
 
     pairs: int
+    films: int
+    recipe: str
 
 
 @dataclass(frozen=True)
@@ -92,18 +98,92 @@ def measure_retrieval(pairs: int, answer: "Connection") -> None:
     answer.send((seconds, 1024 * peak))
 
 
-PARTS = {part.__name__: part for part in (retrieval,)}
+def features(sizes: Sizes) -> Iterator[Result]:
+    import tempfile
+
+    import medbench
+
+    encoder = medbench.load("random", recipe=sizes.recipe)
+    for kind, measure in (("pooled features", measure_pooled), ("feature maps", measure_maps)):
+        with tempfile.TemporaryDirectory() as folder:
+            extracting, finding, size = measure(encoder.model, sizes.films, Path(folder))
+        name = f"{kind} of {sizes.films:,} films"
+        print(f"{name}: {extracting:.2f} s to extract, {finding:.2f} s to find, {size / 1e6:,.1f} MB")
+        yield Result(f"{name}, found in the cache", extracting / finding, "times", 20)
+
+
+def measure_pooled(model: Any, films: int, folder: Path) -> tuple[float, float, int]:
+    """Seconds to extract and keep, seconds to find and read, bytes of disk."""
+    from medbench.feature_cache import held
+    from medbench.protocols.features import pooled_features
+
+    data, env = noise(model.preprocessing.resize, films), environment(folder)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        pooled_features(model, data, data.split.train, env).sum()
+        seconds.append(time.perf_counter() - start)
+    return seconds[0], seconds[1], held(folder)[0].bytes
+
+
+def measure_maps(model: Any, films: int, folder: Path) -> tuple[float, float, int]:
+    """As `measure_pooled`, of the three coarsest maps; reading them is training's business."""
+    from medbench.feature_cache import held
+    from medbench.protocols.pyramids import Pyramids
+
+    data, env = noise(model.preprocessing.size, films), environment(folder)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        assert Pyramids(model, data, 3, 2**40, env).cached
+        seconds.append(time.perf_counter() - start)
+    return seconds[0], seconds[1], held(folder)[0].bytes
+
+
+def environment(folder: Path) -> "Environment":
+    """One whose features are kept in a folder."""
+    import torch
+
+    from medbench.progress import Progress
+    from medbench.task import Environment
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    quiet = Progress(quiet=True)
+    return Environment(device, "32", folder / "work", quiet, encoder="weights", cache=folder)
+
+
+def noise(side: int, films: int) -> "TaskData":
+    """Films of noise, all of them to be trained on."""
+    import numpy as np
+    import pandas as pd
+
+    from medbench.data.index import Index
+    from medbench.data.prepared import PreparedImages
+    from medbench.data.splits import Split
+    from medbench.task import TaskData
+
+    pixels = np.random.default_rng(0).integers(0, 256, (films, side, side), np.uint8)
+    prepared = PreparedImages(pixels, np.full((films, 2), side), "noise")
+    rows = np.arange(films)
+    table = pd.DataFrame({"sample": [f"s{k}" for k in rows]})
+    split = Split("noise", rows, rows[:0], rows[:0])
+    return TaskData(Index("noise", Path(), "phantom", table), split, lambda side, fit: prepared)
+
+
+PARTS = {part.__name__: part for part in (retrieval, features)}
 
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--pairs", type=int, default=20_000, help="of retrieval (default: 20,000)")
+    parser.add_argument("--films", type=int, default=1_000, help="of features (default: 1,000)")
+    parser.add_argument("--recipe", default="paper", help="of the encoder of features (default: paper)")
     options = parser.parse_args(words)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     for name in options.parts or PARTS:
-        for result in PARTS[name](Sizes(options.pairs)):
+        for result in PARTS[name](Sizes(options.pairs, options.films, options.recipe)):
             print(result, flush=True)
 
 

@@ -229,6 +229,13 @@ def test_a_disk_that_does_not_take_them_costs_no_run(
     monkeypatch.setattr(shutil, "disk_usage", lambda path: type("usage", (), {"free": 2 * ROWS.nbytes - 2}))
     assert get(tmp_path) is None
     assert "of which half may be taken" in capsys.readouterr().err
+    monkeypatch.undo()
+    (tmp_path / "file").touch()
+    assert get(tmp_path / "file") is None
+    assert "features are not kept: File exists" in capsys.readouterr().err
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert get(tmp_path) is None
+    assert f"features are not kept: {tmp_path} can not be written to" in capsys.readouterr().err
 
 
 def test_nothing_is_held_where_nothing_is(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-results_app = typer.Typer(help="Records: list, verify.", no_args_is_help=True)
+results_app = typer.Typer(help="Records: list, verify, rescore.", no_args_is_help=True)
 weights_app = typer.Typer(help="Weights: import, inspect.", no_args_is_help=True)
 plugins_app = typer.Typer(help="Plugins: list.", no_args_is_help=True)
 
@@ -269,6 +269,39 @@ def verify_results(options: o.ResultsOptions) -> int:
             typer.echo(f"{path}: {what}")
     typer.echo(f"{len(files)} records checked, {wrong} with something wrong")
     return DataError.exit_code if wrong else 0
+
+
+@verb(results_app, "rescore")
+def rescore_results(options: o.RescoreOptions) -> int:
+    """Compute every metric and interval again from predictions alone.
+
+    Without images, weights or a GPU. Prints what is recorded and what the installed code gives; records are never
+    edited. Exit code 3 if something differs that no version explains, or predictions are missing or were changed.
+    """
+    catalogue = read_plugins(options)
+    from medbench.describe import table
+    from medbench.records import ResultStore
+    from medbench.rescore import as_json, record_files, rescore, rows, write
+
+    files = list(record_files(options.paths or [_results_folder(options)]))
+    done = [rescore(path, catalogue) for path in files]
+    if options.out is not None:
+        for each in done:
+            if not each.problem:
+                write(each, ResultStore(options.out))
+    if options.as_json:
+        print_json([as_json(each) for each in done])
+    else:
+        shown = [row for each in done for row in rows(each)]
+        if shown:
+            typer.echo(f"{table(shown)}\n")
+        for each in done:
+            if each.problem:
+                typer.echo(f"{each.path}: {each.problem}")
+        verdicts = [one.verdict for each in done for one in each.comparisons]
+        counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
+        typer.echo(f"{len(done)} records, {len(verdicts)} metrics{f': {counts}' if counts else ''}")
+    return DataError.exit_code if any(each.wrong for each in done) else 0
 
 
 @verb(plugins_app, "list")

@@ -155,7 +155,7 @@ class FeatureCache:
             self.progress.say(f"{what}: found in {folder}")
             return kept
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            self._begin_root()
             with locked(folder.with_suffix(".lock"), "extracting the same features", self.progress):
                 if folder.exists() and (kept := self._open(folder)) is None:
                     self.progress.say(f"{folder} is not as it was written: its features are made anew")
@@ -214,7 +214,23 @@ class FeatureCache:
         except BaseException:  # an interruption, too: nothing of it can be used
             shutil.rmtree(folder.with_suffix(".partial"), ignore_errors=True)
             raise
-        self._finish(folder, identity, array, about)
+        try:
+            self._finish(folder, identity, array, about)
+        except OSError as error:
+            raise _NoRoomError(f"{error.strerror} ({self.root})") from error
+
+    def _begin_root(self) -> None:
+        """Make the cache's folder.
+
+        Raises:
+            _NoRoomError: it can not be made or written to.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _NoRoomError(f"{error.strerror} ({self.root})") from error
+        if not os.access(self.root, os.W_OK):
+            raise _NoRoomError(f"{self.root} can not be written to")
 
     def _begin(self, folder: Path, identity: Identity, shape: tuple[int, int], what: str) -> npt.NDArray[Any]:
         """An array on disk that has its whole length.

@@ -132,7 +132,7 @@ def _rows(entries: "Sequence[Entry]") -> list[dict[str, str]]:
             "dataset": " ".join(filter(None, (about["dataset"], about["split"]))),
             "films": f"{about['films']:,}" if about["films"] is not None else "",
             "kind": about["kind"] or "",
-            "size": f"{about['bytes'] / 1e9:,.2f} GB",
+            "size": f"{about['bytes'] / 1e6:,.1f} MB",
             "last used": time.strftime("%Y-%m-%d %H:%M", time.localtime(about["used"])),
             "state": about["state"],
         }

@@ -187,3 +187,20 @@ class PatchModel(Protocol):
 
         `local` is then the map at stride 16, (B, H/16 x W/16, C), also where no pyramid is asked for.
         """
+
+
+@runtime_checkable
+class LocallySimilar(Protocol):
+    """What a model may give besides: a similarity of words and the regions that they speak of.
+
+    Retrieval and zero-shot classification then take the mean of it and of the cosine of embeddings, as GLoRIA does.
+    A model without it is compared by the cosine alone.
+    """
+
+    def local_similarity(self, images: ImageFeatures, texts: TextFeatures) -> Tensor:
+        """(I, T) float, higher is closer, of every image to every text.
+
+        It is on the scale on which the method itself adds it to the cosine. What it gives for an image and a text
+        does not depend on the other ones: reports that are word for word the same would else be told apart by the
+        batches that they come in. Called in autocast if the precision is bf16, on features that were made in it.
+        """

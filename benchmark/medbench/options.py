@@ -368,6 +368,21 @@ class ListResultsOptions(ResultsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RescoreOptions(ResultsOptions):
+    """Of `results rescore`."""
+
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PATH]...", help="Records, or folders of them. Default: the results folder."),
+    ] = None
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Results folder to write the rescored records to."),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class InspectOptions(Options):
     """Of `weights inspect`."""
 

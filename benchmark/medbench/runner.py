@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,6 @@ from medbench.provenance import git_state, versions
 from medbench.records import (
     Counts,
     Failure,
-    MetricValue,
     Record,
     Status,
     Times,
@@ -35,6 +34,7 @@ from medbench.records import (
     sha256_json,
 )
 from medbench.request import RunRequest
+from medbench.scoring import Scores, score, with_patient_columns
 from medbench.specs import MethodSpec, TaskSpec
 from medbench.task import Environment, Evaluation
 from medbench.weights import load, untrained
@@ -67,7 +67,7 @@ class _Work:
     cell: Cell
     phases: dict[str, float] = field(default_factory=dict)
     evaluation: Evaluation | None = None
-    metrics: list[MetricValue] = field(default_factory=list)
+    scores: Scores | None = None
     error: BaseException | None = None
 
     @contextmanager
@@ -328,12 +328,11 @@ class Runner:
                 try:
                     with work.phase("evaluate"):
                         seed = group.encoder.seed if cell.seed is not None else 0
-                        work.evaluation = group.task.evaluate(
-                            features, group.data, cell.train.rows, seed, env
-                        )
+                        made = group.task.evaluate(features, group.data, cell.train.rows, seed, env)
+                    told = with_patient_columns(made.predictions, group.data.index)
+                    work.evaluation = replace(made, predictions=told)
                     with work.phase("score"):
-                        scores = group.task.score(work.evaluation.predictions)
-                        work.metrics = [MetricValue(**asdict(metric)) for metric in scores]
+                        work.scores = score(group.task, told)
                 except Exception as caught:
                     work.error = caught
                     self._note(caught, outcome, f"{name} at {fraction_name(cell.fraction)}")
@@ -353,13 +352,16 @@ class Runner:
     def _record(self, group: Group, work: _Work, info: WeightsInfo | None, status: Status) -> Record:
         cell, data = work.cell, group.data
         error = work.error
+        scores = work.scores if status == "ok" else None
         record = Record(
             cell_id=cell.identity.cell_id(),
             status=status,
             reason=cell.train.too_small if status == "skipped" else None,
             identity=cell.identity,
             primary_metric=group.spec.primary_metric,
-            metrics=work.metrics if status == "ok" else [],
+            metrics=[] if scores is None else list(scores.metrics),
+            subgroups=[] if scores is None else list(scores.subgroups),
+            reliability=[] if scores is None else list(scores.reliability),
             counts=Counts(
                 train=len(cell.train.rows),
                 train_patients=cell.train.patients,

@@ -23,11 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from medbench.data.film_augmentation import FilmAugmentation
 from medbench.method import PretrainConfig, Recipe
 from medbench.model import ImageTextBatch, TextBatch, TextFeatures
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
-from medbench_methods.modules.film_augmentation import FilmAugmentation
 from medbench_methods.modules.image_encoder import ImageEncoder
 from medbench_methods.modules.ranges import expect
 from medbench_methods.modules.sentences import SentenceConfig, cut, draw_sentences, read_whole

@@ -16,13 +16,13 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from medbench.data.film_augmentation import FilmAugmentation
 from medbench.errors import UsageError
 from medbench.method import PretrainConfig, Recipe
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.cosine_alignment import cosine_alignment
 from medbench_methods.losses.orthogonality import orthogonality
 from medbench_methods.modules.dual_encoder import DualEncoder, DualEncoderConfig, DualEncoderMethod
-from medbench_methods.modules.film_augmentation import FilmAugmentation
 from medbench_methods.modules.ranges import expect
 from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN_GLOBAL
 

@@ -7,9 +7,11 @@ from torch import Tensor, nn
 
 from medbench.heads.build import detector
 from medbench.heads.detector import Detector
+from medbench.heads.fcos import FcosConfig
 from medbench.heads.feature_pyramid import FeaturePyramid, OverPatches
 from medbench.heads.initial_weights import drawn_from
 from medbench.heads.yolov3 import YoloV3Config
+from medbench.heads.yolov3_mgca import YoloV3Mgca, YoloV3MgcaConfig
 
 WIDTH = 48
 
@@ -85,6 +87,12 @@ def test_detector_by_name_and_by_encoder() -> None:
     assert over_vit.detector.neck.out_channels == [256, 128, 64]
     assert (over_vit.side, over_vit.classes) == (64, 2)
     assert over_vit.detector.config.anchors == config.anchors
+    published: Any = detector("yolov3_mgca", (768,), 64, 1, YoloV3MgcaConfig(), seed=0, patches=True)
+    assert type(published.detector) is YoloV3Mgca
+    assert published.detector.config == YoloV3MgcaConfig(neck_shares=(1, 2, 4))
+    narrow: Any = detector("fcos", (768,), 64, 1, FcosConfig(width=64), seed=0, patches=True)
+    assert narrow.detector.neck.in_channels == [256, 256, 256]
+    assert narrow.detector.config == FcosConfig(width=64)
 
 
 def test_over_patches_is_the_detector_over_the_pyramid() -> None:

@@ -1,19 +1,34 @@
-"""AUROC and average precision against scikit-learn, at their edges, and their intervals against literal resamples."""
+"""Metrics of classification against scikit-learn, at their edges, and their intervals against literal resamples."""
 
 import dataclasses
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+import torch
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    balanced_accuracy_score,
+    f1_score,
+    roc_auc_score,
+)
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
 from medbench.metrics.bootstrap import patient_bootstrap_weights, percentile_interval
-from medbench.metrics.classification import auroc, average_precision, classification_metrics
+from medbench.metrics.classification import (
+    auroc,
+    average_precision,
+    classification_metrics,
+    f1_threshold,
+)
+from medbench.task import Metric
 
 EXTREMES = st.sampled_from([-0.0, 5e-324, 1.0, np.nextafter(1.0, 2.0)])
 SCORES = st.one_of(st.integers(-3, 3).map(float), st.floats(-1e300, 1e300), EXTREMES)
+THRESHOLD = 0.45
 SAMPLES = st.lists(st.tuples(st.booleans(), SCORES), min_size=1, max_size=40)
 
 
@@ -77,6 +92,7 @@ def frame(n: int, classes: int, seed: int = 0) -> pd.DataFrame:
         table[f"score_{k}"] = np.round(rng.normal(size=n) + target, 1)
         target[rng.random(n) < 0.15] = np.nan
         table[f"target_{k}"] = target
+        table[f"threshold_{k}"] = THRESHOLD
     return table
 
 
@@ -94,10 +110,19 @@ def steps(truth: np.ndarray, score: np.ndarray) -> float:
     return area
 
 
+def f1(truth: np.ndarray, score: np.ndarray) -> float:
+    named = score >= THRESHOLD
+    return 2 * (truth & named).sum() / (truth.sum() + named.sum())
+
+
+def balanced(truth: np.ndarray, score: np.ndarray) -> float:
+    return ((score[truth] >= THRESHOLD).mean() + (score[~truth] < THRESHOLD).mean()) / 2
+
+
 def resampled(table: pd.DataFrame, name: str) -> np.ndarray:
     """Slow twin: build every resample film by film and measure it from the definition."""
     truth, score = table["target_0"].to_numpy() == 1, table["score_0"].to_numpy()
-    measure = {"auroc": pairs_won, "average_precision": steps}[name]
+    measure = {"auroc": pairs_won, "average_precision": steps, "f1": f1, "balanced_accuracy": balanced}[name]
     values = []
     for row in patient_bootstrap_weights(table["patient"].tolist(), truth):
         drawn = np.repeat(np.arange(len(table)), row)
@@ -122,7 +147,7 @@ def test_several_classes_are_averaged_and_unknown_labels_do_not_count() -> None:
     table = frame(60, 3)
     table.loc[5, ["target_0", "target_1", "target_2"]] = np.nan
     names = [metric.name for metric in classification_metrics(table, ["0", "1", "2"], macro=True)]
-    assert names == ["macro_auroc", "macro_average_precision"]
+    assert names == ["macro_auroc", "macro_average_precision", "macro_f1", "macro_balanced_accuracy"]
     macro = classification_metrics(table, ["0", "1", "2"], macro=True)[0]
     expected = {}
     for k in ("0", "1", "2"):
@@ -193,7 +218,7 @@ def test_an_interval_needs_half_of_the_draws() -> None:
 
 def test_broken_predictions_are_refused() -> None:
     table = frame(20, 1).fillna(0)
-    with pytest.raises(ValueError, match="1 of 20 scores are not finite"):
+    with pytest.raises(ValueError, match="1 of 20 scores of 0 are not finite"):
         classification_metrics(
             table.assign(score_0=table["score_0"].where(table.index != 3)), ["0"], macro=False
         )
@@ -212,3 +237,139 @@ def test_memory_and_time_of_a_full_test_set_are_bounded() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 64 * 2**20  # 2,000 draws of 4,003 samples are 64 MB in float64
+
+
+def by_name(metrics: tuple[Metric, ...]) -> dict[str, Metric]:
+    return {metric.name: metric for metric in metrics}
+
+
+@given(SAMPLES)
+def test_the_threshold_is_the_best_of_all(samples: list[tuple[bool, float]]) -> None:
+    truth = np.array([t for t, _ in samples])
+    score = np.unique([s for _, s in samples], return_inverse=True)[1].astype(float)
+    threshold = f1_threshold(truth, score)
+    if not truth.any():
+        assert threshold == 0
+        return
+    levels = np.unique(score)
+    values = [2 * (truth & (score >= t)).sum() / (truth.sum() + (score >= t).sum()) for t in levels]
+    best = max(np.flatnonzero(np.array(values) > max(values) - 1e-12))
+    assert ((score >= threshold) == (score >= levels[best])).all()
+    assert threshold not in score  # rounding of a score decides nothing
+
+
+@settings(max_examples=20, deadline=None)
+@given(SAMPLES)
+def test_named_films_are_counted_as_scikit_learn_does(samples: list[tuple[bool, float]]) -> None:
+    truth = np.array([t for t, _ in samples])
+    score = np.array([s for _, s in samples])
+    table = pd.DataFrame(
+        {"patient": "p", "target_x": truth * 1.0, "score_x": score, "threshold_x": 0.0},
+        index=range(len(truth)),
+    )
+    found = by_name(classification_metrics(table, ["x"], macro=False))
+    if truth.any():
+        assert found["f1"].value == pytest.approx(f1_score(truth, score >= 0))
+    else:
+        assert found["f1"].value is None
+    if truth.any() and not truth.all():
+        assert found["balanced_accuracy"].value == pytest.approx(balanced_accuracy_score(truth, score >= 0))
+    else:
+        assert found["balanced_accuracy"].value is None
+        assert (
+            found["balanced_accuracy"].reason == f"x: {truth.sum()} positives and {(~truth).sum()} negatives"
+        )
+
+
+def exclusive_frame(truth: np.ndarray, score: np.ndarray) -> pd.DataFrame:
+    """Classes that exclude each other, two films a patient."""
+    columns = {"patient": [f"p{k // 2}" for k in range(len(truth))]}
+    for k in range(score.shape[1]):
+        columns |= {f"target_{k}": (truth == k) * 1.0, f"score_{k}": score[:, k]}
+    return pd.DataFrame(columns)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 4), st.integers(1, 30))
+def test_classes_that_exclude_each_other(seed: int, classes: int, n: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth, score = rng.integers(0, classes, n), rng.normal(size=(n, classes))
+    names = [str(k) for k in range(classes)]
+    found = by_name(classification_metrics(exclusive_frame(truth, score), names, macro=True, exclusive=True))
+    named = score.argmax(1)
+    assert next(iter(found)) == "accuracy"
+    assert found["accuracy"].value == pytest.approx(accuracy_score(truth, named))
+    assert found["accuracy"].per_class == {}
+    if len(set(truth)) == classes:
+        assert found["balanced_accuracy"].value == pytest.approx(balanced_accuracy_score(truth, named))
+        assert found["macro_f1"].value == pytest.approx(f1_score(truth, named, average="macro"))
+        t, p = torch.from_numpy(truth), torch.from_numpy(named)
+        recall = multiclass_accuracy(p, t, classes, average="macro")
+        assert found["balanced_accuracy"].value == pytest.approx(float(recall), abs=1e-6)
+        f1s = multiclass_f1_score(p, t, classes, average="none").tolist()
+        assert list(found["macro_f1"].per_class.values()) == pytest.approx(f1s, abs=1e-6)
+    else:
+        for name in ("balanced_accuracy", "macro_f1", "macro_auroc"):
+            assert found[name].value is None
+            assert "0 positives" in found[name].reason
+
+
+def test_intervals_of_accuracy_are_those_of_literal_resamples() -> None:
+    rng = np.random.default_rng(3)
+    truth = np.repeat([0, 1, 2], 12)
+    score = rng.normal(size=(36, 3)) + np.eye(3)[truth]
+    table = exclusive_frame(truth, score)
+    weights = patient_bootstrap_weights(table["patient"].tolist(), np.ones(36, bool))
+    drawn = [np.repeat(np.arange(36), row) for row in weights]
+    named = score.argmax(1)
+    found = by_name(classification_metrics(table, ["0", "1", "2"], macro=True, exclusive=True))
+    right = truth == named
+    whole = [d for d in drawn if len(set(truth[d])) == 3]
+    values = {
+        "accuracy": [right[d].mean() for d in drawn],
+        "balanced_accuracy": [np.mean([right[d][truth[d] == k].mean() for k in range(3)]) for d in whole],
+    }
+    for name, drawn_values in values.items():
+        bounds = percentile_interval(np.array(drawn_values))
+        assert (found[name].low, found[name].high) == pytest.approx(bounds)
+
+
+def test_a_class_without_a_classifier_is_never_named() -> None:
+    truth = np.array([0, 1, 2, 0, 1, 2])
+    score = np.array([[1.0, 0, np.nan]] * 3 + [[0, 1.0, np.nan]] * 3)
+    table = exclusive_frame(truth, score)
+    found = by_name(classification_metrics(table, ["0", "1", "2"], macro=True, exclusive=True))
+    assert found["accuracy"].value == pytest.approx(2 / 6)
+    assert found["accuracy"].reason == "2: no classifier could be trained"
+    assert found["balanced_accuracy"].value == pytest.approx(1 / 3)
+    assert found["macro_auroc"].value is None
+    nothing = classification_metrics(
+        exclusive_frame(truth, np.full((6, 3), np.nan)), ["0", "1", "2"], macro=True, exclusive=True
+    )
+    for metric in nothing:
+        assert metric.value is None
+        assert "no classifier" in metric.reason
+
+
+def test_films_of_several_classes_are_no_exclusive_set() -> None:
+    table = exclusive_frame(np.array([0, 1, 0]), np.zeros((3, 2)))
+    table.loc[1, "target_0"] = 1.0
+    with pytest.raises(ValueError, match="1 of 3 samples have not exactly one class"):
+        classification_metrics(table, ["0", "1"], macro=True, exclusive=True)
+
+
+def test_what_has_to_be_said() -> None:
+    table = frame(40, 2).assign(target_0=0.0, score_1=0.0)
+    found = by_name(classification_metrics(table, ["0", "1"], macro=True))
+    assert found["macro_auroc"].reason == "0: 0 positives and 40 negatives; 1: one score for all films"
+    assert found["macro_auroc"].per_class["1"] == 0.5
+    assert found["macro_f1"].reason == "0: 0 positives and 40 negatives"
+    bare = frame(40, 1).drop(columns="threshold_0")
+    found = by_name(classification_metrics(bare, ["0"], macro=False))
+    assert found["auroc"].value is not None
+    assert found["auroc"].reason == ""
+    assert (found["f1"].value, found["f1"].reason) == (None, "0: no threshold was stored")
+    uneven = frame(40, 1)
+    uneven.loc[3, "threshold_0"] = 1.0
+    with pytest.raises(ValueError, match="the threshold of 0 is not one number"):
+        classification_metrics(uneven, ["0"], macro=False)

@@ -14,7 +14,8 @@ from sklearn.metrics import roc_auc_score
 from medbench.data.index import Index
 from medbench.data.splits import Split
 from medbench.progress import Progress
-from medbench.protocols.linear_probe import LinearProbe, ProbeFeatures
+from medbench.protocols.linear_probe import LinearProbe
+from medbench.protocols.probe_features import ProbeFeatures
 from medbench.task import Environment, TaskData
 
 N, WIDTH = 240, 30
@@ -67,7 +68,8 @@ def test_it_is_the_best_scikit_learn_fit_on_validation(case: Case) -> None:
     split, table = case.data.split, case.data.index.table
     train = split.train[:60]
     result = task.evaluate(case.features, case.data, train, seed=3, env=ENV)
-    assert list(result.predictions) == ["sample", "patient", "target_a", "score_a", "target_b", "score_b"]
+    kinds = ("target", "score", "threshold")
+    assert list(result.predictions) == ["sample", "patient", *(f"{kind}_{c}" for c in "ab" for kind in kinds)]
     assert result.predictions["sample"].tolist() == table["sample"].iloc[split.test].tolist()
     assert result.predictions["patient"].tolist() == table["patient"].iloc[split.test].tolist()
 
@@ -152,29 +154,38 @@ def test_of_equal_validation_scores_the_strongest_penalty_wins(case: Case) -> No
         assert chosen["penalty"] == max(TwoFindings("tiny").config.penalties)
 
 
-@pytest.mark.parametrize(
-    ("part", "note"),
-    [
-        ("train", "the training fraction holds 0 positives and 120 negatives"),
-        ("val", "the validation split holds 0 positives and 50 negatives"),
-    ],
-)
-def test_a_class_with_one_value_is_none_and_says_why(case: Case, part: str, note: str) -> None:
+def test_a_class_absent_from_the_fraction_has_one_score(case: Case) -> None:
     labels = case.data.index.table["label_a"].to_numpy().copy()
-    labels[getattr(case.data.split, part)] = 0
+    labels[case.data.split.train] = 0
     task = TwoFindings("tiny")
     result = task.evaluate(case.features, relabelled(case, label_a=labels), case.data.split.train, 0, ENV)
-    assert note in result.search["notes"]["a"]
+    assert result.search["notes"] == {
+        "a": "the training fraction holds 0 positives and 120 negatives: every film has the same score"
+    }
     assert list(result.search["chosen"]) == ["b"]
-    assert result.predictions["score_a"].isna().all()
+    np.testing.assert_allclose(result.predictions["score_a"], np.log(0.5 / 120.5))
     whole = task.evaluate(case.features, case.data, case.data.split.train, 0, ENV)
+    # the weakest penalty on separable films: the loss is flat where its gradient is next to nothing
     np.testing.assert_allclose(
-        result.predictions["score_b"], whole.predictions["score_b"], rtol=1e-5, atol=1e-6
+        result.predictions["score_b"], whole.predictions["score_b"], rtol=2e-3, atol=1e-6
     )
     macro = task.score(result.predictions)[0]
-    assert macro.value is None
-    assert macro.per_class["a"] is None
-    assert macro.per_class["b"] is not None
+    assert macro.per_class["a"] == 0.5
+    assert macro.value == pytest.approx((0.5 + macro.per_class["b"]) / 2)
+    assert macro.reason == "a: one score for all films"
+
+
+def test_a_class_absent_from_validation_takes_the_penalty_of_the_others(case: Case) -> None:
+    labels = case.data.index.table["label_a"].to_numpy().copy()
+    labels[case.data.split.val] = 0
+    task = TwoFindings("tiny")
+    result = task.evaluate(case.features, relabelled(case, label_a=labels), case.data.split.train, 0, ENV)
+    chosen = result.search["chosen"]
+    assert chosen["a"] == {"penalty": chosen["b"]["penalty"], "validation_auroc": None}
+    assert result.search["notes"] == {
+        "a": "the validation split holds 0 positives and 50 negatives; the penalty is the best for the other classes"
+    }
+    assert task.score(result.predictions)[0].per_class["a"] > 0.5
 
 
 def test_nothing_can_be_fitted(case: Case) -> None:
@@ -184,7 +195,75 @@ def test_nothing_can_be_fitted(case: Case) -> None:
     data = relabelled(case, label_a=labels, label_b=labels)
     result = task.evaluate(case.features, data, case.data.split.train, 0, ENV)
     assert result.search["chosen"] == {}
-    assert [metric.value for metric in task.score(result.predictions)] == [None, None]
+    macro = task.score(result.predictions)[0]
+    assert macro.value is None
+    assert macro.reason == "a: 50 positives and 0 negatives; b: 50 positives and 0 negatives"
+
+
+def three_classes(case: Case) -> TaskData:
+    """Classes c, d and e, of which each film has one; for some it is not known which."""
+    rng = np.random.default_rng(1)
+    values = case.features.pooled[
+        np.searchsorted(case.features.rows, np.arange(N)).clip(max=len(case.features.rows) - 1)
+    ]
+    standard = (values - values.mean(0)) / values.std(0)
+    label = (standard @ rng.normal(size=(WIDTH, 3)) + 2 * rng.normal(size=(N, 3))).argmax(1)
+    columns = {f"label_{name}": (label == k) * 1.0 for k, name in enumerate("cde")}
+    unknown = rng.random(N) < 0.1
+    table = case.data.index.table.assign(**columns)
+    table.loc[unknown, list(columns)] = np.nan
+    index = dataclasses.replace(case.data.index, table=table, labels=("c", "d", "e"))
+    return dataclasses.replace(case.data, index=index)
+
+
+def test_classes_that_exclude_each_other_are_scikit_learns_softmax(case: Case) -> None:
+    data = three_classes(case)
+    task = LinearProbe("tiny", split="any", classes=("c", "d", "e"), exclusive=True)
+    split, labels = data.split, data.index.table[["label_c", "label_d", "label_e"]].to_numpy()
+    result = task.evaluate(case.features, data, split.train, 0, ENV)
+    known = {
+        name: rows[~np.isnan(labels[rows, 0])] for name, rows in (("train", split.train), ("val", split.val))
+    }
+    train = case.features.of(split.train).astype(np.float64)
+    centre, scale = train.mean(0), (train - train.mean(0)).std()
+    x = {
+        name: (case.features.of(rows) - centre) / scale
+        for name, rows in (known | {"test": split.test}).items()
+    }
+    found = []
+    for penalty in task.config.penalties:
+        oracle = LogisticRegression(C=1 / (len(known["train"]) * penalty), tol=1e-10, max_iter=10_000)
+        oracle.fit(x["train"], labels[known["train"]].argmax(1))
+        accuracy = (oracle.predict(x["val"]) == labels[known["val"]].argmax(1)).mean()
+        found.append((accuracy, penalty, oracle.predict_proba(x["test"])))
+    best = max(found, key=lambda each: each[:2])
+    assert result.search["chosen"]["validation_accuracy_by_penalty"] == pytest.approx(
+        [each[0] for each in found]
+    )
+    assert result.search["chosen"]["penalty"] == best[1]
+    scores = result.predictions[["score_c", "score_d", "score_e"]].to_numpy()
+    np.testing.assert_allclose(1 / (1 + np.exp(-scores)), best[2], atol=1e-4)
+    assert not [name for name in result.predictions if name.startswith("threshold")]
+    metrics = task.score(result.predictions)
+    assert metrics[0].name == "accuracy"
+    assert metrics[0].value > 0.5
+    assert json.loads(json.dumps(result.search)) == result.search
+
+
+def test_an_exclusive_class_absent_from_the_fraction_is_never_named(case: Case) -> None:
+    data = three_classes(case)
+    train = case.data.split.train
+    train = train[data.index.table["label_e"].to_numpy()[train] != 1]
+    task = LinearProbe("tiny", split="any", classes=("c", "d", "e"), exclusive=True)
+    result = task.evaluate(case.features, data, train, 0, ENV)
+    scores = result.predictions[["score_c", "score_d", "score_e"]].to_numpy()
+    assert (scores.argmax(1) < 2).all()
+    assert len(np.unique(scores[:, 2])) == 1
+    np.testing.assert_allclose(scores[:, 0], -scores[:, 1], rtol=1e-9)  # of two probabilities that sum to 1
+    assert "the training fraction holds 0 positives" in result.search["notes"]["e"]
+    alone = train[data.index.table["label_d"].to_numpy()[train] == 0]
+    result = task.evaluate(case.features, data, alone, 0, ENV)
+    assert (result.predictions[["score_c", "score_d", "score_e"]].to_numpy().argmax(1) == 0).all()
 
 
 def test_an_encoder_that_collapsed_is_at_chance(case: Case) -> None:

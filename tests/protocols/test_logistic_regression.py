@@ -132,3 +132,50 @@ def test_what_can_not_be_fitted_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(logistic_regression, "MAX_ITERATIONS", 1)
     with pytest.raises(RuntimeError, match="of 10 logistic regressions did not converge in 1 iterations"):
         fit_logistic(x, y, PENALTIES)
+
+
+@pytest.mark.parametrize(("n", "width"), [(150, 8), (20, 30)])
+def test_classes_that_exclude_each_other_are_scikit_learns(n: int, width: int) -> None:
+    x, y = problem(n, width, 3, noise=0.3)
+    y = torch.nn.functional.one_hot((x[:, :3] + 0.5 * y).argmax(1), 3).double()
+    y[:3] = torch.eye(3)
+    y[::9] = torch.nan
+    known = ~y[:, 0].isnan()
+    fit = fit_logistic(x, y, PENALTIES, exclusive=True)
+    assert fit.weight.shape == (len(PENALTIES), 3, width)
+    assert float(fit.gradient.max()) <= TOLERANCE
+    new = torch.from_numpy(np.random.default_rng(2).normal(size=(9, width)))
+    chance = fit.predict(new).softmax(1)
+    for k, penalty in enumerate(PENALTIES.tolist()):
+        oracle = LogisticRegression(C=1 / (int(known.sum()) * penalty), tol=1e-12, max_iter=20_000).fit(
+            x[known], y[known].argmax(1)
+        )
+        scale = float(np.abs(oracle.coef_).max())
+        np.testing.assert_allclose(fit.weight[k], oracle.coef_, atol=1e-3 * scale)
+        intercept = oracle.intercept_ - oracle.intercept_.mean()
+        np.testing.assert_allclose(fit.intercept[k], intercept, atol=1e-3 * max(scale, 1))
+        np.testing.assert_allclose(chance[k].T, oracle.predict_proba(new), atol=1e-3)
+
+
+def test_two_classes_that_exclude_each_other_are_a_label_and_its_opposite() -> None:
+    x, y = problem(60, 10, 1)
+    both = fit_logistic(x, torch.cat([y, 1 - y], 1), PENALTIES / 2, exclusive=True)
+    one = fit_logistic(x, y, PENALTIES / 4)  # w = 2 w_1: its square is twice the sum of those of w_1 and w_2
+    np.testing.assert_allclose(both.weight[:, 0] - both.weight[:, 1], one.weight[:, 0], rtol=1e-4, atol=1e-6)
+
+
+def test_the_size_of_a_block_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = problem(50, 20, 3)
+    y[::7, 1] = torch.nan
+    whole = fit_logistic(x, y, PENALTIES)
+    monkeypatch.setattr(logistic_regression, "BLOCK", 40)
+    parts = fit_logistic(x, y, PENALTIES)
+    np.testing.assert_allclose(parts.weight, whole.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_rows_of_no_class_or_of_two_are_refused() -> None:
+    x, y = problem(30, 4, 3)
+    y[:, 0], y[0] = 1, torch.tensor([0.0, 0, 0])
+    y[1:4] = torch.eye(3)
+    with pytest.raises(ValueError, match="rows have not exactly one class"):
+        fit_logistic(x, y, PENALTIES, exclusive=True)

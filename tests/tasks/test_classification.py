@@ -57,10 +57,14 @@ def test_what_is_declared_is_what_is_scored(spec: TaskSpec, data: TaskData) -> N
     np.testing.assert_array_equal(features.rows, np.arange(N))
 
     result = task.evaluate(features, data, data.split.train, 0, env)
-    assert list(result.predictions) == ["sample", "patient", "target_pneumonia", "score_pneumonia"]
+    kinds = ("target", "score", "threshold")
+    assert list(result.predictions) == ["sample", "patient", *(f"{kind}_pneumonia" for kind in kinds)]
     assert len(result.predictions) == len(data.split.test)
     metrics = task.score(result.predictions)
-    assert [metric.name for metric in metrics] == ["auroc", "average_precision"]
+    assert [metric.name for metric in metrics] == [
+        *("auroc", "average_precision", "f1", "balanced_accuracy"),
+        *("ece_width_15", "ece_mass_15", "brier"),
+    ]
     assert metrics[0].name == spec.primary_metric
     assert metrics[0].higher_is_better == spec.higher_is_better
     assert metrics[0].value > 0.9  # brighter films are the ill ones here

@@ -5,16 +5,17 @@ from dataclasses import replace
 from typing import Any
 
 from medbench.heads.detector import Detector
+from medbench.heads.fcos import Fcos
 from medbench.heads.feature_pyramid import FeaturePyramid, OverPatches
 from medbench.heads.yolov3 import YoloV3, YoloV3Config
+from medbench.heads.yolov3_mgca import YoloV3Mgca
 from medbench.seeding import derive_seed
 
-DETECTORS: Mapping[str, Any] = {"yolov3": YoloV3}
+DETECTORS: Mapping[str, Any] = {"yolov3": YoloV3, "yolov3_mgca": YoloV3Mgca, "fcos": Fcos}
 """Classes by name; each is made from channels, side, config, seed and classes."""
 
-_WIDER = (
-    4  # the neck of YOLOv3 over a pyramid of patches: shares of its channels in parts of those of a CNN's
-)
+_WIDER = 4
+"""Over a pyramid of patches the neck of YOLOv3 has this many times as large a share of the channels."""
 
 
 def detector(
@@ -30,7 +31,7 @@ def detector(
 
     Over the patches of a ViT it gets a trainable pyramid in front (`medbench.heads.feature_pyramid`). A ViT-B's has 256
     channels, where a ResNet-50 has 2,048 at stride 32, so the neck of YOLOv3, whose widths are shares of that, takes
-    four times as large a share: 256, 128 and 64 channels, where it has 512, 256 and 128 over a ResNet-50.
+    four times as large a share: 256, 128 and 64 channels, where it has 512, 256 and 128 over a ResNet-50 (ours).
 
     Args:
         name: one of `DETECTORS`.

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from medbench.heads.detector import STRIDES, Detector
-from medbench.heads.mmdet_ops import import_mmdet, nms
+from medbench.heads.mmdet_ops import import_mmdet
+from medbench.heads.suppression import without_doubles
 
 _MIN_CHANNELS = 8  # of a neck level: what is left for encoders with few channels (recipe `micro`)
 
@@ -189,7 +190,7 @@ class YoloV3(Detector):
         for row, target in zip(wanted, targets, strict=True):
             row[target.positive] = target.values
         weight = torch.stack([target.negative for target in targets]).float()  # (B, A)
-        wanted, weight = _send(wanted, predictions.device), _send(weight, predictions.device)
+        wanted, weight = send(wanted, predictions.device), send(weight, predictions.device)
         positive = wanted[..., 4]
         head, b = self.head, len(predictions)
         return {
@@ -220,32 +221,25 @@ class YoloV3(Detector):
         offsets = torch.cat([predictions[..., :2].sigmoid(), predictions[..., 2:4]], dim=2)
         boxes = self.head.bbox_coder.decode(anchors, offsets, strides)  # (B, A, 4)
         objectness = predictions[..., 4].sigmoid()
-        scores = objectness[..., None] * predictions[..., 5:].sigmoid()  # (B, A, C)
+        scores = self.scores(predictions)
         confident = (objectness >= config.min_objectness) & (boxes[..., 2:] > boxes[..., :2]).all(dim=2)
         found = []
         for box, score, keep in zip(boxes, scores, confident, strict=True):
             ranked, order = score[keep].flatten().sort(descending=True, stable=True)  # (K x C,)
+            ranked, order = ranked[ranked > 0], order[ranked > 0]
             box = box[keep][order // self.classes]
-            best = self._without_doubles(box, ranked, order % self.classes)
-            found.append((box[best].clamp(0, self.side), ranked[best], (order % self.classes)[best]))
+            labels = order % self.classes
+            best = without_doubles(
+                box, ranked, labels, classes=self.classes, iou=config.nms_iou, most=config.max_boxes
+            )
+            found.append((box[best].clamp(0, self.side), ranked[best], labels[best]))
         return found
 
-    def _without_doubles(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> Tensor:
-        """Positions of the best boxes that overlap no better one of their class; at most `max_boxes`.
-
-        What the best boxes leave of each other does not depend on the worse ones, and its time grows with the square
-        of their number: mostly the first few hundred are enough.
-        """
-        config = self.config
-        if self.classes > 1:  # side by side, so that boxes of two classes never meet
-            boxes = boxes.double().clamp(-1e6, 1e6) + (4e6 * labels)[:, None]
-        some = 4 * config.max_boxes
-        while True:
-            best = nms(boxes[:some], scores[:some].to(boxes), config.nms_iou, offset=0)
-            if len(best) >= config.max_boxes or some >= len(boxes):
-                return best[: config.max_boxes]
-            some *= 4
+    def scores(self, predictions: Tensor) -> Tensor:
+        """(B, A, 5 + C) predictions -> (B, A, C) objectness times the probability of a class."""
+        return predictions[..., 4:5].sigmoid() * predictions[..., 5:].sigmoid()
 
 
-def _send(tensor: Tensor, device: torch.device) -> Tensor:
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """To the device, without waiting for it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

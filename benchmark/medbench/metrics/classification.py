@@ -1,10 +1,18 @@
-"""AUROC and average precision with bootstrap intervals, one number a class and their mean.
+"""Metrics of classification with bootstrap intervals, one number a class and their mean.
 
-The scores are sorted once; a bootstrap draw only gives the samples other weights, so 2,000 draws are a few
-array operations and not 2,000 calls.
+Of every class: `auroc`, `average_precision`, which ask for the order of the scores alone, and `f1` and
+`balanced_accuracy` (mean of sensitivity and specificity), which ask which films are named. A film is named from a
+threshold up, which the protocol chose on validation data (`f1_threshold`) and stored beside the scores, so that no
+test label has a say in it and the scores stay the log-odds that calibration needs. Of classes that exclude each other
+the one with the highest score is named, no threshold is needed, and there is `accuracy`, the share of films that are
+named right.
+
+For AUROC and average precision the scores are sorted once; a bootstrap draw only gives the samples other weights, so
+2,000 draws are a few array operations and not 2,000 calls.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -51,75 +59,232 @@ def average_precision(truth: npt.NDArray[np.bool_], score: Floats) -> float | No
     return _whole(_average_precision, truth, score)
 
 
-def classification_metrics(
-    predictions: pd.DataFrame, classes: Sequence[str], *, macro: bool
-) -> tuple[Metric, ...]:
-    """AUROC and average precision of predictions, with intervals.
+def f1_threshold(truth: npt.NDArray[np.bool_], score: Floats) -> float:
+    """The score from which to name a film so that F1 is highest; for validation data.
 
-    `auroc` and `average_precision` are those of one class. `macro_auroc` and `macro_average_precision` are plain
-    means over the classes; such a mean is None when it is for one of the classes, since a mean over the others would
-    be another quantity under the same name.
+    Args:
+        truth: (N,) True for positives.
+        score: (N,) finite; higher means positive.
+
+    Returns:
+        Halfway between two scores that follow each other, or one below the lowest. Of equally good ones the highest;
+        0 without any positive, where nothing can be chosen.
+
+    Raises:
+        ValueError: shapes differ or a score is not finite.
+    """
+    positive, negative = (counts[0] for counts in _by_score(truth, score, np.ones((1, len(truth)), np.int32)))
+    if not positive.sum():
+        return 0.0
+    levels = np.unique(score)
+    hit = np.cumsum(positive[::-1])[::-1]  # named from this level up
+    named = hit + np.cumsum(negative[::-1])[::-1]
+    best = len(levels) - 1 - int(np.argmax((2 * hit / (named + positive.sum()))[::-1]))
+    return float(levels[best] - 1 if best == 0 else (levels[best - 1] + levels[best]) / 2)
+
+
+def classification_metrics(
+    predictions: pd.DataFrame, classes: Sequence[str], *, macro: bool, exclusive: bool = False
+) -> tuple[Metric, ...]:
+    """All metrics of this file for these predictions, with intervals.
+
+    `auroc`, `average_precision`, `f1` and `balanced_accuracy` are those of one class. With `macro_` before the name
+    they are plain means over the classes. `accuracy` comes first where classes exclude each other; there
+    `balanced_accuracy` is the mean over classes of the share of their films that is named right, with these shares as
+    `per_class`.
+
+    A mean is None when it is for one of the classes, since a mean over the others would be another quantity under the
+    same name; `reason` then names the class. It also names classes whose films all have one score, as those have that
+    a label fraction says nothing about: their AUROC is 0.5.
 
     Args:
         predictions: one row a sample with `patient`, `target_<class>` (1, 0, or NaN where not known: that
-            sample does not count for that class) and `score_<class>` (finite, or NaN throughout where no
-            classifier could be trained: that class is None).
+            sample does not count for that class), `score_<class>` (finite, or NaN throughout where no
+            classifier could be trained: that class is None, and where classes exclude each other it is never named)
+            and, unless classes exclude each other, `threshold_<class>` (one value throughout; without it the metrics
+            that ask which films are named are None).
         classes: names of the classes.
         macro: whether it is means that are asked for; False needs a single class.
+        exclusive: whether exactly one class is 1 for every film.
 
     Returns:
-        AUROC first. `n` counts the samples with a known label.
+        AUROC first; of classes that exclude each other, accuracy. `n` counts the samples with a known label.
 
     Raises:
-        ValueError: a score is missing for some samples only, a label is not 0, 1 or NaN, none is known, or there
-            are several classes and no mean is asked for.
+        ValueError: a score is missing for some samples only, a label is not 0, 1 or NaN, none is known, there
+            are several classes and no mean is asked for, classes exclude each other and a film has not exactly one,
+            or a threshold is not the same for all films.
     """
     if not macro and len(classes) != 1:
         raise ValueError(f"metrics of one class, or means over them? classes are {', '.join(classes)}")
-    target = predictions[[f"target_{c}" for c in classes]].to_numpy(np.float64)  # (N, C)
-    score = predictions[[f"score_{c}" for c in classes]].to_numpy(np.float64)
-    known = ~np.isnan(target)
-    if not np.isin(target[known], (0.0, 1.0)).all():
-        raise ValueError(f"a target is not 0, 1 or NaN: {np.unique(target[known])[:5]}")
-    kept = known.any(axis=1)
-    if not kept.any():
-        raise ValueError("no sample has a known label")
-    target, score, known = target[kept], score[kept], known[kept]
-    patients = predictions["patient"].to_numpy(dtype=str)[kept].tolist()
-    trained = [k for k in range(len(classes)) if not np.isnan(score[:, k]).all()]
+    table = _Table.of(predictions, classes, exclusive)
+    names = [*_ORDERED, *(() if exclusive else _NAMED)]
+    alone = [table.values(k) for k in range(len(classes))]
+    values = {name: [own[name] for own in alone] for name in names}
+    defined = {name: None not in values[name] for name in names}
+    draws: dict[str, list[Floats]] = {name: [] for name in (*names, *_CONFUSED)}
+    # Accuracy has no classes to be a mean of, so these two come apart from the others.
+    confused = table.confused() if exclusive else None
+    if any(defined.values()) or confused is not None:
+        for weights in bootstrap_blocks(table.patients, (table.target == 1).any(axis=1)):
+            if any(defined.values()):
+                drawn = [table.drawn(k, weights) for k in range(len(classes))]
+                for name in names:
+                    draws[name].append(
+                        np.mean([own[name] for own in drawn], axis=0)
+                    )  # NaN in one, NaN in all
+            if confused is not None:
+                counts = confused.count(weights)
+                for name, metric in _CONFUSED.items():
+                    draws[name].append(np.mean(metric(counts), axis=1))
 
-    values: dict[str, list[float | None]] = {name: [None] * len(classes) for name in _METRICS}
-    draws: dict[str, list[Floats]] = {name: [] for name in _METRICS}
-    for k in trained:
-        rows = known[:, k]
-        for name, metric in _METRICS.items():
-            values[name][k] = _whole(metric, target[rows, k] == 1, score[rows, k])
-    # Both metrics are defined for the same classes: those with positives and negatives.
-    defined = None not in values["auroc"]
-    if defined:
-        for weights in bootstrap_blocks(patients, (target == 1).any(axis=1)):
-            ranked = [_by_score(target[m, k] == 1, score[m, k], weights[:, m]) for k, m in enumerate(known.T)]
-            for name, metric in _METRICS.items():
-                draws[name].append(
-                    np.mean([metric(*counts) for counts in ranked], axis=0)
-                )  # NaN in one, NaN in all
-
-    metrics = []
-    for name in _METRICS:
-        value = float(np.mean([v for v in values[name] if v is not None])) if defined else None
-        low, high = percentile_interval(np.concatenate(draws[name])) if defined else (None, None)
-        metrics.append(
-            Metric(
-                name=f"macro_{name}" if macro else name,
-                value=value,
-                low=low,
-                high=high,
-                interval=INTERVAL,
-                n=len(target),
-                per_class=dict(zip(classes, values[name], strict=True)) if macro else {},
-            )
+    def metric_of(name: str, title: str, found: Sequence[float | None]) -> Metric:
+        whole = [value for value in found if value is not None]
+        value = float(np.mean(whole)) if len(whole) == len(found) else None
+        low, high = percentile_interval(np.concatenate(draws[name])) if value is not None else (None, None)
+        return Metric(
+            name=title,
+            value=value,
+            low=low,
+            high=high,
+            interval=INTERVAL,
+            n=len(table.target),
+            per_class=dict(zip(classes, found, strict=True)) if macro and len(found) == len(classes) else {},
+            reason=table.reason(name, found),
         )
-    return tuple(metrics)
+
+    metrics = [metric_of(name, f"macro_{name}" if macro else name, values[name]) for name in names]
+    if not exclusive:
+        return tuple(metrics)
+    first = []
+    for name, metric in _CONFUSED.items():
+        found = [None] * (1 if name == "accuracy" else len(classes))
+        if confused is not None:
+            found = [None if np.isnan(v) else float(v) for v in metric(confused.once())[0]]
+        first.append(metric_of(name, "macro_f1" if name == "f1" else name, found))
+    return (first[0], *metrics, *first[1:])
+
+
+@dataclass(frozen=True)
+class _Confused:
+    """Samples whose class is known, by their class and the one they are named.
+
+    Attributes:
+        cell: (N,) class * C + named, -1 where the class is not known.
+        classes: C.
+    """
+
+    cell: npt.NDArray[np.int64]
+    classes: int
+
+    def count(self, weights: npt.NDArray[np.int32]) -> Floats:
+        """Weights (D, N) -> (D, C, C), class by named."""
+        inside = self.cell[:, None] == np.arange(self.classes**2)  # (N, C * C)
+        return (weights @ inside.astype(np.float64)).reshape(len(weights), self.classes, self.classes)
+
+    def once(self) -> Floats:
+        """As `count` with every sample counted once."""
+        return self.count(np.ones((1, len(self.cell)), np.int32))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Predictions of the N samples with a known label.
+
+    Attributes:
+        classes: names of the C classes.
+        exclusive: whether they exclude each other.
+        patients: of the samples.
+        target: (N, C) 1, 0 or NaN.
+        score: (N, C), NaN throughout where there is no classifier.
+        threshold: (C,), NaN where there is none.
+        known: (N, C) where the label is known.
+    """
+
+    classes: Sequence[str]
+    exclusive: bool
+    patients: list[str]
+    target: Floats
+    score: Floats
+    threshold: Floats
+    known: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, predictions: pd.DataFrame, classes: Sequence[str], exclusive: bool) -> "_Table":
+        target = predictions[[f"target_{c}" for c in classes]].to_numpy(np.float64)  # (N, C)
+        score = predictions[[f"score_{c}" for c in classes]].to_numpy(np.float64)
+        known = ~np.isnan(target)
+        if not np.isin(target[known], (0.0, 1.0)).all():
+            raise ValueError(f"a target is not 0, 1 or NaN: {np.unique(target[known])[:5]}")
+        kept = known.any(axis=1)
+        if not kept.any():
+            raise ValueError("no sample has a known label")
+        if exclusive and (wrong := np.count_nonzero((target[kept] == 1).sum(axis=1) != 1)):
+            raise ValueError(f"{wrong} of {np.count_nonzero(kept)} samples have not exactly one class")
+        threshold = np.full(len(classes), np.nan)
+        for k, name in enumerate(classes):
+            if not exclusive and f"threshold_{name}" in predictions:
+                given = predictions[f"threshold_{name}"].to_numpy(np.float64)
+                if (given != given[0]).any():  # NaN differs from itself
+                    raise ValueError(f"the threshold of {name} is not one number for all samples")
+                threshold[k] = given[0]
+        target, score, known = target[kept], score[kept], known[kept]
+        for k, name in enumerate(classes):
+            bad = np.count_nonzero(~np.isfinite(score[known[:, k], k]))
+            if bad and not np.isnan(score[:, k]).all():
+                raise ValueError(f"{bad} of {np.count_nonzero(known[:, k])} scores of {name} are not finite")
+        patients = predictions["patient"].to_numpy(dtype=str)[kept].tolist()
+        return cls(classes, exclusive, patients, target, score, threshold, known)
+
+    def values(self, k: int) -> dict[str, float | None]:
+        """The metrics of class k; None where they are not defined."""
+        found = self.drawn(k, np.ones((1, len(self.target)), np.int32))
+        return {name: None if np.isnan(value[0]) else float(value[0]) for name, value in found.items()}
+
+    def drawn(self, k: int, weights: npt.NDArray[np.int32]) -> dict[str, Floats]:
+        """The metrics of class k in each draw, weights (D, N) -> (D,), NaN where they are not defined."""
+        if self.untrained(k):
+            return {name: np.full(len(weights), np.nan) for name in (*_ORDERED, *_NAMED)}
+        rows = self.known[:, k]
+        truth, score, weights = self.target[rows, k] == 1, self.score[rows, k], weights[:, rows]
+        counts = _by_score(truth, score, weights)
+        found = {name: metric(*counts) for name, metric in _ORDERED.items()}
+        named = score >= self.threshold[k]
+        inside = np.stack([truth & named, truth & ~named, ~truth & named, ~truth & ~named], axis=1)
+        cells = (weights @ inside.astype(np.float64)).T
+        if np.isnan(self.threshold[k]):
+            cells = np.full_like(cells, np.nan)
+        return found | {name: metric(*cells) for name, metric in _NAMED.items()}
+
+    def confused(self) -> _Confused | None:
+        """By class and the class with the highest score, the first one of equals; None without any classifier."""
+        trained = np.array([not self.untrained(k) for k in range(len(self.classes))])
+        if not trained.any():
+            return None
+        named = np.argmax(np.where(trained, self.score, -np.inf), axis=1)
+        return _Confused(np.argmax(self.target == 1, axis=1) * len(self.classes) + named, len(self.classes))
+
+    def untrained(self, k: int) -> bool:
+        """Whether class k has no classifier."""
+        return bool(np.isnan(self.score[:, k]).all())
+
+    def reason(self, name: str, values: Sequence[float | None]) -> str:
+        """Why a metric has no value, or what has to be said of it."""
+        said = []
+        for k, label in enumerate(self.classes):
+            truth = self.target[self.known[:, k], k] == 1
+            value = values[k] if len(values) == len(self.classes) else None
+            if self.untrained(k):
+                said.append(f"{label}: no classifier could be trained")
+            elif len(values) != len(self.classes):
+                continue
+            elif name in _NAMED and np.isnan(self.threshold[k]) and not self.exclusive:
+                said.append(f"{label}: no threshold was stored")
+            elif value is None:
+                said.append(f"{label}: {int(truth.sum())} positives and {int((~truth).sum())} negatives")
+            elif name in _ORDERED and len(np.unique(self.score[self.known[:, k], k])) == 1:
+                said.append(f"{label}: one score for all films")
+        return "; ".join(said)
 
 
 def _auroc(positive: Floats, negative: Floats) -> Floats:
@@ -143,7 +308,56 @@ def _average_precision(positive: Floats, negative: Floats) -> Floats:
     return out
 
 
-_METRICS: dict[str, Counted] = {"auroc": _auroc, "average_precision": _average_precision}
+def _f1(hit: Floats, missed: Floats, false: Floats, spared: Floats) -> Floats:
+    out: Floats = np.full(len(hit), np.nan)
+    np.divide(2 * hit, 2 * hit + missed + false, out=out, where=hit + missed > 0)
+    return out
+
+
+def _balanced(hit: Floats, missed: Floats, false: Floats, spared: Floats) -> Floats:
+    shares = [
+        np.divide(right, right + wrong, out=np.full(len(right), np.nan), where=right + wrong > 0)
+        for right, wrong in ((hit, missed), (spared, false))
+    ]
+    mean: Floats = (shares[0] + shares[1]) / 2
+    return mean
+
+
+def _accuracy(counts: Floats) -> Floats:
+    right = np.trace(counts, axis1=1, axis2=2)
+    share: Floats = (right / counts.sum(axis=(1, 2)))[:, None]
+    return share
+
+
+def _f1_of_each(counts: Floats) -> Floats:
+    right = np.diagonal(counts, axis1=1, axis2=2)
+    there, named = counts.sum(axis=2), counts.sum(axis=1)
+    out: Floats = np.full(right.shape, np.nan)
+    np.divide(2 * right, there + named, out=out, where=there > 0)
+    return out
+
+
+def _recall_of_each(counts: Floats) -> Floats:
+    there = counts.sum(axis=2)
+    out: Floats = np.full(there.shape, np.nan)
+    np.divide(np.diagonal(counts, axis1=1, axis2=2), there, out=out, where=there > 0)
+    return out
+
+
+_ORDERED: dict[str, Counted] = {"auroc": _auroc, "average_precision": _average_precision}
+
+_NAMED: dict[str, Callable[[Floats, Floats, Floats, Floats], Floats]] = {
+    "f1": _f1,
+    "balanced_accuracy": _balanced,
+}
+"""(D,) weights of films rightly named, missed, wrongly named, rightly not named -> (D,), NaN if undefined."""
+
+_CONFUSED: dict[str, Callable[[Floats], Floats]] = {
+    "accuracy": _accuracy,
+    "f1": _f1_of_each,
+    "balanced_accuracy": _recall_of_each,
+}
+"""(D, C, C) weight of films by class and the class they are named -> (D, 1) or (D, C), whose mean is the metric."""
 
 
 def _whole(metric: Counted, truth: npt.NDArray[np.bool_], score: Floats) -> float | None:

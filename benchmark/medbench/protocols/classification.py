@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
+from torch import Tensor
 
 from medbench.data.index import Index
-from medbench.metrics.classification import classification_metrics
+from medbench.errors import DataError
+from medbench.metrics.calibration import Reliability, calibration_metrics, reliability_diagrams
+from medbench.metrics.classification import classification_metrics, f1_threshold
 from medbench.task import Environment, Evaluation, Metric, Task, TaskData
 
 Floats = npt.NDArray[np.float64]
@@ -44,38 +48,76 @@ class Classification(Task):
         return self.classes or index.labels
 
     def labels(self, index: Index, rows: Rows) -> Floats:
-        """(len(rows), C): 1, 0, NaN where not known."""
-        return index.table[[f"label_{name}" for name in self.names(index)]].to_numpy(np.float64)[rows]
+        """(len(rows), C): 1, 0, NaN where not known.
 
-    def predictions(self, data: TaskData, scores: Floats) -> pd.DataFrame:
+        Raises:
+            DataError: the index lacks a class, or has none at all.
+        """
+        names = self.names(index)
+        missing = [name for name in names if name not in index.labels]
+        if missing or not names:
+            raise DataError(
+                f"{index.dataset}: no label {', '.join(missing) or 'at all'} in {index.root}; it has "
+                f"{', '.join(index.labels) or 'none'}. A table names its labels in columns called label_NAME, or with "
+                "--column labels=...; of a dataset in several versions take the one that has these labels."
+            )
+        return index.table[[f"label_{name}" for name in names]].to_numpy(np.float64)[rows]
+
+    def predictions(self, data: TaskData, scores: Floats, validation: Floats | None = None) -> pd.DataFrame:
         """One row a test film.
 
         Args:
             data: its test part was scored.
             scores: (T, C) log-odds of each class against all else, so that 0 is a probability of one half; NaN
                 throughout for a class that could not be trained.
+            validation: (V, C) those of the validation films, which the thresholds are chosen on; not needed where
+                classes exclude each other.
 
         Returns:
-            `sample`, `patient`, and for each class `target_<class>` (1, 0, NaN where not known) and `score_<class>`.
+            `sample`, `patient`, and for each class `target_<class>` (1, 0, NaN where not known), `score_<class>` and,
+            unless classes exclude each other, `threshold_<class>`: the score from which F1 is best on validation.
         """
         rows = data.split.test
         table = data.index.table.iloc[rows]
-        targets = self.labels(data.index, rows)
+        targets, truth = self.labels(data.index, rows), self.labels(data.index, data.split.val)
         columns: dict[str, Any] = {
             "sample": table["sample"].to_numpy(),
             "patient": table["patient"].to_numpy(),
         }
         for k, name in enumerate(self.names(data.index)):
             columns |= {f"{_TARGET}{name}": targets[:, k], f"score_{name}": scores[:, k]}
+            if validation is not None and not self.exclusive and not np.isnan(validation[:, k]).any():
+                known = ~np.isnan(truth[:, k])
+                columns[f"threshold_{name}"] = f1_threshold(truth[known, k] == 1, validation[known, k])
         return pd.DataFrame(columns)
 
     def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
-        """AUROC and average precision, see `classification_metrics`."""
-        columns = [str(column) for column in predictions]
-        classes = [column.removeprefix(_TARGET) for column in columns if column.startswith(_TARGET)]
-        return classification_metrics(predictions, classes, macro=len(self.classes) != 1)
+        """Those of `classification_metrics`, the primary one first, and those of `calibration_metrics`."""
+        classes, macro = _classes(predictions), len(self.classes) != 1
+        return (
+            *classification_metrics(predictions, classes, macro=macro, exclusive=self.exclusive),
+            *calibration_metrics(predictions, classes, "log-odds", macro=macro),
+        )
+
+    def reliability(self, predictions: pd.DataFrame) -> Sequence[Reliability]:
+        """Two diagrams a class, see `reliability_diagrams`."""
+        return reliability_diagrams(predictions, _classes(predictions), "log-odds")
 
     def positives(self, index: Index) -> npt.NDArray[np.bool_]:
         """Films with a positive of any class."""
         positive: npt.NDArray[np.bool_] = (self.labels(index, np.arange(len(index))) == 1).any(axis=1)
         return positive
+
+
+def log_odds(logits: Tensor) -> Tensor:
+    """Logits of a softmax (..., C) -> log-odds of each class against all others: z_k - log sum_j!=k exp z_j."""
+    classes = logits.shape[-1]
+    same = torch.eye(classes, dtype=torch.bool, device=logits.device)
+    others = logits[..., None, :].masked_fill(same, -torch.inf)  # (..., C) -> (..., C, C)
+    return logits - others.logsumexp(-1)
+
+
+def _classes(predictions: pd.DataFrame) -> list[str]:
+    """Names of the classes that predictions are about."""
+    columns = [str(column) for column in predictions]
+    return [column.removeprefix(_TARGET) for column in columns if column.startswith(_TARGET)]

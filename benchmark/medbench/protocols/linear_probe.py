@@ -1,30 +1,36 @@
 """Linear probe (`lp`): L2 logistic regression on the pooled features of a frozen encoder.
 
-The penalty is chosen for each class on the whole validation split, by AUROC, from one grid that is the same
-for every method; the test split is read once. Nothing is drawn at random: the seed only picks the list of a
-label fraction.
+The penalty is chosen on the whole validation split from one grid that is the same for every method; the test split is
+read once. Labels that may occur together have a classifier and a penalty each, chosen by AUROC. Classes that exclude
+each other (COVIDx) have one softmax classifier, as the papers do, and one penalty, chosen by accuracy: probabilities of
+one film then sum to 1, which those of one classifier a class against the rest do not, and a class that lies between two
+others can still be the likeliest. Nothing is drawn at random: the seed only picks the list of a label fraction.
 
-The same question is asked by MGCA's released code with 50 epochs of AdamW over augmented
-films. Here the classifier is the unique minimum of a convex loss, so no learning rate, stopping rule or order
-can favour a method.
+The same question is asked by MGCA's released code with 50 epochs of AdamW over augmented films
+(`medbench.protocols.linear_probe_mgca`). Here the classifier is the unique minimum of a convex loss, so no learning
+rate, stopping rule or order can favour a method.
+
+A class without a positive or without a negative in the fraction can not be fitted. Every film then has the same score
+for it, the log-odds of the share of positives with half a film of each outcome added: its AUROC is 0.5, and of classes
+that exclude each other it is never the likeliest. `search` says so.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from medbench.metrics.classification import auroc
 from medbench.model import VisionLanguageModel
-from medbench.protocols.classification import Classification
-from medbench.protocols.features import pooled_features
-from medbench.protocols.logistic_regression import fit_logistic
+from medbench.protocols.classification import Classification, log_odds
+from medbench.protocols.logistic_regression import LogisticFit, fit_logistic
+from medbench.protocols.probe_features import ProbeFeatures, Scaling
+from medbench.protocols.selection import choose, one_valued, prior_log_odds
 from medbench.task import Environment, Evaluation, TaskData
 
 Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -45,28 +51,11 @@ class LinearProbeConfig:
 
     penalties: tuple[float, ...] = tuple(10.0**k for k in range(-6, 5))
     scaling: str = "centred, one scale for all features, from the training rows of the fraction"
-    choose: str = "validation AUROC of the class"
-
-
-@dataclass(frozen=True)
-class ProbeFeatures:
-    """Features of every row of the split.
-
-    Attributes:
-        rows: (M,) positions in the index, sorted.
-        pooled: (M, D) float32.
-    """
-
-    rows: npt.NDArray[np.int64]
-    pooled: npt.NDArray[np.float32]
-
-    def of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """(len(rows), D) features of these positions of the index."""
-        return self.pooled[np.searchsorted(self.rows, rows)]
+    choose: str = "validation AUROC of the class; accuracy where classes exclude each other"
 
 
 class LinearProbe(Classification):
-    """A binary label or several, each with a classifier of its own."""
+    """A binary label or several, each with a classifier of its own, or classes that exclude each other."""
 
     def __init__(
         self, recipe: str, *, split: str, classes: Sequence[str] = (), exclusive: bool = False
@@ -76,87 +65,57 @@ class LinearProbe(Classification):
 
     def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> ProbeFeatures:
         """Pooled features of all rows of the split."""
-        rows = np.unique(np.concatenate([data.split.train, data.split.val, data.split.test]))
-        return ProbeFeatures(rows, pooled_features(model, data, rows, env))
+        return ProbeFeatures.extract(model, data, env)
 
     def evaluate(
-        self,
-        features: ProbeFeatures,
-        data: TaskData,
-        train: npt.NDArray[np.int64],
-        seed: int,
-        env: Environment,
+        self, features: ProbeFeatures, data: TaskData, train: Rows, seed: int, env: Environment
     ) -> Evaluation:
-        """Fit on `train`, choose the penalty on validation, predict the test rows.
-
-        A class that has only one value in `train` or in validation can not be fitted or chosen: its scores are NaN
-        and `search` says why.
-        """
-        split = data.split
+        """Fit on `train`, choose the penalty on validation, predict the test rows."""
         classes = self.names(data.index)
-        labels = {
-            name: self.labels(data.index, rows) for name, rows in (("train", train), ("val", split.val))
+        labels, validation = self.labels(data.index, train), self.labels(data.index, data.split.val)
+        absent = one_valued(labels, classes, "training fraction")
+        if self.exclusive and len(classes) - len(absent) < 2:  # nothing to tell apart
+            absent = dict.fromkeys(classes, "the training fraction holds films of one class") | absent
+        fitted = [k for k, name in enumerate(classes) if name not in absent]
+        grid = self.config.penalties
+        prior = prior_log_odds(labels, exclusive=self.exclusive)
+        scores = {
+            part: np.broadcast_to(prior, (len(grid), len(rows), len(classes))).copy()
+            for part, rows in (("val", data.split.val), ("test", data.split.test))
         }
-        notes = {c: note for k, c in enumerate(classes) if (note := _unfit(labels, k))}
-        fitted = [k for k, c in enumerate(classes) if c not in notes]
-        scores = np.full((len(split.test), len(classes)), np.nan)
-        chosen: dict[str, Any] = {}
         if fitted:
-            mean, scale = _scaling(features.of(train))
-            x = {
-                name: torch.from_numpy((features.of(rows).astype(np.float64) - mean) * scale).to(env.device)
-                for name, rows in (("train", train), ("val", split.val), ("test", split.test))
-            }
+            scaling = Scaling.of(features, train)
             fit = fit_logistic(
-                x["train"],
-                torch.from_numpy(labels["train"][:, fitted]).to(env.device),
-                torch.tensor(self.config.penalties, dtype=torch.float64, device=env.device),
+                scaling.whole(features, train, env.device),
+                torch.from_numpy(labels[:, fitted]).to(env.device),
+                torch.tensor(grid, dtype=torch.float64, device=env.device),
+                exclusive=self.exclusive,
             )
-            validation = fit.predict(x["val"]).cpu().numpy()  # (K, C, rows)
-            test = fit.predict(x["test"]).cpu().numpy()
-            for position, k in enumerate(fitted):
-                found = _choose(labels["val"][:, k], validation[:, position])
-                best = len(found) - 1 - int(np.argmax(found[::-1]))  # of equal values the last, strongest one
-                scores[:, k] = test[best, position]
-                chosen[classes[k]] = {
-                    "penalty": self.config.penalties[best],
-                    "validation_auroc": found[best],
-                    "validation_auroc_by_penalty": found,
-                }
-        search = {
-            "grid": {"penalty": list(self.config.penalties)},
-            "trials": len(self.config.penalties),
-            "selected_on": self.config.choose,
-            "chosen": chosen,
-            "notes": notes,
-        }
-        return Evaluation(self.predictions(data, scores), search)
+            for part, rows in (("val", data.split.val), ("test", data.split.test)):
+                scores[part][:, :, fitted] = self._predict(fit, scaling, features, rows, env)
+        choice = choose(
+            "penalty",
+            grid,
+            validation,
+            scores["val"],
+            classes,
+            exclusive=self.exclusive,
+            untrained={name: f"{note}: every film has the same score" for name, note in absent.items()},
+        )
+        predictions = self.predictions(data, choice.of(scores["test"]), choice.of(scores["val"]))
+        return Evaluation(predictions, choice.search)
 
     def depends_on_seed(self, fraction: float) -> bool:
         """Only through the list of a fraction: the fit itself has one minimum."""
         return fraction < 1.0
 
-
-def _unfit(labels: dict[str, Floats], k: int) -> str:
-    """Why class `k` can not be fitted or its penalty chosen, or ""."""
-    for name, part in (("training fraction", labels["train"]), ("validation split", labels["val"])):
-        positives, negatives = int((part[:, k] == 1).sum()), int((part[:, k] == 0).sum())
-        if positives == 0 or negatives == 0:
-            return f"the {name} holds {positives} positives and {negatives} negatives; both are needed"
-    return ""
-
-
-def _scaling(train: npt.NDArray[np.float32]) -> tuple[Floats, float]:
-    """What to take off each feature and what to multiply all of them with; 0 where they are constant."""
-    wide = train.astype(np.float64)
-    mean = wide.mean(axis=0)
-    spread = float(np.sqrt(np.square(wide - mean).mean()))
-    varies = spread > 1e-6 * float(np.abs(mean).max())  # float32 resolves 6e-8 of a value
-    return mean, 1 / spread if varies else 0.0
-
-
-def _choose(labels: Floats, scores: Floats) -> list[float]:
-    """Validation AUROC of each row of `scores` (K, rows)."""
-    known = ~np.isnan(labels)
-    values = [auroc(labels[known] == 1, row[known]) for row in scores]
-    return [value for value in values if value is not None]
+    def _predict(
+        self, fit: LogisticFit, scaling: Scaling, features: ProbeFeatures, rows: Rows, env: Environment
+    ) -> Floats:
+        """(K, M, C) log-odds of films by every penalty."""
+        parts = []
+        for _, block in scaling.blocks(features, rows, env.device):
+            logits = fit.predict(block).transpose(1, 2)  # (K, C, b) -> (K, b, C)
+            parts.append((log_odds(logits) if self.exclusive else logits).cpu().numpy())
+        scores: Floats = np.concatenate(parts, axis=1)
+        return scores

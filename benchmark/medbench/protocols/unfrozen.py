@@ -110,10 +110,19 @@ def parameter_groups(
     return groups
 
 
+def layer_count(model: VisionLanguageModel) -> int:
+    """How many layers of a `trainable_copy` learn; 1 where the model does not name them.
+
+    Raises:
+        PluginError: the model names a parameter twice, or leaves out one that learns.
+    """
+    return len(_layers(model))
+
+
 def describe_layers(model: VisionLanguageModel) -> str:
     """In words, for a record: how many layers the rates of a `trainable_copy` fall over."""
     if isinstance(model, LayeredModel):
-        return f"{len(_layers(model))} layers, from input to output"
+        return f"{layer_count(model)} layers, from input to output"
     return "one layer: the model does not name its layers (image_layers), so layer_decay changes nothing"
 
 

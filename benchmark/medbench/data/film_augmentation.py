@@ -1,7 +1,7 @@
 """Films of a training batch, each changed in a way of its own: mirrored, turned, warped, lit differently, blurred.
 
 All of it is done on the batch's device, for the whole batch at once, with numbers drawn from torch's default generator,
-which the engine seeds from (seed, step): a run that was interrupted sees the films that it would have seen. What is
+which its caller seeds from (seed, step): a run that was interrupted sees the films that it would have seen. What is
 drawn for a film depends on its place in the batch alone, not on what any film shows.
 
 Each part is what torchvision's transform of that name does to one film, but that everything is interpolated bilinearly
@@ -36,7 +36,9 @@ class FilmAugmentation:
         autocontrast_probability: that a film's darkest value becomes 0 and its lightest 1.
         brightness: factor of grey values.
         contrast: factor of their distance from their mean. Which of the two comes first is drawn too.
+        light_probability: that brightness and contrast change at all.
         blur: standard deviation of a Gaussian, pixels.
+        blur_probability: that a film is blurred at all.
     """
 
     flip: float = 0.0
@@ -48,7 +50,9 @@ class FilmAugmentation:
     autocontrast_probability: float = 0.0
     brightness: Range = ONE
     contrast: Range = ONE
+    light_probability: float = 1.0
     blur: Range = ZERO
+    blur_probability: float = 1.0
 
     @torch.no_grad()
     def __call__(self, films: Tensor, preprocessing: Preprocessing) -> Tensor:
@@ -71,9 +75,10 @@ class FilmAugmentation:
             if self.autocontrast_probability:
                 grey = _choose(grey, self.autocontrast_probability, _stretch(grey))
             if self.brightness != ONE or self.contrast != ONE:
-                grey = self._lit(grey)
+                grey = _maybe(grey, self.light_probability, self._lit(grey))
             if self.blur != ZERO:
-                grey = _blur(grey, _uniform(grey, self.blur))
+                blurred = _blur(grey, _uniform(grey, self.blur))
+                grey = _maybe(grey, self.blur_probability, blurred)
             channels = [(grey - m) / s for m, s in zip(mean, std, strict=True)]
             changed = torch.cat(channels, 1).to(films.dtype)
             return changed.contiguous(memory_format=torch.channels_last)
@@ -126,6 +131,11 @@ def _choose(films: Tensor, probability: float, changed: Tensor) -> Tensor:
     """(B, 1, S, S): each film as it is, or with this probability changed."""
     chosen = torch.rand(len(films), device=films.device) < probability
     return torch.where(chosen[:, None, None, None], changed, films)
+
+
+def _maybe(films: Tensor, probability: float, changed: Tensor) -> Tensor:
+    """As `_choose`; what is certain draws nothing."""
+    return changed if probability == 1 else _choose(films, probability, changed)
 
 
 def _matrices(*rows: tuple[Tensor, Tensor, Tensor]) -> Tensor:

@@ -5,10 +5,10 @@ import torch
 import torchvision.transforms.functional as TF
 from torch import Tensor
 
+from medbench.data import film_augmentation
+from medbench.data.film_augmentation import FilmAugmentation
 from medbench.model import Preprocessing
 from medbench_methods import convirt, mflag
-from medbench_methods.modules import film_augmentation
-from medbench_methods.modules.film_augmentation import FilmAugmentation
 
 PREPROCESSING = Preprocessing(size=40, resize=40, mean=(0.5, 0.4, 0.3), std=(0.5, 0.2, 0.25))
 EVERY = [convirt.AUGMENTATION, mflag.AUGMENTATION]
