@@ -484,6 +484,8 @@ def test_positives_are_films_with_an_outline_that_counts(data: TaskData) -> None
     ]
     other = Segmentation("micro", split="shapes", labels=("nothing",))
     assert not other.positives(data.index).any()
+    with pytest.raises(DataError, match="has neither outlines nor boxes, so there is nothing to segment"):
+        other.positives(with_regions(data, [None] * 48).index)
 
 
 # Numbers of the protocol.

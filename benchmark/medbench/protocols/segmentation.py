@@ -217,7 +217,16 @@ class Segmentation(Task):
         return segmentation_metrics(predictions, mgca_batch=self.config.mgca_batch)
 
     def positives(self, index: Index) -> npt.NDArray[np.bool_]:
-        """Films with an outline that counts."""
+        """Films with an outline that counts.
+
+        Raises:
+            DataError: nobody annotated any film.
+        """
+        if not bool(index.table[["regions", "boxes"]].notna().any(axis=None)):
+            raise DataError(
+                f"{index.dataset} in {index.root} has neither outlines nor boxes, so there is nothing to segment. A "
+                "table gives them by a column of mask files (--column mask=NAME) or by boxes (x, y, width, height)."
+            )
         return positive_rows(index, self.config.labels)
 
 
