@@ -22,7 +22,9 @@ SMALL = {
 }
 
 
-@pytest.mark.parametrize(("part", "lines"), [("retrieval", 2), ("lp", 3), ("lp_mgca", 1)])
+@pytest.mark.parametrize(
+    ("part", "lines"), [("retrieval", 2), pytest.param("lp", 3, marks=pytest.mark.slow), ("lp_mgca", 1)]
+)
 def test_every_part_prints_what_it_found_and_the_goal(
     tasks: Any, part: str, lines: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
