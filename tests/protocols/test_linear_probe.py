@@ -183,7 +183,7 @@ def test_a_class_absent_from_validation_takes_the_penalty_of_the_others(case: Ca
     chosen = result.search["chosen"]
     assert chosen["a"] == {"penalty": chosen["b"]["penalty"], "validation_auroc": None}
     assert result.search["notes"] == {
-        "a": "the validation split holds 0 positives and 50 negatives; the penalty is the best for the other classes"
+        "a": "the validation split holds 0 positives and 50 negatives; penalty: the best for the other classes"
     }
     assert task.score(result.predictions)[0].per_class["a"] > 0.5
 

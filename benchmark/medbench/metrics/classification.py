@@ -97,9 +97,11 @@ def classification_metrics(
     `balanced_accuracy` is the mean over classes of the share of their films that is named right, with these shares as
     `per_class`.
 
-    A mean is None when it is for one of the classes, since a mean over the others would be another quantity under the
-    same name; `reason` then names the class. It also names classes whose films all have one score, as those have that
-    a label fraction says nothing about: their AUROC is 0.5.
+    Means are over the classes that the test labels define the metric for: without a positive (or for most metrics a
+    negative) test film nothing can be measured, whatever the method, so all methods are measured over the same classes.
+    `reason` names those that are left out, and classes whose films all have one score, as those have that a label
+    fraction says nothing about: their AUROC is 0.5. A class without a classifier is the method's business: it takes the
+    mean with it.
 
     Args:
         predictions: one row a sample with `patient`, `target_<class>` (1, 0, or NaN where not known: that
@@ -126,28 +128,31 @@ def classification_metrics(
     each = [table.one(k) for k in range(len(classes))]
     alone = [one.values() for one in each]
     values = {name: [own[name] for own in alone] for name in names}
-    defined = {name: None not in values[name] for name in names}
+    trained = not any(table.untrained(k) for k in range(len(classes)))
     draws: dict[str, list[Floats]] = {name: [] for name in (*names, *_CONFUSED)}
     # Accuracy has no classes to be a mean of, so these two come apart from the others.
     confused = table.confused() if exclusive else None
-    if any(defined.values()) or confused is not None:
+    if trained or confused is not None:
         for weights in bootstrap_blocks(table.patients, (table.target == 1).any(axis=1)):
-            if any(defined.values()):
+            if trained:
                 columns = np.ascontiguousarray(weights.T, dtype=np.float64)
                 drawn = [one.drawn(columns) for one in each]
                 for name in names:
-                    draws[name].append(
-                        np.mean([own[name] for own in drawn], axis=0)
-                    )  # NaN in one, NaN in all
+                    counted = [
+                        own[name] for own, value in zip(drawn, values[name], strict=True) if value is not None
+                    ]
+                    if counted:
+                        draws[name].append(np.mean(counted, axis=0))  # NaN in one, NaN in all
             if confused is not None:
                 counts = confused.count(weights)
                 for name, metric in _CONFUSED.items():
-                    draws[name].append(np.mean(metric(counts), axis=1))
+                    there = ~np.isnan(metric(confused.once())[0])
+                    draws[name].append(np.mean(metric(counts)[:, there], axis=1))
 
-    def metric_of(name: str, title: str, found: Sequence[float | None]) -> Metric:
-        whole = [value for value in found if value is not None]
-        value = float(np.mean(whole)) if len(whole) == len(found) else None
-        low, high = percentile_interval(np.concatenate(draws[name])) if value is not None else (None, None)
+    def metric_of(name: str, title: str, found: Sequence[float | None], measured: bool) -> Metric:
+        there = [value for value in found if value is not None] if measured else []
+        value = float(np.mean(there)) if there else None
+        low, high = percentile_interval(np.concatenate(draws[name])) if there else (None, None)
         return Metric(
             name=title,
             value=value,
@@ -159,15 +164,15 @@ def classification_metrics(
             reason=table.reason(name, found),
         )
 
-    metrics = [metric_of(name, f"macro_{name}" if macro else name, values[name]) for name in names]
+    metrics = [metric_of(name, f"macro_{name}" if macro else name, values[name], trained) for name in names]
     if not exclusive:
         return tuple(metrics)
     first = []
     for name, metric in _CONFUSED.items():
-        found = [None] * (1 if name == "accuracy" else len(classes))
+        found: list[float | None] = [None] * (1 if name == "accuracy" else len(classes))
         if confused is not None:
             found = [None if np.isnan(v) else float(v) for v in metric(confused.once())[0]]
-        first.append(metric_of(name, "macro_f1" if name == "f1" else name, found))
+        first.append(metric_of(name, "macro_f1" if name == "f1" else name, found, confused is not None))
     return (first[0], *metrics, *first[1:])
 
 
@@ -186,7 +191,8 @@ class _Confused:
     def count(self, weights: npt.NDArray[np.int32]) -> Floats:
         """Weights (D, N) -> (D, C, C), class by named."""
         inside = self.cell[:, None] == np.arange(self.classes**2)  # (N, C * C)
-        return (weights @ inside.astype(np.float64)).reshape(len(weights), self.classes, self.classes)
+        counts: Floats = weights @ inside.astype(np.float64)
+        return counts.reshape(len(weights), self.classes, self.classes)
 
     def once(self) -> Floats:
         """As `count` with every sample counted once."""
@@ -277,7 +283,10 @@ class _Table:
             elif name in _NAMED and np.isnan(self.threshold[k]) and not self.exclusive:
                 said.append(f"{label}: no threshold was stored")
             elif value is None:
-                said.append(f"{label}: {int(truth.sum())} positives and {int((~truth).sum())} negatives")
+                left = " (left out of the mean)" if any(v is not None for v in values) else ""
+                said.append(
+                    f"{label}: {int(truth.sum())} positives and {int((~truth).sum())} negatives{left}"
+                )
             elif name in _ORDERED and len(np.unique(self.score[self.known[:, k], k])) == 1:
                 said.append(f"{label}: one score for all films")
         return "; ".join(said)
