@@ -15,6 +15,8 @@ Parts:
   last line is the largest difference of both validation AUROCs at the same label and penalty.
 - `lp_mgca`: the linear probe at 1, 10 and 100 % of the same split of `--frozen` films, from features in memory, against
   `lp@mgca` with its published schedule, which has to pass the films through the encoder again (`random`, `tiny`).
+- `features`: pooled features and feature maps of `--kept` films by `random`, a ResNet-50 at 224 px: extracting and
+  keeping them, against finding them in the cache. How many times faster that is, and what the cache takes.
 
 Other work on the machine spoils the times.
 """
@@ -53,6 +55,8 @@ class Sizes:
     labels: int
     fits: int
     frozen: int
+    kept: int
+    recipe: str
 
 
 @dataclass(frozen=True)
@@ -273,7 +277,79 @@ def lp_mgca(sizes: Sizes) -> Iterator[Result]:
     yield Result("lp over lp@mgca, three fractions", spent["lp@mgca"] / spent["lp"], "times", 20)
 
 
-PARTS = {part.__name__: part for part in (retrieval, lp, lp_mgca)}
+def features(sizes: Sizes) -> Iterator[Result]:
+    import tempfile
+
+    import medbench
+
+    encoder = medbench.load("random", recipe=sizes.recipe)
+    for kind, measure in (("pooled features", measure_pooled), ("feature maps", measure_maps)):
+        with tempfile.TemporaryDirectory() as folder:
+            extracting, finding, size = measure(encoder.model, sizes.kept, Path(folder))
+        name = f"{kind} of {sizes.kept:,} films"
+        print(f"{name}: {extracting:.2f} s to extract, {finding:.2f} s to find, {size / 1e6:,.1f} MB")
+        yield Result(f"{name}, found in the cache", extracting / finding, "times", 20)
+
+
+def measure_pooled(model: Any, films: int, folder: Path) -> tuple[float, float, int]:
+    """Seconds to extract and keep, seconds to find and read, bytes of disk."""
+    from medbench.feature_cache import held
+    from medbench.protocols.features import pooled_features
+
+    data, env = noise(model.preprocessing.resize, films), caching(folder)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        pooled_features(model, data, data.split.train, env).sum()
+        seconds.append(time.perf_counter() - start)
+    return seconds[0], seconds[1], held(folder)[0].bytes
+
+
+def measure_maps(model: Any, films: int, folder: Path) -> tuple[float, float, int]:
+    """As `measure_pooled`, of the three coarsest maps; reading them is training's business."""
+    from medbench.feature_cache import held
+    from medbench.protocols.pyramids import Pyramids
+
+    data, env = noise(model.preprocessing.size, films), caching(folder)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        assert Pyramids(model, data, 3, 2**40, env).cached
+        seconds.append(time.perf_counter() - start)
+    return seconds[0], seconds[1], held(folder)[0].bytes
+
+
+def caching(folder: Path) -> "Environment":
+    """One whose features are kept in a folder."""
+    import torch
+
+    from medbench.progress import Progress
+    from medbench.task import Environment
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    quiet = Progress(quiet=True)
+    return Environment(device, "32", folder / "work", quiet, encoder="weights", cache=folder)
+
+
+def noise(side: int, films: int) -> "TaskData":
+    """Films of noise, all of them to be trained on."""
+    import numpy as np
+    import pandas as pd
+
+    from medbench.data.index import Index
+    from medbench.data.prepared import PreparedImages
+    from medbench.data.splits import Split
+    from medbench.task import TaskData
+
+    pixels = np.random.default_rng(0).integers(0, 256, (films, side, side), np.uint8)
+    prepared = PreparedImages(pixels, np.full((films, 2), side), "noise")
+    rows = np.arange(films)
+    table = pd.DataFrame({"sample": [f"s{k}" for k in rows]})
+    split = Split("noise", rows, rows[:0], rows[:0])
+    return TaskData(Index("noise", Path(), "phantom", table), split, lambda side, fit: prepared)
+
+
+PARTS = {part.__name__: part for part in (retrieval, lp, lp_mgca, features)}
 
 
 def main(words: list[str] | None = None) -> None:
@@ -285,6 +361,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--labels", type=int, default=14, help="of lp (default: 14)")
     parser.add_argument("--fits", type=int, default=22, help="of scikit-learn in lp (default: 22)")
     parser.add_argument("--frozen", type=int, default=1_500, help="films of lp_mgca (default: 1,500)")
+    parser.add_argument("--kept", type=int, default=1_000, help="films of features (default: 1,000)")
+    parser.add_argument("--recipe", default="paper", help="of the encoder of features (default: paper)")
     options = parser.parse_args(words)
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from medbench.data.prepared import BrokenImages
 from medbench.devices import describe, deterministic, resolve_device, resolve_precision
 from medbench.errors import MedbenchError, UsageError
+from medbench.feature_cache import FOLDER
 from medbench.files import locked
 from medbench.model import VisionLanguageModel
 from medbench.planner import Cell, Encoder, Group, Planner
@@ -106,17 +107,17 @@ class Runner:
         methods, tasks = self.planner.methods(), self.planner.tasks()
         deterministic()
         outcome = RunOutcome()
-        self._check_folder("cache", self.request.cache)
+        self.check_folder("cache", self.request.cache)
         self.planner.sources.check_corpus()
         for method in methods:  # a mistake in the last one must not cost the work of the first
             encoder = self.planner.encoder(method, self.request.seeds[0])
             for task in tasks:
                 self.planner.group(encoder, task)
-        self._check_folder("results", self.request.results)
+        self.check_folder("results", self.request.results)
         self._report(self.catalogue.run_started(self.request, self.request.results))
         for method in methods:
             for seed in self.request.seeds:
-                outcome.records += self._without_broken(partial(self._cells, method, seed, tasks, outcome))
+                outcome.records += self.without_broken(partial(self._cells, method, seed, tasks, outcome))
         # A cell that no seed can change was asked for once a seed.
         outcome.records = list({record.cell_id: record for record in outcome.records}.values())
         return outcome
@@ -124,7 +125,7 @@ class Runner:
     def pretrain(self) -> list[Path]:
         """Pretrain the request's methods at its seeds, or find that it is done; folders of the finished weights."""
         deterministic()
-        self._check_folder("cache", self.request.cache)
+        self.check_folder("cache", self.request.cache)
         for spec in self.planner.methods():
             self.planner.encoder(spec, self.request.seeds[0])
         folders = []
@@ -133,10 +134,15 @@ class Runner:
                 self.progress.say(f"{spec.name} is used as it is initialised: there is nothing to pretrain")
                 continue
             for seed in self.request.seeds:
-                folders.append(self._without_broken(partial(self._pretrain, spec, seed)))
+                folders.append(self.without_broken(partial(self._pretrain, spec, seed)))
         return folders
 
-    def _check_folder(self, what: str, folder: Path) -> None:
+    def check_folder(self, what: str, folder: Path) -> None:
+        """See that a folder can be written to; made if need be.
+
+        Raises:
+            UsageError: it can not.
+        """
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -144,7 +150,7 @@ class Runner:
         if not os.access(folder, os.W_OK):
             raise UsageError(f"The {what} folder {folder} can not be written to.")
 
-    def _without_broken(self, work: Callable[[], _T]) -> _T:
+    def without_broken(self, work: Callable[[], _T]) -> _T:
         """Do `work`; where films turn out broken and the user wants them left out, do it again without them."""
         while True:
             try:
@@ -171,7 +177,7 @@ class Runner:
         error: Exception | None = None
         if todo:
             try:
-                model, info = self._model(encoder)
+                model, info = self.model(encoder)
             except BrokenImages:
                 raise
             except Exception as caught:
@@ -181,7 +187,8 @@ class Runner:
             records += self._group(group, model, info, error, outcome)
         return records
 
-    def _model(self, encoder: Encoder) -> tuple[VisionLanguageModel, WeightsInfo]:
+    def model(self, encoder: Encoder) -> tuple[VisionLanguageModel, WeightsInfo]:
+        """The model of an encoder on the device, in eval mode, and its weights; pretrained now if need be."""
         if encoder.identity.kind == "untrained":
             weights = untrained(
                 encoder.method,
@@ -225,6 +232,18 @@ class Runner:
             progress=self.progress,
             extra_info={"fidelity": encoder.spec.fidelity, "git": git_state()},
             offline=self.request.offline,
+        )
+
+    def environment(self, workdir: Path, encoder: Encoder, info: WeightsInfo | None) -> Environment:
+        """Where an encoder computes; with its weights known, it finds features in the cache and leaves them there."""
+        return Environment(
+            self.device,
+            self.precision,
+            workdir,
+            self.progress,
+            encoder="" if info is None else sha256_json([info.sha256, self.precision, self.device.type]),
+            cache=self.request.cache / FOLDER,
+            method=encoder.spec.name,
         )
 
     # One encoder on one task.
@@ -289,10 +308,7 @@ class Runner:
         if not self.request.resume:
             shutil.rmtree(workdir, ignore_errors=True)
         workdir.mkdir(parents=True, exist_ok=True)
-        weights = "" if info is None else sha256_json([info.sha256, self.precision, self.device.type])
-        env = Environment(
-            self.device, self.precision, workdir, self.progress, weights, self.request.cache / "features"
-        )
+        env = self.environment(workdir, group.encoder, info)
         features: Any = None
         extract: dict[str, float] = {}
         try:

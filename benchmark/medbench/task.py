@@ -38,7 +38,8 @@ class Environment:
         workdir: a folder for this method, task and seed that outlives an interruption (checkpoints of heads).
         progress: where to report to.
         encoder: SHA-256 that names the weights; "" where it is not known, and features are then kept by nobody.
-        cache: folder for what other tasks can use again; None where there is none.
+        cache: folder of features that other tasks can use again (`medbench.feature_cache`); None where there is none.
+        method: whose encoder it is, for the user who lists the cache.
     """
 
     device: torch.device
@@ -47,6 +48,7 @@ class Environment:
     progress: Progress
     encoder: str = ""
     cache: Path | None = None
+    method: str = ""
 
 
 @dataclass(frozen=True)
