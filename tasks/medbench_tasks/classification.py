@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from medbench.specs import TABLE, TaskSpec
+from medbench.specs import TABLE, Provision, TaskSpec
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ SETS: tuple[LabelledSet, ...] = (
 )
 """What every protocol of classification is run on."""
 
-_POOLED = frozenset({"image.pooled"})
+_POOLED: frozenset[Provision] = frozenset({"image.pooled"})
 _PROTOCOLS = "medbench.protocols"
 
 

@@ -13,6 +13,7 @@ from sklearn.metrics import (
     average_precision_score,
     balanced_accuracy_score,
     f1_score,
+    recall_score,
     roc_auc_score,
 )
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
@@ -172,16 +173,25 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
         assert a_values == pytest.approx(b_values)
 
 
-def test_a_class_without_a_value_takes_the_mean_with_it() -> None:
-    one_sided = frame(40, 2)
-    one_sided["target_1"] = 0.0
-    untrained = frame(40, 2)
-    untrained["score_1"] = np.nan
-    for table in (one_sided, untrained):
-        for metric in classification_metrics(table, ["0", "1"], macro=True):
-            assert (metric.value, metric.low, metric.high) == (None, None, None)
-            assert metric.per_class["0"] is not None
-            assert metric.per_class["1"] is None
+def test_a_class_that_can_not_be_measured_is_left_out() -> None:
+    table = frame(40, 2)
+    both, alone = (
+        by_name(classification_metrics(own, ["0", "1"], macro=True))
+        for own in (table, table.assign(target_1=0.0))
+    )
+    for name, metric in alone.items():
+        assert metric.per_class == {"0": both[name].per_class["0"], "1": None}
+        assert metric.value == metric.per_class["0"]
+        assert metric.reason == "1: 0 positives and 40 negatives (left out of the mean)"
+        assert metric.low < metric.value < metric.high
+
+
+def test_a_class_without_a_classifier_takes_the_mean_with_it() -> None:
+    for metric in classification_metrics(frame(40, 2).assign(score_1=np.nan), ["0", "1"], macro=True):
+        assert (metric.value, metric.low, metric.high) == (None, None, None)
+        assert metric.per_class["0"] is not None
+        assert metric.per_class["1"] is None
+        assert metric.reason == "1: no classifier could be trained"
 
 
 def test_one_class_only_is_none_and_says_over_how_many() -> None:
@@ -309,9 +319,14 @@ def test_classes_that_exclude_each_other(seed: int, classes: int, n: int) -> Non
         f1s = multiclass_f1_score(p, t, classes, average="none").tolist()
         assert list(found["macro_f1"].per_class.values()) == pytest.approx(f1s, abs=1e-6)
     else:
-        for name in ("balanced_accuracy", "macro_f1", "macro_auroc"):
-            assert found[name].value is None
-            assert "0 positives" in found[name].reason
+        there = sorted(
+            set(truth)
+        )  # scikit-learn's mean of recalls leaves out classes that are not there, too
+        assert found["balanced_accuracy"].value == pytest.approx(
+            recall_score(truth, named, labels=there, average="macro")
+        )
+        assert found["macro_f1"].value == pytest.approx(f1_score(truth, named, labels=there, average="macro"))
+        assert "0 positives" in found["balanced_accuracy"].reason
 
 
 def test_intervals_of_accuracy_are_those_of_literal_resamples() -> None:
@@ -342,6 +357,8 @@ def test_a_class_without_a_classifier_is_never_named() -> None:
     assert found["accuracy"].value == pytest.approx(2 / 6)
     assert found["accuracy"].reason == "2: no classifier could be trained"
     assert found["balanced_accuracy"].value == pytest.approx(1 / 3)
+    named = np.array([0, 0, 0, 1, 1, 1])
+    assert found["macro_f1"].value == pytest.approx(f1_score(truth, named, average="macro"))
     assert found["macro_auroc"].value is None
     nothing = classification_metrics(
         exclusive_frame(truth, np.full((6, 3), np.nan)), ["0", "1", "2"], macro=True, exclusive=True
@@ -361,9 +378,10 @@ def test_films_of_several_classes_are_no_exclusive_set() -> None:
 def test_what_has_to_be_said() -> None:
     table = frame(40, 2).assign(target_0=0.0, score_1=0.0)
     found = by_name(classification_metrics(table, ["0", "1"], macro=True))
-    assert found["macro_auroc"].reason == "0: 0 positives and 40 negatives; 1: one score for all films"
+    left = "0: 0 positives and 40 negatives (left out of the mean)"
+    assert found["macro_auroc"].reason == f"{left}; 1: one score for all films"
     assert found["macro_auroc"].per_class["1"] == 0.5
-    assert found["macro_f1"].reason == "0: 0 positives and 40 negatives"
+    assert found["macro_f1"].reason == left
     bare = frame(40, 1).drop(columns="threshold_0")
     found = by_name(classification_metrics(bare, ["0"], macro=False))
     assert found["auroc"].value is not None

@@ -12,7 +12,10 @@ from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
 from medbench.data.splits import three_way
 from medbench.model import ImageFeatures, Preprocessing
+from medbench.plugins import load_catalogue
 from medbench.progress import Progress
+from medbench.request import RunRequest
+from medbench.runner import run
 from medbench.specs import TaskSpec
 from medbench.task import Environment, TaskData
 from medbench_tasks import medbench_tasks
@@ -78,3 +81,26 @@ def test_predictions_alone_give_the_metrics_again(spec: TaskSpec, data: TaskData
     result = task.evaluate(task.extract(Brightness(), data, env), data, data.split.train, 0, env)
     result.predictions.to_parquet(tmp_path / "p.parquet", index=False)
     assert task.score(pd.read_parquet(tmp_path / "p.parquet")) == task.score(result.predictions)
+
+
+@pytest.mark.parametrize("task", ["covidx_lp", "nih_knn"])  # rsna_lp: tests/test_main_job.py
+def test_an_untrained_encoder_from_phantom_to_record(task: str, tmp_path: Path) -> None:
+    catalogue = load_catalogue(third_party=False)
+    wanted = RunRequest(
+        ("random",),
+        (task,),
+        results=tmp_path / "results",
+        cache=tmp_path / "cache",
+        fractions=(1.0,),
+        recipe="micro",
+        device="cpu",
+        quiet=True,
+    )
+    (record,) = run(wanted, catalogue).records
+    assert record.status == "ok", record.error
+    assert record.primary is not None
+    assert record.primary.name == catalogue.tasks[task].primary_metric
+    for metric in record.metrics:
+        assert metric.value is not None or metric.reason
+        assert metric.value is None or 0 <= metric.value <= 1
+    assert record.search["trials"] > 1

@@ -15,10 +15,12 @@ Both minima are unique (the second up to a number that all b_k have in common, w
 mean is 0), so the result depends on no seed, batch or step size.
 
 Solver: L-BFGS (Nocedal and Wright, Numerical Optimization, algorithm 7.5) for all problems together, so that the
-products with the features, which are nearly all of the work, are products of matrices. Two exact changes of variables
-make the problems well conditioned: the weights are turned to the principal axes of the features, and every axis is
-scaled by the curvature of the loss at w = 0, where the search starts. What is as large as (rows, problems) is gone
-through in blocks of rows that stay in the processor's cache.
+products with the features, which are nearly all of the work, are products of matrices. Exact changes of variables
+make the problems well conditioned: the weights are turned to the principal axes of the features, those of classes that
+exclude each other also to the axes between classes along which the loss bends (along the last one, on which all classes
+move alike, it does not, and nothing moves there), and every axis is scaled by the curvature of the loss at w = 0, where
+the search starts. What is as large as (rows, problems) is gone through in blocks of rows that stay in the processor's
+cache.
 """
 
 from collections.abc import Iterator
@@ -97,7 +99,7 @@ def fit_logistic(
             )
     if not bool((penalties > 0).all()):
         raise ValueError(f"penalties must be positive, found {penalties.tolist()}")
-    if not bool(features.isfinite().all()):
+    if not all(bool(end.isfinite()) for end in features.aminmax()):  # without a copy as large as the features
         raise ValueError("features are not finite")
 
     shared = bool((known == known[:, :1]).all())
@@ -109,12 +111,20 @@ def fit_logistic(
     rows = features if basis is None else features @ basis
     spread, axes = torch.linalg.eigh(rows.T @ rows / n)
     # Columns are (penalty, class) with the classes fastest. A problem has one of them, or those of all classes.
-    bend = (share * (1 - share)).repeat(n_penalties)
+    begin, bend, turn = (share / (1 - share)).log(), share * (1 - share), None
+    pull = torch.cat([axes.T @ (rows.T @ (positive / count)), share[None]])
+    if exclusive:
+        bend, turn = torch.linalg.eigh(share.diag() - share[:, None] * share)
+        bend[0] = 1.0  # all classes alike: no slope, no bend
+        pull, begin = pull @ turn, share.log() @ turn
+        begin[0] = 0.0
+    bend = bend.repeat(n_penalties)
     problems = _Problems(
         rows=rows,
         axes=axes,
         weight=None if shared else known / count,
-        pull=torch.cat([axes.T @ (rows.T @ (positive / count)), share[None]]).repeat(1, n_penalties),
+        turn=turn,
+        pull=pull.repeat(1, n_penalties),
         column=torch.arange(n_classes, device=features.device).repeat(n_penalties),
         group=n_classes if exclusive else 1,
         penalty=penalties.repeat_interleave(n_classes),
@@ -128,15 +138,15 @@ def fit_logistic(
     start = torch.zeros(
         rows.shape[1] + 1, n_penalties * n_classes, dtype=features.dtype, device=features.device
     )
-    start[-1] = (share.log() if exclusive else (share / (1 - share)).log()).repeat(n_penalties)
+    start[-1] = begin.repeat(n_penalties)
     solution, gradient, iterations = _minimise(problems, start)
+    solution = problems.by_class(solution)
     weight = axes @ solution[:-1]  # (R, R) @ (R, K * C)
     if basis is not None:
         weight = basis @ weight
-    intercept = solution[-1].reshape(n_penalties, n_classes)
     return LogisticFit(
         weight=weight.T.reshape(n_penalties, n_classes, -1),
-        intercept=intercept - intercept.mean(1, keepdim=True) if exclusive else intercept,
+        intercept=solution[-1].reshape(n_penalties, n_classes),
         gradient=gradient.repeat_interleave(problems.group).reshape(n_penalties, n_classes),
         iterations=iterations,
     )
@@ -146,12 +156,14 @@ def fit_logistic(
 class _Problems:
     """P problems of G classes each over the same n rows: J = P * G columns, those of a problem side by side.
 
-    Parameters are (R + 1, J) along the principal axes, the intercept last.
+    Parameters are (R + 1, J) along the principal axes, the intercept last. Of classes that exclude each other the
+    columns of a problem are axes between them and not classes (`by_class`).
 
     Attributes:
         rows: (n, R).
         axes: (R, R) principal axes of the rows, one a column.
         weight: (n, C) of each row in the mean loss, 0 where the label is not known; None if it is 1 / n throughout.
+        turn: (C, C) axes between classes that exclude each other, one a column; else None.
         pull: (R + 1, J) what the labels add to the slope of the mean loss, with the sign turned; it never changes.
         column: (J,) class of each column.
         group: G: 1, or C of classes that exclude each other.
@@ -162,6 +174,7 @@ class _Problems:
     rows: Tensor
     axes: Tensor
     weight: Tensor | None
+    turn: Tensor | None
     pull: Tensor
     column: Tensor
     group: int
@@ -186,8 +199,15 @@ class _Problems:
         """(P,) -> (J,)."""
         return problems.repeat_interleave(self.group)
 
+    def by_class(self, parameters: Tensor) -> Tensor:
+        """(R + 1, J) from axes between classes to classes."""
+        if self.turn is None:
+            return parameters
+        return (parameters.view(len(parameters), -1, self.group) @ self.turn.T).view_as(parameters)
+
     def logits(self, parameters: Tensor) -> Tensor:
-        """(n, J)."""
+        """(n, J) of classes."""
+        parameters = self.by_class(parameters)
         return torch.addmm(parameters[-1], self.rows, self.axes @ parameters[:-1])
 
     def gradient(self, parameters: Tensor, logits: Tensor) -> Tensor:
@@ -199,6 +219,8 @@ class _Problems:
             inside.addmm_(self.rows[block].T, chance)
             push[-1] += chance.sum(0)
         push[:-1] = self.axes.T @ inside
+        if self.turn is not None:
+            push = (push.view(len(push), -1, self.group) @ self.turn).view_as(push)
         slope = self.mean(push) - self.pull
         slope[:-1] += self.penalty * parameters[:-1]
         return slope / self.scale

@@ -96,8 +96,8 @@ def choose(
         elif label not in untrained:
             position[k] = shared
             chosen[label] = {name: grid[shared], "validation_auroc": None}
-            said = "best for the other classes" if found else "last of the grid"
-            notes[label] = f"the validation split holds {_counts(labels[:, k])}; the {name} is the {said}"
+            said = "the best for the other classes" if found else "the last of the grid"
+            notes[label] = f"the validation split holds {_counts(labels[:, k])}; {name}: {said}"
     search["selected_on"] = "validation AUROC of the class"
     return Choice(position, {**search, "chosen": chosen, "notes": notes})
 
