@@ -294,7 +294,7 @@ def test_the_tasks_page_has_the_numbers_of_the_protocols() -> None:
             assert found == (schedule.lr, schedule.batch_size, schedule.epochs)
     assert {s.patience for s in RECIPES["tiny"].schedules} == {2}
     assert "patience 2 validations" in text
-    text = (DOCS / "tasks.md").read_text()
+    text = (DOCS / "tasks" / "classification.md").read_text()
     penalties = LinearProbeConfig().penalties
-    assert len(penalties) == 11 and penalties[0] == 1e-6 and penalties[-1] == 1e4
-    assert "eleven penalties from 1e-6 to 1e4" in text
+    assert len(penalties) == 11 and penalties[:2] == (1e-6, 1e-5) and penalties[-1] == 1e4
+    assert "penalty 1e-6, 1e-5, ... 1e4 (eleven)" in text
