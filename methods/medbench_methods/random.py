@@ -32,6 +32,15 @@ class ImageOnly(nn.Module):
         features: EncodedImage = self.image_encoder(images, pyramid)
         return features
 
+    @property
+    def pyramid_from_patches(self) -> bool:
+        """See `medbench.model.PatchModel`."""
+        return self.image_encoder.vit
+
+    def image_layers(self) -> list[list[nn.Parameter]]:
+        """See `medbench.model.LayeredModel`."""
+        return self.image_encoder.layers()
+
     def tokenize(self, reports: Sequence[Sequence[str]]) -> TextBatch:
         """There is no text half."""
         self._no_text()

@@ -146,11 +146,14 @@ _LP_MGCA = (
     "linear_probe_mgca:MgcaLinearProbe",
     "a linear layer trained by AdamW over augmented films, the encoder frozen",
 )
+_FT = ("ft", "fine_tune:FineTune", "the whole network, fine-tuned with one linear layer")
 
 TASKS: tuple[TaskSpec, ...] = (
     *_probes(*_LP),
     *_probes(*_LP_MGCA, chexpert={"jitter": True}),
     *_probes(*_KNN),
+    *_probes(*_FT),
     _table(*_LP),
     _table(*_KNN),
+    _table(*_FT),
 )

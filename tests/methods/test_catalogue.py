@@ -15,8 +15,9 @@ import torch
 
 from medbench.field_docs import field_docs
 from medbench.method import Method, Recipe, Setup
-from medbench.model import ImageTextBatch, VisionLanguageModel
+from medbench.model import ImageTextBatch, PatchModel, VisionLanguageModel
 from medbench.overrides import apply_overrides
+from medbench.protocols.unfrozen import describe_layers, parameter_groups, trainable_copy
 from medbench.specs import MethodSpec
 from medbench_methods import medbench_methods
 
@@ -151,6 +152,13 @@ def test_the_model_gives_what_the_spec_provides(spec: MethodSpec) -> None:
     assert ("image.pyramid" in spec.provides) is (image.pyramid is not None and len(image.pyramid) == 5)
     assert "image.pooled" in spec.provides
     assert image.pooled.shape[0] == 3
+    assert isinstance(model, PatchModel)
+    if model.pyramid_from_patches:
+        assert image.pyramid is not None and image.local is not None
+        assert torch.equal(image.pyramid[3].flatten(2).transpose(1, 2), image.local)
+        with torch.no_grad():
+            alone = model.encode_image(films_for(method, 3)).local
+        torch.testing.assert_close(alone, image.local)
     if "embedding" in spec.provides:
         with torch.no_grad():
             text = model.encode_text(model.tokenize(REPORTS[:3]))
@@ -349,3 +357,15 @@ def clinical_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     BertModel(BertConfig(vocab_size=28_996)).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(words) + "\n")
     return folder
+
+
+@pytest.mark.parametrize("spec", named(SPECS))
+def test_layers_hold_what_the_features_use(spec: MethodSpec) -> None:
+    model = build(spec, **({"text_mlm_epochs": 0} if spec.pretrains else {})).model
+    assert isinstance(model, torch.nn.Module)
+    copies = [trainable_copy(model), trainable_copy(model, pyramid=True)]
+    used = [{n for n, p in copy.named_parameters() if p.requires_grad} for copy in copies]  # type: ignore[attr-defined]
+    assert used[0] == used[1] == {n for n, _ in model.named_parameters() if n.startswith("image_encoder.")}
+    groups = parameter_groups(copies[0], 1.0, 0.5, 0.1)
+    assert sum(len(group["params"]) for group in groups) == len(used[0])
+    assert describe_layers(copies[0]) == f"{len({g['lr'] for g in groups})} layers, from input to output"

@@ -107,6 +107,15 @@ class DualEncoder(nn.Module):
         features: EncodedImage = self.image_encoder(images, pyramid)
         return features
 
+    @property
+    def pyramid_from_patches(self) -> bool:
+        """See `medbench.model.PatchModel`."""
+        return self.image_encoder.vit
+
+    def image_layers(self) -> list[list[nn.Parameter]]:
+        """See `medbench.model.LayeredModel`."""
+        return self.image_encoder.layers()
+
     def tokenize(self, reports: Sequence[Sequence[str]]) -> TextBatch:
         """Reports, each a list of sentences -> a padded batch on the CPU."""
         return self.tokenizer(reports)

@@ -185,6 +185,28 @@ class ImageEncoder(nn.Module):
         local = maps[LOCAL].flatten(2).transpose(1, 2)  # (B, C, H/16, W/16) -> (B, P, C)
         return EncodedImage(maps[-1].mean((2, 3)), local, maps if pyramid else None)
 
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Parameters by layer, from input to output.
+
+        Of a ViT: patches, positions and CLS token; each block; the final norm. Of a CNN: what each of its maps adds to
+        the one before, which is the stem and the four stages of a ResNet.
+        """
+        if self.vit:
+            body = self.body
+            start = [
+                *body.parameters(recurse=False),
+                *body.patch_embed.parameters(),
+                *body.norm_pre.parameters(),
+            ]
+            layers = [
+                start,
+                *(list(block.parameters()) for block in body.blocks),
+                list(body.norm.parameters()),
+            ]
+        else:
+            layers = _layers_of_maps(self.body)
+        return [layer for layer in layers if layer]
+
     def _vit(self, images: Tensor, pyramid: bool) -> EncodedImage:
         body = self.body
         depth = len(body.blocks)
@@ -248,12 +270,28 @@ def _cls_attention(body: Any, tokens: Tensor) -> Tensor:
     return attention
 
 
+def _layers_of_maps(body: Any) -> list[list[nn.Parameter]]:
+    """Parameters of a CNN of timm, cut behind each module that gives a map."""
+    modules = dict(body.named_modules())  # in the order of the forward pass
+    # Where timm takes a net apart, what was a path has become a name.
+    ends = [name if name in modules else name.replace(".", "_") for name in body.feature_info.module_name()]
+    layers: list[list[nn.Parameter]] = [[]]
+    last = ""  # the end that the module before lies in
+    for name, module in modules.items():
+        end = next((end for end in ends if name == end or name.startswith(f"{end}.")), "")
+        if last and end != last:
+            layers.append([])
+        last = end
+        layers[-1] += module.parameters(recurse=False)
+    return layers
+
+
 def _simple_pyramid(grid: Tensor) -> tuple[Tensor, ...]:
     """(B, D, H/16, W/16) patch grid of a ViT -> maps at strides 2, 4, 8, 16, 32 without learnt parameters.
 
-    The simple feature pyramid of ViTDet (arXiv 2203.16527) makes all levels from the last map; there the
-    resampling is learnt, here it is bilinear and by mean, because an encoder under test must not carry
-    weights that pretraining never saw. Adapting is the head's work.
+    They show what the grid shows, and are for those who want five maps of any encoder. An encoder under test must not
+    carry weights that pretraining never saw, so learning to resample is the work of the head, which takes the grid
+    alone (`medbench.model.PatchModel`).
     """
     finer = [
         F.interpolate(grid, scale_factor=s, mode="bilinear", align_corners=False) for s in (8.0, 4.0, 2.0)

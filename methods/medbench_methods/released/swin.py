@@ -51,6 +51,11 @@ class SwinEncoder(ImageEncoder):
         self.width = int(self.body.num_features)
         self.local_width = self.width // 2  # each stage has twice the channels of the one before
 
+    def layers(self) -> list[list[nn.Parameter]]:
+        """Parameters by layer: patches, each of the four stages, the final norm. See the base class."""
+        body = self.body
+        return [list(part.parameters()) for part in (body.patch_embed, *body.layers, body.norm)]
+
     def forward(self, images: Tensor, pyramid: bool = False) -> EncodedImage:
         """(B, 3, H, W) normalised images -> features; sides are multiples of 32. See the base class."""
         last, (first, second, third, _) = self.body.forward_intermediates(images, indices=[0, 1, 2, 3])
