@@ -280,15 +280,17 @@ def test_every_benchmark_has_a_section_with_its_command(path: Path) -> None:
 
 
 def test_the_tasks_page_has_the_numbers_of_the_protocols() -> None:
-    from medbench.protocols.detection import RECIPES
+    from medbench.protocols.detection import LIVE, RECIPES
 
-    text = (DOCS / "tasks.md").read_text()
-    for percent, schedule in zip((1, 10, 100), RECIPES["tiny"].schedules, strict=True):
-        row = next(line for line in text.splitlines() if line.startswith(f"| {percent} % |"))
-        rate, batch, epochs = row.split("|")[3].split(",")
-        found = (float(rate), int(batch), int(epochs))
-        assert found == (schedule.lr, schedule.batch_size, schedule.epochs)
-        assert f"patience {schedule.patience} validations" in text
+    text = (DOCS / "tasks" / "detection.md").read_text()
+    for column, schedules in ((3, RECIPES["tiny"].schedules), (4, LIVE["tiny"])):
+        for percent, schedule in zip((1, 10, 100), schedules, strict=True):
+            row = next(line for line in text.splitlines() if line.startswith(f"| {percent} % |"))
+            rate, batch, epochs = row.split("|")[column].split(",")
+            found = (float(rate), int(batch), int(epochs))
+            assert found == (schedule.lr, schedule.batch_size, schedule.epochs)
+    assert {s.patience for s in RECIPES["tiny"].schedules} == {2}
+    assert "patience 2 validations" in text
 
 
 def test_the_classification_page_has_the_numbers_of_the_probes() -> None:

@@ -159,7 +159,7 @@ class SpreadBlock(_Block):
     gap: float | None = Field(
         description="between best and worst; null with fewer than two groups that count"
     )
-    left_out: list[str] = Field(description="groups that do not count: small, not known, or without a value")
+    left_out: list[str] = Field(description="groups that do not count; the notes of their metrics say why")
     reason: str = ""
 
 

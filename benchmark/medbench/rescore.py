@@ -8,7 +8,7 @@ import datetime
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ from medbench.records import (
     read_predictions,
     read_record,
 )
+from medbench.scoring import Scores, score
 
 SAME = 1e-12
 """Difference up to which two numbers count as equal, as a part of the larger one where that is above 1."""
@@ -35,7 +36,7 @@ Verdict = Literal["equal", "new", "gone", "another version", "changed"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of one record.
+    """One number of one record.
 
     Attributes:
         name: of the metric.
@@ -69,19 +70,16 @@ class Rescored:
     Attributes:
         path: of the record.
         record: as it was read; None where it could not be.
-        comparisons: one a metric, those of the installed code first.
+        now: what the installed code says; None where nothing was computed.
+        comparisons: one a number of `numbers`, those of the installed code first.
         problem: why nothing was computed; "" where it was.
     """
 
     path: Path
     record: Record | None = None
+    now: Scores | None = None
     comparisons: Sequence[Comparison] = field(default=())
     problem: str = ""
-
-    @property
-    def metrics(self) -> list[MetricValue]:
-        """As they are now."""
-        return [each.now for each in self.comparisons if each.now is not None]
 
     @property
     def wrong(self) -> bool:
@@ -89,8 +87,8 @@ class Rescored:
         return bool(self.problem) or any(each.verdict in ("changed", "gone") for each in self.comparisons)
 
 
-def score_again(record: Record, predictions: pd.DataFrame, catalogue: Catalogue) -> list[MetricValue]:
-    """The metrics that the installed task computes from these predictions.
+def score_again(record: Record, predictions: pd.DataFrame, catalogue: Catalogue) -> Scores:
+    """What the installed task says of these predictions.
 
     Raises:
         DataError: the task is not installed.
@@ -101,7 +99,47 @@ def score_again(record: Record, predictions: pd.DataFrame, catalogue: Catalogue)
             f"the task {record.identity.task} is not installed (it came with {record.identity.task_owner})"
         )
     task = catalogue.make_task(spec, record.identity.recipe)
-    return [MetricValue(**asdict(metric)) for metric in task.score(predictions)]
+    return score(task, predictions)
+
+
+def numbers(scored: Record | Scores) -> dict[str, MetricValue]:
+    """Every number that is made of predictions, by name: metrics, then those of groups, worst groups and diagrams.
+
+    The others have the metric's name with the group behind it: "auroc [sex F]", "auroc [worst sex]",
+    "reliability [pneumonia]".
+    """
+    found = {metric.name: metric for metric in scored.metrics}
+    versions = {name: metric.version for name, metric in found.items()}
+
+    def add(metric: str, group: str, **values: Any) -> None:
+        name = f"{metric} [{group}]"
+        found[name] = MetricValue(name=name, version=versions.get(metric, 1), interval="", **values)
+
+    for block in scored.subgroups:
+        for group in block.groups:
+            for each in group.metrics:
+                values = each.model_dump(include={"value", "low", "high", "n", "per_class"})
+                add(each.name, f"{block.column} {group.name}", **values)
+        for spread in block.spreads:
+            bounds = {"low": spread.worst_low, "high": spread.worst_high}
+            gaps = {"best": spread.best, "gap": spread.gap}
+            counted = len(block.groups) - len(spread.left_out)
+            add(
+                spread.metric,
+                f"worst {block.column}",
+                value=spread.worst,
+                **bounds,
+                n=counted,
+                per_class=gaps,
+            )
+    for diagram in scored.reliability:
+        bins = {
+            f"{part} {number}": value
+            for part in ("edges", "counts", "confidence", "positives", "low", "high")
+            for number, value in enumerate(getattr(diagram, part))
+        }
+        add("reliability", f"{diagram.label} {diagram.binning}", value=None, n=diagram.n, per_class=bins)
+    return found
 
 
 def record_files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -144,20 +182,20 @@ def rescore(path: Path, catalogue: Catalogue) -> Rescored:
             path, record, problem=f"its predictions can not be scored ({type(error).__name__}: {error})"
         )
     version = catalogue.tasks[declared(record.identity.task)].version
-    return Rescored(path, record, tuple(compare(record, now, version)))
+    return Rescored(path, record, now, tuple(compare(record, now, version)))
 
 
-def compare(record: Record, now: Sequence[MetricValue], version: int) -> Iterator[Comparison]:
-    """What is recorded against what is computed now, by name.
+def compare(record: Record, now: Scores, version: int) -> Iterator[Comparison]:
+    """What is recorded against what is computed now, by name; see `numbers`.
 
     Args:
         record: what was recorded.
         now: what the installed task computes.
         version: of the installed task.
     """
-    known = {metric.name: metric for metric in record.metrics}
+    known = numbers(record)
     task = _versions("task", record.identity.task_version, version)
-    for metric in now:
+    for metric in numbers(now).values():
         old = known.pop(metric.name, None)
         if old is None:
             yield Comparison(metric.name, None, metric, "new")
@@ -179,7 +217,7 @@ def _versions(what: str, recorded: int, installed: int) -> list[str]:
 
 
 def write(rescored: Rescored, store: ResultStore) -> Record:
-    """Write a record with its metrics as they are now into another results folder, with its predictions and id lists.
+    """Write a record with its numbers as they are now into another results folder, with its predictions and id lists.
 
     It is the same cell. `environment.rescored` says what it was made from.
 
@@ -202,12 +240,16 @@ def write(rescored: Rescored, store: ResultStore) -> Record:
         "record_sha256": sha256_file(path),
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    changed = {"metrics": rescored.metrics, "environment": {**record.environment, "rescored": about}}
+    changed: dict[str, Any] = {"environment": {**record.environment, "rescored": about}}
+    if rescored.now is not None:
+        changed |= {
+            name: list(getattr(rescored.now, name)) for name in ("metrics", "subgroups", "reliability")
+        }
     return store.write(record.model_copy(update=changed), predictions)
 
 
 def rows(rescored: Rescored) -> list[dict[str, str]]:
-    """One row a metric, for a table."""
+    """One row a metric, for a table; of groups and diagrams only what is not equal."""
     record = rescored.record
     if record is None:
         return []
@@ -226,6 +268,7 @@ def rows(rescored: Rescored) -> list[dict[str, str]]:
             "": f"{each.verdict}: {each.what}" if each.what else each.verdict,
         }
         for each in rescored.comparisons
+        if each.verdict != "equal" or "[" not in each.name
     ]
 
 

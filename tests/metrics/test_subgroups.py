@@ -70,7 +70,7 @@ def films(sizes: dict[str | None, int], seed: int = 0) -> pd.DataFrame:
 
 
 def auroc_of_x(predictions: pd.DataFrame) -> tuple[Metric, ...]:
-    return classification_metrics(predictions, ["x"], macro=False)
+    return classification_metrics(predictions, ["x"], macro=False)[:2]
 
 
 def calibration_of_x(predictions: pd.DataFrame) -> tuple[Metric, ...]:
@@ -216,8 +216,8 @@ def test_one_class_is_not_defined_and_says_why() -> None:
     result = subgroup_metrics(table, "sex", auroc_of_x)
     women, men, _ = result.groups
     assert (women.metrics[0].value, men.metrics[0].value) == (None, None)
-    assert women.notes["auroc"] == "no positive of x among 30 samples"
-    assert men.notes["average_precision"] == "no negative of x among 30 samples"
+    assert women.notes["auroc"] == "x: 0 positives and 30 negatives"
+    assert men.notes["average_precision"] == "x: 30 positives and 0 negatives"
     assert (result.spreads[0].worst_group, result.spreads[0].left_out) == ("O", ("F", "M"))
     for group in subgroup_metrics(table, "sex", calibration_of_x).groups:
         assert group.notes == {}  # calibration needs no two classes
@@ -231,16 +231,17 @@ def test_the_class_that_is_missing_is_named() -> None:
     table.loc[women, "target_y"] = 0.0
     table.loc[women, "target_z"] = np.nan
     result = subgroup_metrics(
-        table, "sex", lambda rows: classification_metrics(rows, ["x", "y", "z"], macro=True)
+        table, "sex", lambda rows: classification_metrics(rows, ["x", "y", "z"], macro=True)[:2]
     )
-    note = "no positive of y among 30 samples, no known label of z"
+    note = "a mean without y, z, which all samples have: neither worst nor best"
     assert result.groups[0].notes == {"macro_auroc": note, "macro_average_precision": note}
     assert result.groups[1].notes == {}
+    assert (result.spreads[0].worst_group, result.spreads[0].left_out) == ("M", ("F",))
     untrained = table.assign(score_y=np.nan)
     result = subgroup_metrics(
         untrained, "sex", lambda rows: classification_metrics(rows, ["x", "y"], macro=True)
     )
-    assert result.groups[1].notes["macro_auroc"] == "no score of y"
+    assert result.groups[1].notes["macro_auroc"] == "y: no classifier could be trained"
 
 
 def test_a_metric_that_has_no_reason_of_its_own() -> None:

@@ -17,13 +17,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import sparse
 
 from medbench.metrics.bootstrap import INTERVAL, bootstrap_blocks, percentile_interval
 from medbench.task import Metric
 
 Floats = npt.NDArray[np.float64]
 Counted = Callable[[Floats, Floats], Floats]
-"""(D, G) weight of positives and of negatives at each score, ascending -> (D,) metric, NaN if undefined."""
+"""Weights of positives (P, D) and negatives (2 P + 1, D), see `_ranking` -> (D,) metric, NaN where it is undefined."""
 
 
 def auroc(truth: npt.NDArray[np.bool_], score: Floats) -> float | None:
@@ -73,10 +74,13 @@ def f1_threshold(truth: npt.NDArray[np.bool_], score: Floats) -> float:
     Raises:
         ValueError: shapes differ or a score is not finite.
     """
-    positive, negative = (counts[0] for counts in _by_score(truth, score, np.ones((1, len(truth)), np.int32)))
-    if not positive.sum():
+    if truth.shape != score.shape or not np.isfinite(score).all():
+        raise ValueError(f"one truth and finite score a film; shapes are {truth.shape}, {score.shape}")
+    if not truth.any():
         return 0.0
-    levels = np.unique(score)
+    levels, level = np.unique(score, return_inverse=True)
+    positive = np.bincount(level, weights=truth)
+    negative = np.bincount(level, weights=~truth)
     hit = np.cumsum(positive[::-1])[::-1]  # named from this level up
     named = hit + np.cumsum(negative[::-1])[::-1]
     best = len(levels) - 1 - int(np.argmax((2 * hit / (named + positive.sum()))[::-1]))
@@ -121,7 +125,8 @@ def classification_metrics(
         raise ValueError(f"metrics of one class, or means over them? classes are {', '.join(classes)}")
     table = _Table.of(predictions, classes, exclusive)
     names = [*_ORDERED, *(() if exclusive else _NAMED)]
-    alone = [table.values(k) for k in range(len(classes))]
+    each = [table.one(k) for k in range(len(classes))]
+    alone = [one.values() for one in each]
     values = {name: [own[name] for own in alone] for name in names}
     trained = not any(table.untrained(k) for k in range(len(classes)))
     draws: dict[str, list[Floats]] = {name: [] for name in (*names, *_CONFUSED)}
@@ -130,7 +135,8 @@ def classification_metrics(
     if trained or confused is not None:
         for weights in bootstrap_blocks(table.patients, (table.target == 1).any(axis=1)):
             if trained:
-                drawn = [table.drawn(k, weights) for k in range(len(classes))]
+                columns = np.ascontiguousarray(weights.T, dtype=np.float64)
+                drawn = [one.drawn(columns) for one in each]
                 for name in names:
                     counted = [
                         own[name] for own, value in zip(drawn, values[name], strict=True) if value is not None
@@ -242,25 +248,15 @@ class _Table:
         patients = predictions["patient"].to_numpy(dtype=str)[kept].tolist()
         return cls(classes, exclusive, patients, target, score, threshold, known)
 
-    def values(self, k: int) -> dict[str, float | None]:
-        """The metrics of class k; None where they are not defined."""
-        found = self.drawn(k, np.ones((1, len(self.target)), np.int32))
-        return {name: None if np.isnan(value[0]) else float(value[0]) for name, value in found.items()}
-
-    def drawn(self, k: int, weights: npt.NDArray[np.int32]) -> dict[str, Floats]:
-        """The metrics of class k in each draw, weights (D, N) -> (D,), NaN where they are not defined."""
-        if self.untrained(k):
-            return {name: np.full(len(weights), np.nan) for name in (*_ORDERED, *_NAMED)}
-        rows = self.known[:, k]
-        truth, score, weights = self.target[rows, k] == 1, self.score[rows, k], weights[:, rows]
-        counts = _by_score(truth, score, weights)
-        found = {name: metric(*counts) for name, metric in _ORDERED.items()}
-        named = score >= self.threshold[k]
-        inside = np.stack([truth & named, truth & ~named, ~truth & named, ~truth & ~named], axis=1)
-        cells = (weights @ inside.astype(np.float64)).T
-        if np.isnan(self.threshold[k]):
-            cells = np.full_like(cells, np.nan)
-        return found | {name: metric(*cells) for name, metric in _NAMED.items()}
+    def one(self, k: int) -> "_OneClass":
+        """Class k by itself."""
+        rows = np.flatnonzero(self.known[:, k] & ~self.untrained(k))
+        truth, score = self.target[rows, k] == 1, self.score[rows, k]
+        cells = np.zeros((4, len(self.target)))
+        if not np.isnan(self.threshold[k]):
+            named = score >= self.threshold[k]
+            cells[:, rows] = [truth & named, truth & ~named, ~truth & named, ~truth & ~named]
+        return _OneClass(_ranking(truth, score, rows, len(self.target)), cells)
 
     def confused(self) -> _Confused | None:
         """By class and the class with the highest score, the first one of equals; None without any classifier."""
@@ -296,24 +292,89 @@ class _Table:
         return "; ".join(said)
 
 
+@dataclass(frozen=True)
+class _OneClass:
+    """What a draw, which is a weight for each of N samples, has to be multiplied with to score one class.
+
+    Attributes:
+        ranking: see `_ranking`.
+        cells: (4, N) 1 where a sample is rightly named, missed, wrongly named, rightly not named; 0 throughout without
+            a threshold or a classifier.
+    """
+
+    ranking: sparse.csr_array
+    cells: Floats
+
+    def drawn(self, columns: Floats) -> dict[str, Floats]:
+        """The metrics in each draw, weights (N, D) -> (D,), NaN where they are not defined."""
+        found = {name: metric(*_split(self.ranking @ columns)) for name, metric in _ORDERED.items()}
+        cells = self.cells @ columns
+        return found | {name: metric(*cells) for name, metric in _NAMED.items()}
+
+    def values(self) -> dict[str, float | None]:
+        """The metrics with every sample counted once; None where they are not defined."""
+        found = self.drawn(np.ones((self.cells.shape[1], 1)))
+        return {name: None if np.isnan(value[0]) else float(value[0]) for name, value in found.items()}
+
+
+def _ranking(
+    truth: npt.NDArray[np.bool_], score: Floats, rows: npt.NDArray[np.int64], samples: int
+) -> sparse.csr_array:
+    """The matrix that sums the weights of samples by their rank, for all draws at once.
+
+    The samples with one score are a group. Neither metric asks in which order the negatives between two groups with
+    positives stand, so these are summed into one.
+
+    Args:
+        truth: (M,) True for positives.
+        score: (M,) higher means positive.
+        rows: (M,) which of the samples these are.
+        samples: N.
+
+    Returns:
+        (2 P + 1 + P, N) zeros and ones. Of the P groups with positives, from the lowest score up: the negatives below
+        the first, in it, between it and the second, in that ... above the last; then the positives of each.
+
+    Raises:
+        ValueError: shapes differ or a score is not finite.
+    """
+    if truth.ndim != 1 or truth.shape != score.shape:
+        raise ValueError(f"one truth and score a sample; shapes are {truth.shape}, {score.shape}")
+    if not np.isfinite(score).all():
+        raise ValueError(f"{np.count_nonzero(~np.isfinite(score))} of {len(score)} scores are not finite")
+    levels = np.unique(score[truth])  # (P,)
+    below = np.searchsorted(levels, score, side="left")  # levels that are lower
+    at = np.searchsorted(levels, score, side="right") > below
+    negative = np.where(at, 2 * below + 1, 2 * below)
+    place = np.where(truth, 2 * len(levels) + 1 + below, negative)
+    return sparse.csr_array((np.ones(len(score)), (place, rows)), shape=(3 * len(levels) + 1, samples))
+
+
+def _split(sums: Floats) -> tuple[Floats, Floats]:
+    """Weights (3 P + 1, D) as `_ranking` orders them -> of positives (P, D), of negatives (2 P + 1, D)."""
+    groups = len(sums) // 3
+    return sums[2 * groups + 1 :], sums[: 2 * groups + 1]
+
+
 def _auroc(positive: Floats, negative: Floats) -> Floats:
-    below = np.cumsum(negative, axis=1) - negative
-    pairs = positive.sum(axis=1) * negative.sum(axis=1)
+    below = np.cumsum(negative[:-1:2], axis=0)  # (P, D)
+    below[1:] += np.cumsum(negative[1:-2:2], axis=0)
+    pairs = positive.sum(axis=0) * negative.sum(axis=0)
     # Counts and halves of counts: every sum here is exact, so equal rankings give equal numbers.
-    won = (positive * (below + negative / 2)).sum(axis=1)
+    won = (positive * (below + negative[1::2] / 2)).sum(axis=0)
     out: Floats = np.full(len(pairs), np.nan)
     np.divide(won, pairs, out=out, where=pairs > 0)
     return out
 
 
 def _average_precision(positive: Floats, negative: Floats) -> Floats:
-    positive, negative = positive[:, ::-1], negative[:, ::-1]  # from the highest score down
-    found = np.cumsum(positive, axis=1)
-    named = found + np.cumsum(negative, axis=1)
+    positive, negative = positive[::-1], negative[::-1]  # from the highest score down
+    found = np.cumsum(positive, axis=0)
+    named = found + np.cumsum(negative[:-1:2] + negative[1::2], axis=0)
     precision = np.divide(found, named, out=np.zeros_like(found), where=named > 0)
-    total = positive.sum(axis=1)
+    total = positive.sum(axis=0)
     out: Floats = np.full(len(total), np.nan)
-    np.divide((positive * precision).sum(axis=1), total, out=out, where=total * negative.sum(axis=1) > 0)
+    np.divide((positive * precision).sum(axis=0), total, out=out, where=total * negative.sum(axis=0) > 0)
     return out
 
 
@@ -371,26 +432,6 @@ _CONFUSED: dict[str, Callable[[Floats], Floats]] = {
 
 def _whole(metric: Counted, truth: npt.NDArray[np.bool_], score: Floats) -> float | None:
     """The metric with every sample counted once; None where it is not defined."""
-    value = metric(*_by_score(truth, score, np.ones((1, len(truth)), np.int32)))[0]
+    once = _ranking(truth, score, np.arange(len(score)), len(score)) @ np.ones((len(score), 1))
+    value = metric(*_split(once))[0]
     return None if np.isnan(value) else float(value)
-
-
-def _by_score(
-    truth: npt.NDArray[np.bool_], score: Floats, weights: npt.NDArray[np.int32]
-) -> tuple[Floats, Floats]:
-    """Weight of positives and of negatives at each distinct score, ascending: two (D, G) float64."""
-    if truth.ndim != 1 or truth.shape != score.shape or weights.shape[1:] != truth.shape:
-        raise ValueError(
-            f"one truth, score and weight a sample; shapes are {truth.shape}, {score.shape}, {weights.shape}"
-        )
-    if not np.isfinite(score).all():
-        raise ValueError(f"{np.count_nonzero(~np.isfinite(score))} of {len(score)} scores are not finite")
-    if len(score) == 0:
-        return np.zeros((len(weights), 0)), np.zeros((len(weights), 0))
-    order = np.argsort(score, kind="stable")
-    ranked = score[order]
-    first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))  # where a new score begins
-    ordered = weights[:, order].astype(np.float64)
-    everyone = np.add.reduceat(ordered, first, axis=1)  # (D, N) -> (D, G)
-    positive = np.add.reduceat(ordered * truth[order], first, axis=1)
-    return positive, everyone - positive

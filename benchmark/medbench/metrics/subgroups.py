@@ -2,7 +2,8 @@
 
 A mean over all patients can hide that a model serves some of them badly. Every group is measured by itself,
 with its own interval. The worst and the best are looked for among groups with at least 20 samples behind the
-number; smaller ones are shown and say so. Samples whose group is not known are a group of their own, which is
+number; smaller ones are shown and say so. So are those that lack the positives of some class, so that their
+mean over classes is one over other classes. Samples whose group is not known are a group of their own, which is
 never the worst and never the best: nobody can act on it.
 
 Both the worst figure and the gap are extremes over groups. They get worse the more and the smaller the groups
@@ -70,7 +71,8 @@ class Spread:
         best: value of the best group.
         best_group: its name; of equal ones the first.
         gap: distance of best and worst, 0 or more; None with fewer than two groups that count.
-        left_out: groups that do not count, because they are small, not known or have no value.
+        left_out: groups that do not count, because they are small, not known, have no value, or a mean over fewer
+            classes than all samples have.
         reason: why there is no worst or no gap, "" where there are both.
     """
 
@@ -193,13 +195,18 @@ def _group(name: str, rows: pd.DataFrame, measure: Measure, whole: Sequence[Metr
     found = {m.name: m for m in metrics}
     nothing = [replace(m, value=None, low=None, high=None, n=0, per_class={}, reason="") for m in whole]
     metrics = [found.get(m.name, m) for m in nothing]
+    known = {m.name: m for m in whole}
     notes: dict[str, str] = {}
     for metric in metrics:
         said = []
         if metric.value is None:
-            said.append(refused or metric.reason or _why_undefined(rows, metric))
+            said.append(refused or metric.reason or "not defined on these samples")
         if patients == 1 and metric.value is not None:
             said.append("one patient: no interval")
+        if metric.value is not None and (lacking := _lacking(metric, known[metric.name])):
+            said.append(
+                f"a mean without {', '.join(lacking)}, which all samples have: neither worst nor best"
+            )
         if not refused and metric.n < LEAST:
             said.append(f"{metric.n} samples, fewer than {LEAST}: neither worst nor best")
         if name == UNKNOWN:
@@ -211,23 +218,16 @@ def _group(name: str, rows: pd.DataFrame, measure: Measure, whole: Sequence[Metr
     return Group(name, name != UNKNOWN, len(rows), patients, tuple(metrics), notes)
 
 
-def _why_undefined(rows: pd.DataFrame, metric: Metric) -> str:
-    """Why a metric has no value, as far as the columns `target_<class>` and `score_<class>` tell."""
-    classes = [str(c).removeprefix("target_") for c in rows if str(c).startswith("target_")]
-    if metric.per_class:
-        classes = [c for c in classes if metric.per_class.get(c) is None]
-    said = []
-    for name in classes:
-        target = rows[f"target_{name}"].dropna().to_numpy()
-        score = f"score_{name}"
-        if score in rows and rows[score].isna().all():
-            said.append(f"no score of {name}")
-        elif len(target) == 0:
-            said.append(f"no known label of {name}")
-        elif (target == target[0]).all():
-            what = "negative" if target[0] == 1 else "positive"
-            said.append(f"no {what} of {name} among {len(target)} samples")
-    return ", ".join(said) or "not defined on these samples"
+def _lacking(metric: Metric, whole: Metric) -> list[str]:
+    """Classes that the metric of all samples is measured for and that of a group is not.
+
+    A mean over other classes is another quantity: nothing is to be read off its distance to the others.
+    """
+    return [
+        name
+        for name, value in metric.per_class.items()
+        if value is None and whole.per_class.get(name) is not None
+    ]
 
 
 def _spread(position: int, metric: Metric, groups: Sequence[Group]) -> Spread:
@@ -238,6 +238,7 @@ def _spread(position: int, metric: Metric, groups: Sequence[Group]) -> Spread:
         if group.known
         and group.metrics[position].n >= LEAST
         and (value := group.metrics[position].value) is not None
+        and not _lacking(group.metrics[position], metric)
     ]
     names = {name for name, _, _ in counting}
     left_out = tuple(group.name for group in groups if group.name not in names)
