@@ -281,9 +281,8 @@ def test_every_benchmark_has_a_section_with_its_command(path: Path) -> None:
     assert f"python benchmarks/{path.name}" in page.read_text()
 
 
-def test_the_tasks_page_has_the_numbers_of_the_protocols() -> None:
+def test_the_detection_page_has_the_numbers_of_the_schedules() -> None:
     from medbench.protocols.detection import LIVE, RECIPES
-    from medbench.protocols.linear_probe import LinearProbeConfig
 
     text = (DOCS / "tasks" / "detection.md").read_text()
     for column, schedules in ((3, RECIPES["tiny"].schedules), (4, LIVE["tiny"])):
@@ -294,7 +293,31 @@ def test_the_tasks_page_has_the_numbers_of_the_protocols() -> None:
             assert found == (schedule.lr, schedule.batch_size, schedule.epochs)
     assert {s.patience for s in RECIPES["tiny"].schedules} == {2}
     assert "patience 2 validations" in text
+
+
+def test_the_classification_page_has_the_numbers_of_the_probes() -> None:
+    from medbench.protocols.linear_probe import LinearProbeConfig
+    from medbench.protocols.linear_probe_mgca import JITTER, RECIPES
+    from medbench.protocols.nearest_neighbours import NearestNeighboursConfig
+
     text = (DOCS / "tasks" / "classification.md").read_text()
     penalties = LinearProbeConfig().penalties
-    assert len(penalties) == 11 and penalties[:2] == (1e-6, 1e-5) and penalties[-1] == 1e4
+    assert len(penalties) == 11 and penalties[0] == 1e-6 and penalties[-1] == 1e4
     assert "penalty 1e-6, 1e-5, ... 1e4 (eleven)" in text
+    knn = NearestNeighboursConfig()
+    assert f"k = {', '.join(map(str, knn.neighbours))} (" in text
+    assert f"/ {knn.temperature})" in text
+    (paper,) = RECIPES["paper"].schedules
+    assert (paper.lr, RECIPES["paper"].weight_decay) == (5e-4, 1e-6)
+    assert f"rate 5e-4, weight decay 1e-6, batch {paper.batch_size}, constant rate" in text
+    assert f"at most {paper.epochs}, stop after {paper.patience} without" in text
+    tiny = RECIPES["tiny"].schedules
+    first, *others = ((schedule.epochs, schedule.patience) for schedule in tiny)
+    assert {schedule.lr for schedule in tiny} == {5e-3} and "| rate 5e-3 |" in text
+    rest = ", ".join(f"{epochs} ({patience})" for epochs, patience in others)
+    assert f"| {first[0]} (stop after {first[1]}), {rest} at 1, 10, 100 % |" in text
+    low, high = JITTER.brightness
+    assert JITTER.contrast == (low, high)
+    assert f"times {low} to {high} (p {JITTER.light_probability})" in text
+    assert f"blur {JITTER.blur[0]} to {JITTER.blur[1]:g} px (p {JITTER.blur_probability})" in text
+    assert f"mirrored (p {JITTER.flip})" in text
