@@ -45,7 +45,7 @@ PARTS = (
         "nih",
         "Pneumonia against no finding on 608 films of NIH ChestX-ray14: linear probes, fine-tuning, neighbours. "
         "Divided by patient, by a hash: the films that are of the official test part all show pneumonia.",
-        "-m random,imagenet -t lp:table:tables/nih.csv,lp@mgca:table:tables/nih.csv,knn:table:tables/nih.csv,"
+        "-m random,imagenet -t lp:table:tables/nih.csv,knn:table:tables/nih.csv,"
         "ft:table:tables/nih.csv --fraction 100%",
     ),
     Part(

@@ -8,7 +8,9 @@ Parts:
 - `retrieval`: `--pairs` images against as many texts by the cosine of vectors of 512 numbers, in five classes: rankings
   in both directions, all metrics and their intervals, in a process of its own. Its time, and the most memory that it
   takes at any time, libraries included.
-- `lp`: the linear probe of `--films` films with `--features` features and `--labels` labels, from features in memory to
+- `features`: pooled features and feature maps of `--films` films by `random`, a ResNet-50 at 224 px: extracting and
+  keeping them, against finding them in the cache. How many times faster that is, and what the cache takes.
+- `lp`: the linear probe of `--rows` films with `--width` features and `--labels` labels, from features in memory to
   predictions, all eleven penalties: its time and the most memory of its process, libraries included. Against it
   scikit-learn's LogisticRegression (float32 features, its own tolerance), one label and penalty at a time. `--fits` of
   these are measured, a different label at each penalty in turn, and their mean stands for all: how many is printed. The
@@ -49,7 +51,9 @@ class Sizes:
 
     pairs: int
     films: int
-    features: int
+    recipe: str
+    rows: int
+    width: int
     labels: int
     fits: int
     frozen: int
@@ -120,6 +124,76 @@ def measure_retrieval(pairs: int, answer: "Connection") -> None:
     answer.send((seconds, peak()))
 
 
+def features(sizes: Sizes) -> Iterator[Result]:
+    import medbench
+
+    encoder = medbench.load("random", recipe=sizes.recipe)
+    for kind, measure in (("pooled features", measure_pooled), ("feature maps", measure_maps)):
+        with tempfile.TemporaryDirectory() as folder:
+            extracting, finding, size = measure(encoder.model, sizes.films, Path(folder))
+        name = f"{kind} of {sizes.films:,} films"
+        print(f"{name}: {extracting:.2f} s to extract, {finding:.2f} s to find, {size / 1e6:,.1f} MB")
+        yield Result(f"{name}, found in the cache", extracting / finding, "times", 20)
+
+
+def measure_pooled(model: Any, films: int, folder: Path) -> tuple[float, float, int]:
+    """Seconds to extract and keep, seconds to find and read, bytes of disk."""
+    from medbench.feature_cache import held
+    from medbench.protocols.features import pooled_features
+
+    data, env = noise(model.preprocessing.resize, films), environment(folder)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        pooled_features(model, data, data.split.train, env).sum()
+        seconds.append(time.perf_counter() - start)
+    return seconds[0], seconds[1], held(folder)[0].bytes
+
+
+def measure_maps(model: Any, films: int, folder: Path) -> tuple[float, float, int]:
+    """As `measure_pooled`, of the three coarsest maps; reading them is training's business."""
+    from medbench.feature_cache import held
+    from medbench.protocols.pyramids import Pyramids
+
+    data, env = noise(model.preprocessing.size, films), environment(folder)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        assert Pyramids(model, data, 3, 2**40, env).cached
+        seconds.append(time.perf_counter() - start)
+    return seconds[0], seconds[1], held(folder)[0].bytes
+
+
+def environment(folder: Path) -> "Environment":
+    """One whose features are kept in a folder."""
+    import torch
+
+    from medbench.progress import Progress
+    from medbench.task import Environment
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    quiet = Progress(quiet=True)
+    return Environment(device, "32", folder / "work", quiet, encoder="weights", cache=folder)
+
+
+def noise(side: int, films: int) -> "TaskData":
+    """Films of noise, all of them to be trained on."""
+    import numpy as np
+    import pandas as pd
+
+    from medbench.data.index import Index
+    from medbench.data.prepared import PreparedImages
+    from medbench.data.splits import Split
+    from medbench.task import TaskData
+
+    pixels = np.random.default_rng(0).integers(0, 256, (films, side, side), np.uint8)
+    prepared = PreparedImages(pixels, np.full((films, 2), side), "noise")
+    rows = np.arange(films)
+    table = pd.DataFrame({"sample": [f"s{k}" for k in rows]})
+    split = Split("noise", rows, rows[:0], rows[:0])
+    return TaskData(Index("noise", Path(), "phantom", table), split, lambda side, fit: prepared)
+
+
 def lp(sizes: Sizes) -> Iterator[Result]:
     seconds, memory, aurocs = alone(measure_lp, sizes)
     penalties = len(aurocs[0])
@@ -127,7 +201,7 @@ def lp(sizes: Sizes) -> Iterator[Result]:
     measured = [((3 * k) % sizes.labels, k % penalties) for k in range(min(sizes.fits, fits))]
     theirs = alone(measure_scikit_learn, sizes, measured)
     whole = fits * sum(spent for spent, _ in theirs) / len(theirs)
-    name = f"lp, {sizes.films:,} x {sizes.features:,}, {sizes.labels} labels, {penalties} penalties"
+    name = f"lp, {sizes.rows:,} x {sizes.width:,}, {sizes.labels} labels, {penalties} penalties"
     share = f"{len(theirs)} of {fits} fits"
     print(f"{name}: {seconds:.1f} s; scikit-learn {whole:.0f} s, from {share}")
     yield Result("lp over scikit-learn", whole / seconds, "times", 10)
@@ -150,9 +224,9 @@ def probed(sizes: Sizes) -> "tuple[ProbeFeatures, TaskData]":
     from medbench.task import TaskData
 
     rng = np.random.default_rng(0)
-    held = max(20, sizes.films // 20)
-    rows = sizes.films + 2 * held
-    width = sizes.features
+    held = max(20, sizes.rows // 20)
+    rows = sizes.rows + 2 * held
+    width = sizes.width
     mix = np.linalg.qr(rng.standard_normal((width, width)))[0].astype(np.float32)
     mix *= np.arange(1, width + 1, dtype=np.float32)[:, None] ** -0.5
     weights = rng.standard_normal((width, sizes.labels)).astype(np.float32)
@@ -170,22 +244,13 @@ def probed(sizes: Sizes) -> "tuple[ProbeFeatures, TaskData]":
     for k, (name, share) in enumerate(zip(names, np.linspace(0.05, 0.3, sizes.labels), strict=True)):
         table[f"label_{name}"] = (signal[:, k] > np.quantile(signal[:, k], 1 - share)) * 1.0
     everyone = np.arange(rows)
-    split = Split("any", *np.split(everyone, [sizes.films, sizes.films + held]))
+    split = Split("any", *np.split(everyone, [sizes.rows, sizes.rows + held]))
     index = Index("features", Path(), "phantom", table, names)
     return ProbeFeatures(everyone, pooled), TaskData(index, split, no_films)
 
 
 def no_films(side: int, fit: str) -> Any:
     raise AssertionError("features are there, and no film is needed")
-
-
-def environment(workdir: Path) -> "Environment":
-    import torch
-
-    from medbench.progress import Progress
-    from medbench.task import Environment
-
-    return Environment(torch.device("cpu"), "32", workdir, Progress(quiet=True))
 
 
 def measure_lp(sizes: Sizes, answer: "Connection") -> None:
@@ -273,15 +338,17 @@ def lp_mgca(sizes: Sizes) -> Iterator[Result]:
     yield Result("lp over lp@mgca, three fractions", spent["lp@mgca"] / spent["lp"], "times", 20)
 
 
-PARTS = {part.__name__: part for part in (retrieval, lp, lp_mgca)}
+PARTS = {part.__name__: part for part in (retrieval, features, lp, lp_mgca)}
 
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--pairs", type=int, default=20_000, help="of retrieval (default: 20,000)")
-    parser.add_argument("--films", type=int, default=50_000, help="of lp (default: 50,000)")
-    parser.add_argument("--features", type=int, default=2_048, help="of lp (default: 2,048)")
+    parser.add_argument("--films", type=int, default=1_000, help="of features (default: 1,000)")
+    parser.add_argument("--recipe", default="paper", help="of the encoder of features (default: paper)")
+    parser.add_argument("--rows", type=int, default=50_000, help="of lp (default: 50,000)")
+    parser.add_argument("--width", type=int, default=2_048, help="of lp (default: 2,048)")
     parser.add_argument("--labels", type=int, default=14, help="of lp (default: 14)")
     parser.add_argument("--fits", type=int, default=22, help="of scikit-learn in lp (default: 22)")
     parser.add_argument("--frozen", type=int, default=1_500, help="films of lp_mgca (default: 1,500)")

@@ -37,7 +37,7 @@ def of_each_protocol() -> list[str]:
     """One task a protocol and variant: that on the films of RSNA where there is one."""
     found: dict[str, str] = {}
     for task in sorted(TASKS, key=lambda name: (not name.startswith("rsna"), name)):
-        found.setdefault(task.rpartition("_")[2], task)
+        found.setdefault(task.removeprefix(TASKS[task].dataset), task)
     return sorted(found.values())
 
 
@@ -95,9 +95,14 @@ def test_every_method_runs_every_task(method: str, task: str, cache: Path, tmp_p
             continue
         assert record.status == "ok", record.error
         primary = record.primary
-        assert primary is not None and primary.value is not None
+        assert primary is not None
+        if primary.value is None:  # `map_mgca` where no box is confident enough
+            assert primary.reason
+            continue
         assert 0 <= primary.value <= 1
-        assert primary.low is not None and primary.high is not None
+        if primary.low is None or primary.high is None:
+            assert primary.reason
+            continue
         assert primary.low <= primary.value <= primary.high
         assert record.identity.source == "phantom" and record.identity.subset is None
         assert record.predictions is not None and record.predictions.rows > 0

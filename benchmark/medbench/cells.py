@@ -43,7 +43,33 @@ def cells_table(records: Sequence[Record]) -> str:
             if r.status != "ok"
         ]
         parts += ["\n".join(notes)] if notes else []
+        worst = [line for record in _fullest(group) if (line := _worst_groups(record))]
+        parts += ["\n".join(worst)] if worst else []
     return "\n\n".join(parts)
+
+
+def _fullest(records: Sequence[Record]) -> list[Record]:
+    """Of each method and task the cell with most labels, of its seeds the first."""
+    chosen: dict[tuple[str, str], str] = {}
+    for record in sorted(records, key=lambda r: (-r.identity.fraction, r.identity.seed or 0)):
+        if record.status == "ok":
+            chosen.setdefault((record.identity.method, record.identity.task), record.cell_id)
+    return [record for record in records if record.cell_id in chosen.values()]
+
+
+def _worst_groups(record: Record) -> str:
+    """The worst group of each column in the primary metric, in a line; "" where no groups are compared."""
+    said = []
+    for block in record.subgroups:
+        spread = next((s for s in block.spreads if s.metric == record.primary_metric), None)
+        if spread is not None and spread.worst is not None and spread.gap is not None:
+            value = _percent(spread.worst, spread.worst_low, spread.worst_high)
+            said.append(f"of {block.column}: {spread.worst_group} {value}, gap {100 * spread.gap:.1f}")
+    if not said:
+        return ""
+    identity = record.identity
+    cell = f"{identity.method} {identity.task} {fraction_name(identity.fraction)}, seed {_seed(record)}"
+    return f"{cell}: worst group {'; '.join(said)}"
 
 
 def _kind(record: Record) -> tuple[str, str, str]:
@@ -77,9 +103,13 @@ def format_metric(metric: MetricValue | None) -> str:
     """A metric of the range 0 to 1 in percent, with its interval: "61.3 [58.0, 64.4]"."""
     if metric is None or metric.value is None:
         return "not defined"
-    text = f"{100 * metric.value:.1f}"
-    if metric.low is not None and metric.high is not None:
-        text += f" [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
+    return _percent(metric.value, metric.low, metric.high)
+
+
+def _percent(value: float, low: float | None, high: float | None) -> str:
+    text = f"{100 * value:.1f}"
+    if low is not None and high is not None:
+        text += f" [{100 * low:.1f}, {100 * high:.1f}]"
     return text
 
 

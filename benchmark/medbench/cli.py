@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from medbench import __version__, data_commands
+from medbench import __version__, data_commands, feature_commands
 from medbench import options as o
-from medbench.commands import Environment, data_folders, data_request, named, print_json, read_plugins, verb
+from medbench.commands import (
+    Environment,
+    data_folders,
+    named,
+    prepare_process,
+    pretrain_request,
+    print_json,
+    read_plugins,
+    verb,
+)
 from medbench.errors import DataError, UsageError
 from medbench.plugins import KINDS, Catalogue, Kind
 from medbench.request import RunRequest
@@ -34,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-results_app = typer.Typer(help="Records: list, verify.", no_args_is_help=True)
+results_app = typer.Typer(help="Records: list, verify, rescore.", no_args_is_help=True)
 weights_app = typer.Typer(help="Weights: import, inspect.", no_args_is_help=True)
 plugins_app = typer.Typer(help="Plugins: list.", no_args_is_help=True)
 
@@ -74,7 +83,7 @@ def run(options: o.RunOptions) -> int:
         return plan(options)
     catalogue = read_plugins(options)
     request = _run_request(options, catalogue)
-    _prepare_process(request)
+    prepare_process(request)
     from medbench import runner
     from medbench.cells import cells_table
 
@@ -102,7 +111,7 @@ def plan(options: o.PlanOptions) -> int:
     """
     catalogue = read_plugins(options)
     request = _run_request(options, catalogue)
-    _prepare_process(request)
+    prepare_process(request)
     from medbench.plan import plan as make_plan
 
     planned = make_plan(request, catalogue)
@@ -120,8 +129,8 @@ def pretrain(options: o.PretrainOptions) -> int:
     Prints the folders of the finished weights, which --checkpoint takes.
     """
     catalogue = read_plugins(options)
-    request = _pretrain_request(options, catalogue)
-    _prepare_process(request)
+    request = pretrain_request(options, catalogue)
+    prepare_process(request)
     from medbench import runner
 
     for folder in runner.pretrain(request, catalogue):
@@ -129,38 +138,8 @@ def pretrain(options: o.PretrainOptions) -> int:
     return 0
 
 
-def _prepare_process(request: RunRequest) -> None:
-    """Set up this process, and nothing else, for computing."""
-    if request.offline:
-        os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is imported
-    from medbench.devices import CUBLAS_WORKSPACE, resolve_device
-    from medbench.memory import keep_freed_memory
-
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
-    if resolve_device(request.device).type == "cpu":
-        keep_freed_memory()
-
-
-def _pretrain_request(options: o.PretrainOptions, catalogue: Catalogue) -> RunRequest:
-    return replace(
-        data_request(options, catalogue),
-        methods=named("methods", options.method, catalogue),
-        seeds=o.seeds(options.seed),
-        recipe=options.recipe,
-        device=options.device,
-        precision=options.precision,
-        corpus=options.corpus,
-        columns=o.pairs("--column", options.columns),
-        overrides=o.pairs("--set", options.overrides),
-        exclude_broken=options.exclude_broken,
-        resume=options.resume,
-        offline=options.offline or Environment.read().offline,
-        quiet=options.quiet,
-    )
-
-
 def _run_request(options: o.PlanOptions, catalogue: Catalogue) -> RunRequest:
-    request = _pretrain_request(options, catalogue)
+    request = pretrain_request(options, catalogue)
     return replace(
         request,
         tasks=named("tasks", options.task, catalogue),
@@ -292,6 +271,39 @@ def verify_results(options: o.ResultsOptions) -> int:
     return DataError.exit_code if wrong else 0
 
 
+@verb(results_app, "rescore")
+def rescore_results(options: o.RescoreOptions) -> int:
+    """Compute every metric and interval again from predictions alone.
+
+    Without images, weights or a GPU. Prints what is recorded and what the installed code gives; records are never
+    edited. Exit code 3 if something differs that no version explains, or predictions are missing or were changed.
+    """
+    catalogue = read_plugins(options)
+    from medbench.describe import table
+    from medbench.records import ResultStore
+    from medbench.rescore import as_json, record_files, rescore, rows, write
+
+    files = list(record_files(options.paths or [_results_folder(options)]))
+    done = [rescore(path, catalogue) for path in files]
+    if options.out is not None:
+        for each in done:
+            if not each.problem:
+                write(each, ResultStore(options.out))
+    if options.as_json:
+        print_json([as_json(each) for each in done])
+    else:
+        shown = [row for each in done for row in rows(each)]
+        if shown:
+            typer.echo(f"{table(shown)}\n")
+        for each in done:
+            if each.problem:
+                typer.echo(f"{each.path}: {each.problem}")
+        verdicts = [one.verdict for each in done for one in each.comparisons]
+        counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
+        typer.echo(f"{len(done)} records, {len(verdicts)} metrics{f': {counts}' if counts else ''}")
+    return DataError.exit_code if any(each.wrong for each in done) else 0
+
+
 @verb(plugins_app, "list")
 def list_plugins(options: o.JsonOptions) -> int:
     """List the plugins.
@@ -420,6 +432,7 @@ def inspect_weights(options: o.InspectOptions) -> int:
 
 
 app.add_typer(data_commands.app, name="data")
+app.add_typer(feature_commands.app, name="features")
 app.add_typer(results_app, name="results")
 app.add_typer(weights_app, name="weights")
 app.add_typer(plugins_app, name="plugins")

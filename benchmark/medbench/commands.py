@@ -4,7 +4,7 @@ import inspect
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -209,6 +209,37 @@ def named(kind: Kind, given: Sequence[str], catalogue: Catalogue) -> tuple[str, 
         known = ", ".join(catalogue.specs(kind)) or "none"
         raise UsageError(f"No {kind[:-1]} is named. Give --{kind[:-1]} NAME; known {kind}: {known}.")
     return catalogue.expand(kind, patterns)
+
+
+def prepare_process(request: RunRequest) -> None:
+    """Set up this process, and nothing else, for computing."""
+    if request.offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # huggingface_hub reads it when it is imported
+    from medbench.devices import CUBLAS_WORKSPACE, resolve_device
+    from medbench.memory import keep_freed_memory
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
+    if resolve_device(request.device).type == "cpu":
+        keep_freed_memory()
+
+
+def pretrain_request(options: o.PretrainOptions, catalogue: Catalogue) -> RunRequest:
+    """The part of a request that says which encoder, and how it is computed."""
+    return replace(
+        data_request(options, catalogue),
+        methods=named("methods", options.method, catalogue),
+        seeds=o.seeds(options.seed),
+        recipe=options.recipe,
+        device=options.device,
+        precision=options.precision,
+        corpus=options.corpus,
+        columns=o.pairs("--column", options.columns),
+        overrides=o.pairs("--set", options.overrides),
+        exclude_broken=options.exclude_broken,
+        resume=options.resume,
+        offline=options.offline or Environment.read().offline,
+        quiet=options.quiet,
+    )
 
 
 def make_progress(request: RunRequest) -> "Progress":

@@ -1,7 +1,9 @@
 """Files that are whole or not there, and their hashes."""
 
+import fcntl
 import hashlib
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,3 +63,42 @@ def locked(path: Path, what: str, progress: "Progress") -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+class Hold:
+    """Keeps a file's folder from being freed, by a shared lock on the file, for as long as this object lives.
+
+    Args:
+        file: one that every such folder has.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+
+    def __init__(self, file: Path) -> None:
+        opened = os.open(file, os.O_RDONLY)
+        weakref.finalize(self, os.close, opened)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_SH)
+        except OSError:  # a file system without locks: nothing keeps it from being freed there
+            return
+
+
+@contextmanager
+def unheld(file: Path) -> Iterator[None]:
+    """Keep everyone from holding a file (`Hold`); without the file there is nothing to hold.
+
+    Raises:
+        BlockingIOError: somebody holds it.
+    """
+    if not file.exists():
+        yield
+        return
+    with file.open("r+b") as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError:  # a file system without locks, where readers have none either
+            pass
+        yield

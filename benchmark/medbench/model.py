@@ -169,3 +169,38 @@ class LayeredModel(Protocol):
 
     def image_layers(self) -> Sequence[Sequence[nn.Parameter]]:
         """Parameters that `encode_image` uses, by layer, from input to output; each is in one layer."""
+
+
+@runtime_checkable
+class PatchModel(Protocol):
+    """What a model can say beside that: that it has one resolution, and made the maps of its pyramid of it.
+
+    A ViT sees patches of 16 px. Its five maps are that grid, enlarged and shrunk without parameters, so heads of
+    detection and segmentation do better with the grid alone and a pyramid that they train, and what is computed and
+    stored is the grid alone (`medbench.protocols.dense_maps`). A model that does not say so keeps its five maps: their
+    shapes would not tell, since a net with a feature pyramid of its own has equally wide maps as well.
+    """
+
+    @property
+    def pyramid_from_patches(self) -> bool:
+        """Whether `local` holds all that the pyramid shows.
+
+        `local` is then the map at stride 16, (B, H/16 x W/16, C), also where no pyramid is asked for.
+        """
+
+
+@runtime_checkable
+class LocallySimilar(Protocol):
+    """What a model may give besides: a similarity of words and the regions that they speak of.
+
+    Retrieval and zero-shot classification then take the mean of it and of the cosine of embeddings, as GLoRIA does.
+    A model without it is compared by the cosine alone.
+    """
+
+    def local_similarity(self, images: ImageFeatures, texts: TextFeatures) -> Tensor:
+        """(I, T) float, higher is closer, of every image to every text.
+
+        It is on the scale on which the method itself adds it to the cosine. What it gives for an image and a text
+        does not depend on the other ones: reports that are word for word the same would else be told apart by the
+        batches that they come in. Called in autocast if the precision is bf16, on features that were made in it.
+        """

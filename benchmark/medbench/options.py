@@ -113,7 +113,7 @@ class PrepareOptions(TableOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class GcOptions(Options):
-    """Of `data gc`."""
+    """Of `data gc`; `features gc` takes more."""
 
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be freed, free nothing.")] = (
         False
@@ -253,6 +253,44 @@ class PretrainOptions(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeaturesOptions(JsonOptions):
+    """Of `features ls`."""
+
+    check: Annotated[
+        bool, typer.Option("--check", help="Read all of them and compare with their checksums.")
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesGcOptions(GcOptions):
+    """Of `features gc`."""
+
+    older_than: Annotated[
+        float | None,
+        typer.Option("--older-than", metavar="DAYS", min=0, help="Also those not used for so many days."),
+    ] = None
+    everything: Annotated[bool, typer.Option("--all", help="Every one.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractOptions(PretrainOptions):
+    """Of `features extract`."""
+
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Dataset, or table:FILE.")]
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="File to write: FILE.parquet.")]
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split", metavar="NAME|lists:DIR", help="Write which part of this split a film is in, too."
+        ),
+    ] = None
+    checkpoint: Annotated[
+        str | None,
+        typer.Option("--checkpoint", metavar="PATH|NAME", help="Finished weights, instead of pretraining."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlanOptions(PretrainOptions):
     """Of `plan`."""
 
@@ -327,6 +365,21 @@ class ListResultsOptions(ResultsOptions):
     """Of `results list`."""
 
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescoreOptions(ResultsOptions):
+    """Of `results rescore`."""
+
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PATH]...", help="Records, or folders of them. Default: the results folder."),
+    ] = None
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Results folder to write the rescored records to."),
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)

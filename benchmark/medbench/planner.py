@@ -18,7 +18,7 @@ from medbench.data.lists import PREFIX, folder_of, read_lists
 from medbench.data.prepared import BrokenImages, PreparedImages, prepare
 from medbench.data.reports import DEFAULT_CLEANING
 from medbench.data.sources import Sources
-from medbench.data.splits import FractionList, Split, fraction_rows
+from medbench.data.splits import FractionList, Split, fraction_rows, untrained_rows
 from medbench.data.verify import leave_out, list_problems
 from medbench.errors import DataError, UsageError, WeightsError
 from medbench.importing import method_of
@@ -191,9 +191,10 @@ class Planner:
         return tasks
 
     def fractions(self, task: TaskSpec) -> tuple[float, ...]:
-        """Label fractions of this task that were asked for, ascending."""
-        known = task.fractions or (1.0,)
-        wanted = known if self.request.fractions is None else self.request.fractions
+        """Label fractions of this task that were asked for, ascending; 1 alone for one that trains nothing."""
+        if not task.fractions:
+            return (1.0,)
+        wanted = task.fractions if self.request.fractions is None else self.request.fractions
         return tuple(sorted(set(wanted)))
 
     # Data.
@@ -373,7 +374,9 @@ class Planner:
         fraction: float,
     ) -> Cell:
         fixed = encoder.identity.kind == "checkpoint" and not task.depends_on_seed(fraction)
-        train = fraction_rows(data.index, data.split, fraction, 0 if fixed else encoder.seed, positives)
+        train = untrained_rows()
+        if spec.fractions:
+            train = fraction_rows(data.index, data.split, fraction, 0 if fixed else encoder.seed, positives)
         corpus = encoder.identity.corpus
         identity = Identity(
             method=encoder.spec.name,

@@ -123,6 +123,71 @@ class MetricValue(_Block):
     reason: str = Field(default="", description="why there is no value, or none for some of the classes")
 
 
+class GroupValue(_Block):
+    """A metric of one group; its direction, version and kind of interval are those of the same name in `metrics`."""
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int
+    per_class: dict[str, float | None] = Field(default_factory=dict)
+    note: str = Field(default="", description="why there is no value or interval, or why it is not compared")
+
+
+class GroupBlock(_Block):
+    """One group of samples."""
+
+    name: str
+    known: bool = Field(description="false for the samples whose group is not known")
+    samples: int
+    patients: int
+    metrics: list[GroupValue]
+
+
+class SpreadBlock(_Block):
+    """How far apart the groups are in one metric."""
+
+    metric: str
+    higher_is_better: bool
+    worst: float | None
+    worst_low: float | None
+    worst_high: float | None
+    worst_group: str | None
+    best: float | None
+    best_group: str | None
+    gap: float | None = Field(
+        description="between best and worst; null with fewer than two groups that count"
+    )
+    left_out: list[str] = Field(description="groups that do not count: small, not known, or without a value")
+    reason: str = ""
+
+
+class SubgroupsBlock(_Block):
+    """All metrics by the groups of one column."""
+
+    column: str
+    groups: list[GroupBlock]
+    spreads: list[SpreadBlock]
+
+
+class ReliabilityBlock(_Block):
+    """A reliability diagram of one class: probabilities in bins, and what was there."""
+
+    label: str
+    binning: Literal["width", "mass"]
+    edges: list[float]
+    counts: list[int]
+    confidence: list[float | None] = Field(description="mean probability in each bin")
+    positives: list[float | None] = Field(description="share of positives in each bin")
+    low: list[float | None] = Field(description="bounds of the 95 % interval of `positives`")
+    high: list[float | None]
+    interval: str
+    n: int
+    missing: int
+    reason: str = ""
+
+
 class Predictions(_Block):
     """The file beside the record that every metric can be computed from again."""
 
@@ -157,6 +222,8 @@ class Record(_Block):
     identity: Identity
     primary_metric: str
     metrics: list[MetricValue] = Field(default_factory=list)
+    subgroups: list[SubgroupsBlock] = Field(default_factory=list)
+    reliability: list[ReliabilityBlock] = Field(default_factory=list)
     counts: Counts
     weights: WeightsInfo | None = None
     search: dict[str, Any] = Field(default_factory=dict)

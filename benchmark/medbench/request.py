@@ -7,11 +7,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class RunRequest:
-    """One call of `medbench run`, `plan` or `pretrain`.
+    """One call of `medbench run`, `plan`, `pretrain` or `features extract`.
 
     Attributes:
         methods: names, checked by the catalogue.
-        tasks: names; empty for `pretrain`.
+        tasks: names; empty where none is run.
         results: folder that records are written to.
         cache: folder for phantom data, prepared images and weights.
         fractions: label fractions, (0, 1]; None for all that a task has.
@@ -24,6 +24,7 @@ class RunRequest:
         data: folder of one dataset, by dataset; wins over `data_root`.
         split: of the tasks' datasets, instead of the one that a task has: a name, or `lists:FOLDER`.
         corpus: pretraining corpus: a dataset's name, `table:FILE` or `phantom`; None for the default.
+        films: of `features extract`: a dataset's name, or `table:FILE`.
         columns: columns of a table corpus by kind (`report`, `patient`, ...); what is not named is guessed.
         overrides: `method.*` and `pretrain.*` fields of the recipe.
         exclude_broken: leave out samples that can not be read instead of stopping.
@@ -49,6 +50,7 @@ class RunRequest:
     data: Mapping[str, Path] = field(default_factory=dict)
     split: str | None = None
     corpus: str | None = None
+    films: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
     overrides: Mapping[str, str] = field(default_factory=dict)
     exclude_broken: bool = False
@@ -62,6 +64,10 @@ class RunRequest:
     @property
     def real_data(self) -> bool:
         """Whether any folder or table of the user's own is named; then nothing falls back to phantom data."""
-        corpus = self.corpus is not None and self.corpus.startswith("table:")
-        tasks = any(":table:" in task for task in self.tasks)
-        return self.data_root is not None or bool(self.data) or corpus or tasks
+        return self.data_root is not None or bool(self.data) or self.tables
+
+    @property
+    def tables(self) -> bool:
+        """Whether a table of the user's own is named."""
+        named = [name for name in (self.corpus, self.films) if name is not None]
+        return any(name.startswith("table:") for name in named) or any(":table:" in t for t in self.tasks)

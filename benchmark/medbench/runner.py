@@ -8,7 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from medbench.data.prepared import BrokenImages
 from medbench.devices import describe, deterministic, resolve_device, resolve_precision
 from medbench.errors import MedbenchError, UsageError
+from medbench.feature_cache import FOLDER
 from medbench.files import locked
 from medbench.model import VisionLanguageModel
 from medbench.planner import Cell, Encoder, Group, Planner
@@ -25,7 +26,6 @@ from medbench.provenance import git_state, versions
 from medbench.records import (
     Counts,
     Failure,
-    MetricValue,
     Record,
     Status,
     Times,
@@ -34,6 +34,7 @@ from medbench.records import (
     sha256_json,
 )
 from medbench.request import RunRequest
+from medbench.scoring import Scores, score, with_patient_columns
 from medbench.specs import MethodSpec, TaskSpec
 from medbench.task import Environment, Evaluation
 from medbench.weights import load, untrained
@@ -66,7 +67,7 @@ class _Work:
     cell: Cell
     phases: dict[str, float] = field(default_factory=dict)
     evaluation: Evaluation | None = None
-    metrics: list[MetricValue] = field(default_factory=list)
+    scores: Scores | None = None
     error: BaseException | None = None
 
     @contextmanager
@@ -106,17 +107,17 @@ class Runner:
         methods, tasks = self.planner.methods(), self.planner.tasks()
         deterministic()
         outcome = RunOutcome()
-        self._check_folder("cache", self.request.cache)
+        self.check_folder("cache", self.request.cache)
         self.planner.sources.check_corpus()
         for method in methods:  # a mistake in the last one must not cost the work of the first
             encoder = self.planner.encoder(method, self.request.seeds[0])
             for task in tasks:
                 self.planner.group(encoder, task)
-        self._check_folder("results", self.request.results)
+        self.check_folder("results", self.request.results)
         self._report(self.catalogue.run_started(self.request, self.request.results))
         for method in methods:
             for seed in self.request.seeds:
-                outcome.records += self._without_broken(partial(self._cells, method, seed, tasks, outcome))
+                outcome.records += self.without_broken(partial(self._cells, method, seed, tasks, outcome))
         # A cell that no seed can change was asked for once a seed.
         outcome.records = list({record.cell_id: record for record in outcome.records}.values())
         return outcome
@@ -124,7 +125,7 @@ class Runner:
     def pretrain(self) -> list[Path]:
         """Pretrain the request's methods at its seeds, or find that it is done; folders of the finished weights."""
         deterministic()
-        self._check_folder("cache", self.request.cache)
+        self.check_folder("cache", self.request.cache)
         for spec in self.planner.methods():
             self.planner.encoder(spec, self.request.seeds[0])
         folders = []
@@ -133,10 +134,15 @@ class Runner:
                 self.progress.say(f"{spec.name} is used as it is initialised: there is nothing to pretrain")
                 continue
             for seed in self.request.seeds:
-                folders.append(self._without_broken(partial(self._pretrain, spec, seed)))
+                folders.append(self.without_broken(partial(self._pretrain, spec, seed)))
         return folders
 
-    def _check_folder(self, what: str, folder: Path) -> None:
+    def check_folder(self, what: str, folder: Path) -> None:
+        """See that a folder can be written to; made if need be.
+
+        Raises:
+            UsageError: it can not.
+        """
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -144,7 +150,7 @@ class Runner:
         if not os.access(folder, os.W_OK):
             raise UsageError(f"The {what} folder {folder} can not be written to.")
 
-    def _without_broken(self, work: Callable[[], _T]) -> _T:
+    def without_broken(self, work: Callable[[], _T]) -> _T:
         """Do `work`; where films turn out broken and the user wants them left out, do it again without them."""
         while True:
             try:
@@ -171,7 +177,7 @@ class Runner:
         error: Exception | None = None
         if todo:
             try:
-                model, info = self._model(encoder)
+                model, info = self.model(encoder)
             except BrokenImages:
                 raise
             except Exception as caught:
@@ -181,7 +187,8 @@ class Runner:
             records += self._group(group, model, info, error, outcome)
         return records
 
-    def _model(self, encoder: Encoder) -> tuple[VisionLanguageModel, WeightsInfo]:
+    def model(self, encoder: Encoder) -> tuple[VisionLanguageModel, WeightsInfo]:
+        """The model of an encoder on the device, in eval mode, and its weights; pretrained now if need be."""
         if encoder.identity.kind == "untrained":
             weights = untrained(
                 encoder.method,
@@ -225,6 +232,18 @@ class Runner:
             progress=self.progress,
             extra_info={"fidelity": encoder.spec.fidelity, "git": git_state()},
             offline=self.request.offline,
+        )
+
+    def environment(self, workdir: Path, encoder: Encoder, info: WeightsInfo | None) -> Environment:
+        """Where an encoder computes; with its weights known, it finds features in the cache and leaves them there."""
+        return Environment(
+            self.device,
+            self.precision,
+            workdir,
+            self.progress,
+            encoder="" if info is None else sha256_json([info.sha256, self.precision, self.device.type]),
+            cache=self.request.cache / FOLDER,
+            method=encoder.spec.name,
         )
 
     # One encoder on one task.
@@ -289,10 +308,7 @@ class Runner:
         if not self.request.resume:
             shutil.rmtree(workdir, ignore_errors=True)
         workdir.mkdir(parents=True, exist_ok=True)
-        weights = "" if info is None else sha256_json([info.sha256, self.precision, self.device.type])
-        env = Environment(
-            self.device, self.precision, workdir, self.progress, weights, self.request.cache / "features"
-        )
+        env = self.environment(workdir, group.encoder, info)
         features: Any = None
         extract: dict[str, float] = {}
         try:
@@ -312,12 +328,11 @@ class Runner:
                 try:
                     with work.phase("evaluate"):
                         seed = group.encoder.seed if cell.seed is not None else 0
-                        work.evaluation = group.task.evaluate(
-                            features, group.data, cell.train.rows, seed, env
-                        )
+                        made = group.task.evaluate(features, group.data, cell.train.rows, seed, env)
+                    told = with_patient_columns(made.predictions, group.data.index)
+                    work.evaluation = replace(made, predictions=told)
                     with work.phase("score"):
-                        scores = group.task.score(work.evaluation.predictions)
-                        work.metrics = [MetricValue(**asdict(metric)) for metric in scores]
+                        work.scores = score(group.task, told)
                 except Exception as caught:
                     work.error = caught
                     self._note(caught, outcome, f"{name} at {fraction_name(cell.fraction)}")
@@ -337,13 +352,16 @@ class Runner:
     def _record(self, group: Group, work: _Work, info: WeightsInfo | None, status: Status) -> Record:
         cell, data = work.cell, group.data
         error = work.error
+        scores = work.scores if status == "ok" else None
         record = Record(
             cell_id=cell.identity.cell_id(),
             status=status,
             reason=cell.train.too_small if status == "skipped" else None,
             identity=cell.identity,
             primary_metric=group.spec.primary_metric,
-            metrics=work.metrics if status == "ok" else [],
+            metrics=[] if scores is None else list(scores.metrics),
+            subgroups=[] if scores is None else list(scores.subgroups),
+            reliability=[] if scores is None else list(scores.reliability),
             counts=Counts(
                 train=len(cell.train.rows),
                 train_patients=cell.train.patients,

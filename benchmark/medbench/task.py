@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from medbench.data.prepared import PreparedImages
 from medbench.data.splits import Split
 from medbench.model import Preprocessing, VisionLanguageModel
 from medbench.progress import Progress
+
+if TYPE_CHECKING:
+    from medbench.metrics.calibration import Reliability
 
 Fit = Literal["pad", "stretch"]
 """How a film becomes square: `pad` keeps the aspect and adds black, `stretch` does not."""
@@ -35,7 +38,8 @@ class Environment:
         workdir: a folder for this method, task and seed that outlives an interruption (checkpoints of heads).
         progress: where to report to.
         encoder: SHA-256 that names the weights; "" where it is not known, and features are then kept by nobody.
-        cache: folder for what other tasks can use again; None where there is none.
+        cache: folder of features that other tasks can use again (`medbench.feature_cache`); None where there is none.
+        method: whose encoder it is, for the user who lists the cache.
     """
 
     device: torch.device
@@ -44,6 +48,7 @@ class Environment:
     progress: Progress
     encoder: str = ""
     cache: Path | None = None
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,10 @@ class Task(ABC):
     @abstractmethod
     def positives(self, index: Index) -> npt.NDArray[np.bool_]:
         """(N,) True where a sample holds something to learn; a fraction without any is not trained."""
+
+    def reliability(self, predictions: pd.DataFrame) -> "Sequence[Reliability]":
+        """Reliability diagrams of these predictions, where they are probabilities of classes; here none."""
+        return ()
 
     def depends_on_seed(self, fraction: float) -> bool:
         """Whether the result for a fixed encoder can change with the seed."""

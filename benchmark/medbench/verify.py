@@ -8,6 +8,7 @@ from medbench.data.splits import ids_sha256, parts_sha256
 from medbench.errors import DataError
 from medbench.plugins import Catalogue, declared
 from medbench.records import MetricValue, ResultStore, read_predictions, read_record
+from medbench.rescore import same, score_again
 
 SAME = 1e-9
 """Difference up to which a metric that is computed again counts as the recorded one: on another machine a sum may
@@ -77,8 +78,7 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
             f"primary_metric is {record.primary_metric}, that of {spec.name} is {spec.primary_metric}"
         )
     try:
-        task = catalogue.make_task(spec, identity.recipe)
-        again = {metric.name: metric for metric in task.score(predictions)}
+        again = {metric.name: metric for metric in score_again(record, predictions, catalogue)}
     except (
         Exception
     ) as error:  # one record that can not be scored must not keep the others from being checked
@@ -89,7 +89,7 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
         )
     for metric in record.metrics:
         if metric.name in again:
-            wrong += _differences(metric, MetricValue(**vars(again[metric.name])))
+            wrong += _differences(metric, again[metric.name])
     return wrong
 
 
@@ -123,6 +123,4 @@ def _same(one: Any, other: Any) -> bool:
     """Whether two values of a metric's field are equal, numbers up to rounding."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, float) and isinstance(other, float):
-        return abs(one - other) <= SAME * max(1.0, abs(one))
-    return bool(one == other)
+    return same(one, other, SAME)

@@ -36,6 +36,7 @@ from medbench_methods.modules.text_encoder import (
     rebuild_text,
 )
 from medbench_methods.modules.tokenizer import ReportTokenizer
+from medbench_methods.modules.word_region_similarity import word_region_similarity
 from medbench_methods.recipes import MICRO, MICRO_PRETRAIN, TINY, TINY_PRETRAIN, WHOLE_REPORTS
 
 SCHEDULE = PretrainConfig(
@@ -153,6 +154,7 @@ class GloriaModel(nn.Module):
         self.preprocessing = config.preprocessing
         self.tokenizer = read_whole(tokenizer, config)
         self.text_max_tokens = config.text_max_tokens
+        self.attention_scale, self.matching_scale = config.attention_scale, config.matching_scale
         self.image_encoder, self.text_encoder = image_encoder, text_encoder
         self.image_head = nn.Linear(image_encoder.width, text_encoder.width)
         # The released 1x1 convolution over the map is a Linear over its cells.
@@ -162,6 +164,11 @@ class GloriaModel(nn.Module):
         """(B, 3, H, W) normalised images -> features."""
         features: EncodedImage = self.image_encoder(images, pyramid)
         return features
+
+    @property
+    def pyramid_from_patches(self) -> bool:
+        """See `medbench.model.PatchModel`."""
+        return self.image_encoder.vit
 
     def image_layers(self) -> list[list[nn.Parameter]]:
         """See `medbench.model.LayeredModel`."""
@@ -203,6 +210,12 @@ class GloriaModel(nn.Module):
         assert features.first is not None
         words = torch.cat([features.first[:, None], features.local], 1)
         return words, F.pad(features.mask, (1, 0), value=True)
+
+    def local_similarity(self, images: ImageFeatures, texts: TextFeatures) -> Tensor:
+        """(I, T) float32, how well each image holds its best word of each text; [CLS] is no word here, as released."""
+        regions = self.embed_patches(images)
+        scales = (self.attention_scale, self.matching_scale)
+        return word_region_similarity(regions, texts.local, texts.mask, *scales)
 
 
 class Gloria(Method):

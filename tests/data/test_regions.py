@@ -13,6 +13,7 @@ from medbench.data.regions import (
     Ellipse,
     MaskFile,
     Polygon,
+    Rectangle,
     Region,
     Rle,
     boxes_mask,
@@ -103,6 +104,8 @@ def test_boxes_are_filled_and_cut_at_the_edge() -> None:
     boxes = np.array([[1.0, 0, 2, 1], [2, 1, 5, 5]])
     assert boxes_mask(boxes, 3, 4).astype(int).tolist() == [[0, 1, 1, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
     assert not boxes_mask(np.zeros((0, 4)), 3, 4).any()
+    both = mask_of([Rectangle("a", 1, 0, 2, 1), Rectangle("b", 2, 1, 5, 5)], 3, 4, Path())
+    assert (both == boxes_mask(boxes, 3, 4)).all()
 
 
 def test_the_edges_of_boxes_are_rounded() -> None:
@@ -127,9 +130,16 @@ def test_the_edges_of_boxes_are_rounded() -> None:
         (Ellipse("a", 1, 2, float("nan"), 3), "ellipse with a number that is not finite ('1 2 nan 3')"),
         (Ellipse("a", 1, 2, 3, float("inf")), "ellipse with a number that is not finite ('1 2 3 inf')"),
         (Ellipse("a", 1, 2, 3, 4), None),
+        (Rectangle("a", 1, 2, 3, float("nan")), "rectangle with a number that is not finite ('1 2 3 nan')"),
+        (Rectangle("a", 1, 2, 0, 4), "rectangle without area (0 x 4)"),
+        (
+            Rectangle("a", 1, 2, 3, 12),
+            "rectangle outside its image (1, 2 to 4, 14; the image is 10 x 10)",
+        ),
+        (Rectangle("a", 1, 2, 3, 4), None),
     ],
 )
-def test_outlines_with_numbers_that_are_not_finite(region: Region, message: str | None) -> None:
+def test_what_is_wrong_with_an_outline(region: Region, message: str | None) -> None:
     assert region.problem(10, 10, Path()) == message
 
 

@@ -79,12 +79,25 @@ def test_the_index(layout: Callable[..., Chexpert]) -> None:
     assert rows["view"].tolist() == ["AP", "Lateral", "AP", "AP", "AP", "AP"]
     assert (index.subset, rows["bytes"].tolist()) == ("6 of 223,648", [4] * 6)
     assert index.labels == ("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural_effusion")
+    assert (set(rows["sex"]), set(rows["age"])) == ({"F"}, {68.0})
     # an uncertain one is 1 for atelectasis, edema and effusion, 0 for the two others; a blank is 0
     assert rows["label_atelectasis"].tolist() == [0, 0, 1, 0, 0, 0]
     assert rows["label_cardiomegaly"].tolist() == [0, 0, 0, 0, 1, 0]
     assert rows["label_consolidation"].tolist() == [0, 0, 0, 0, 0, 0]
     assert rows["label_edema"].tolist() == [1, 1, 0, 0, 0, 0]
     assert rows["label_pleural_effusion"].tolist() == [0, 0, 0, 1, 0, 0]
+
+
+def test_sex_and_age_that_are_not_known(layout: Callable[..., Chexpert]) -> None:
+    dataset = layout()
+    train = dataset.root / "train.csv"
+    train.write_text(train.read_text().replace("Female,68", "Unknown,0", 1))
+    rows = dataset.index().table
+    assert rows["sex"].tolist() == ["", *["F"] * 5]
+    assert np.isnan(rows["age"][0]) and set(rows["age"][1:]) == {68.0}
+    train.write_text(train.read_text().replace("Sex,Age", "x,y"))
+    rows = Chexpert(SPECS["chexpert"], dataset.root).index().table
+    assert set(rows["sex"][:5]) == {""} and rows["age"][:5].isna().all()
 
 
 def test_reports_come_with_chexpert_plus(layout: Callable[..., Chexpert]) -> None:
@@ -210,6 +223,8 @@ def test_nothing_is_wrong_with_the_real_table(real: pd.DataFrame) -> None:
     assert (len(real), real["patient"].nunique()) == (223_414, 64_540)
     assert (real["wrong"] == "").all()
     assert (real["view"] != "Lateral").sum() == 191_027
+    assert real["sex"].value_counts().to_dict() == {"M": 132_636, "F": 90_777, "": 1}
+    assert (real["age"].isna().sum(), real["age"].min(), real["age"].max()) == (3, 18, 90)
 
 
 def test_candidates_of_5x200(real: pd.DataFrame) -> None:

@@ -76,6 +76,17 @@ def test_the_index(layout: Callable[..., Nih]) -> None:
     assert index.subset == "4 of 112,120"
 
 
+@pytest.mark.parametrize(("column", "ages"), [("Patient Gender", "058Y"), ("Patient Sex", "58")])
+def test_sex_and_age_where_the_table_has_them(layout: Callable[..., Nih], column: str, ages: str) -> None:
+    rows = layout().index().table
+    assert rows["sex"].tolist() == [""] * 4 and rows["age"].isna().all()
+    first, *films = ENTRIES.splitlines()
+    entries = [f"{first}{column},Patient Age", f"{films[0]}F,{ages}", *(f"{film}M,414" for film in films[1:])]
+    rows = layout(entries="\n".join(entries)).index().table
+    assert rows["sex"].tolist() == ["F", "M", "M", "M"]
+    assert rows["age"][0] == 58 and rows["age"][1:].isna().all()
+
+
 def test_twelve_folders_and_the_first_edition(layout: Callable[..., Nih]) -> None:
     films = [f"images_0{number:02d}/images/{name}" for number, name in zip((1, 1, 2, 12), NAMES, strict=True)]
     dataset = layout(films=films)
@@ -233,6 +244,8 @@ def test_the_full_release(full_release: tuple[Nih, Index]) -> None:
         "pleural_thickening": 3_385,
         "hernia": 227,
     }
+    assert table["sex"].value_counts().to_dict() == {"M": 63_340, "F": 48_780}
+    assert (table["age"].min(), table["age"].max(), table["age"].isna().sum()) == (0, 95, 0)
     boxed = table[table["boxes"].notna()]
     assert (len(boxed), sum(map(len, boxed["boxes"]))) == (880, 984)
     assert set(boxed["split"]) == {"test"}
@@ -272,6 +285,8 @@ def sample(test_data: Path, tmp_path: Path) -> Nih:
         "image_index": "Image Index",
         "finding_labels": "Finding Labels",
         "patient_id": "Patient ID",
+        "age": "Patient Age",
+        "sex": "Patient Gender",
         "view": "View Position",
     }
     labels.rename(columns=columns)[list(columns.values())].to_csv(
@@ -294,6 +309,8 @@ def test_real_films(sample: Nih) -> None:
     assert (len(index), index.subset, index.table["patient"].nunique()) == (612, "612 of 112,120", 415)
     assert index.table["label_pneumonia"].sum() == 295
     assert index.table["label_infiltration"].sum() == 103
+    assert index.table["sex"].value_counts().to_dict() == {"M": 318, "F": 294}
+    assert index.table["age"].between(5, 85).all()
     assert sum(len(boxes) for boxes in index.table["boxes"] if boxes is not None) == 28
     assert set(index.table["split"]) == {"train_val", "test"}
     (check,) = check_splits(sample, index)
@@ -309,6 +326,9 @@ def test_the_phantom_twin(tmp_path: Path) -> None:
     index, problems = verify(dataset, full=True, progress=Progress(quiet=True))
     assert problems == []
     assert (len(index), index.source, index.subset) == (phantom.total(24), "phantom", None)
+    truth = [phantom.patient(int(patient) - 1).anatomy for patient in index.table["patient"]]
+    assert index.table["sex"].tolist() == [anatomy.sex for anatomy in truth]
+    assert index.table["age"].tolist() == [anatomy.age for anatomy in truth]
     boxed = index.table[index.table["boxes"].notna()]
     assert len(boxed) and set(boxed["split"]) == {"test"}
     for names, row in zip(boxed["box_labels"], boxed.itertuples(), strict=True):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medbench.data.index import Index
-from medbench.data.regions import Ellipse, Polygon
+from medbench.data.regions import Ellipse, Polygon, Rectangle
 from medbench.data.split_check import check_splits
 from medbench.data.verify import BrokenSamples, verify
 from medbench.errors import DataError
@@ -61,7 +61,10 @@ def test_the_index(layout: Callable[..., ObjectCxr]) -> None:
     assert table["label_foreign_object"].tolist() == [0, 1, 1, 0, 0, 1, 0]
     assert [len(boxes) for boxes in table["boxes"]] == [0, 2, 1, 0, 0, 1, 0]
     np.testing.assert_array_equal(table["boxes"][1], [[1, 2, 10, 6], [20, 3, 8, 6]])
-    assert table["regions"][1] == (Ellipse("foreign_object", 20, 3, 8, 6),)
+    assert table["regions"][1] == (
+        Rectangle("foreign_object", 1, 2, 10, 6),
+        Ellipse("foreign_object", 20, 3, 8, 6),
+    )
     assert table["regions"][2] == (Polygon("foreign_object", ((2, 2), (12, 2), (12, 14), (2, 14))),)
     assert index.subset == "7 of 9,000"
     assert verify(dataset, full=True, progress=QUIET)[1] == []
@@ -177,7 +180,7 @@ def test_phantom_films(tmp_path: Path) -> None:
     assert (len(index), problems, index.source) == (45, [], "phantom")
     assert index.table["split"].value_counts().to_dict() == {"train": 40, "dev": 5}
     kinds = {type(region) for regions in index.table["regions"] for region in regions}
-    assert kinds == {Ellipse, Polygon}
+    assert kinds == {Ellipse, Polygon, Rectangle}
     assert 0.3 < index.table["label_foreign_object"].mean() < 0.7
 
 

@@ -77,6 +77,17 @@ def test_the_index(layout: Callable[..., PadChest], packed: bool, flat: str | No
     assert (index.source, index.subset) == ("real", "5 of 160,861")
 
 
+def test_sex_and_age_where_the_table_has_them(layout: Callable[..., PadChest]) -> None:
+    rows = layout().index().table
+    assert set(rows["sex"]) == {""} and rows["age"].isna().all()
+    more = ["20140915,1930.0,F", "20140915,,M", "20140915,1830.0,O", "20140915,2014.0,nan", ",1930.0,"]
+    films = [f"{row},{own}\n" for row, own in zip(ROWS.splitlines(), more, strict=True)]
+    header = HEADER.replace("\n", ",StudyDate_DICOM,PatientBirth,PatientSex_DICOM\n")
+    rows = layout("".join(films), header).index().table
+    assert rows["sex"].tolist() == ["F", "M", "", "", ""]
+    np.testing.assert_array_equal(rows["age"], [84, np.nan, np.nan, 0, np.nan])
+
+
 def test_reports_can_be_read_in_another_way(layout: Callable[..., PadChest]) -> None:
     dataset = PadChest(SPEC, layout().root, cleaning="clean")
     assert dataset.index().table["report"][3] == "cardiomegali."
@@ -149,6 +160,14 @@ def test_phantom_films(tmp_path: Path) -> None:
     ):
         there = [any(finding.kind == kind for finding in study.findings) for study in studies]
         assert index.table[f"label_{label}"].tolist() == there
+    truth = [
+        phantom.patient(number).anatomy
+        for number in range(12)
+        for study in phantom.patient(number).studies
+        for _ in study.films
+    ]
+    assert index.table["sex"].tolist() == [anatomy.sex for anatomy in truth]
+    assert index.table["age"].tolist() == [anatomy.age for anatomy in truth]
     assert not verify(dataset, full=True, progress=Progress(quiet=True))[1]
     for name in dataset.splits:
         split = dataset.split(index, name)
@@ -174,6 +193,9 @@ def test_the_real_table(label_files: Path, tmp_path: Path, monkeypatch: pytest.M
     with gzip.open(source, "rt") as lines:
         names = {name.strip() for line in lines for name in re.findall(r"'([^']*)'", line)}
     assert {name for meant in LABELS.values() for name in meant} <= names
+    assert index.table["sex"].value_counts().to_dict() == {"M": 80_920, "F": 79_919, "": 22}
+    ages = index.table["age"]
+    assert (ages.isna().sum(), ages.min(), ages.max()) == (6, 0, 105)
     assert index.table["label_normal"].sum() == 50_616
     assert index.table["label_pneumonia"].sum() == 8_174
     assert dataset.dropped == {"report with fewer words than are needed": 11_522, "empty report": 133}

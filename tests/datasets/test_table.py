@@ -49,15 +49,20 @@ def test_real_films_without_options(test_data: Path, tmp_path: Path) -> None:
         "image": "file",
         "sample": "image_id",
         "patient": "patient_id",
+        "sex": "sex",
+        "age": "age",
         "view": "view",
         "report": "text",
     }
     assert dataset.notes()[0] == (
-        "metadata.csv: image = file, sample = image_id, patient = patient_id, view = view, report = text"
+        "metadata.csv: image = file, sample = image_id, patient = patient_id, sex = sex, age = age, view = view,"
+        " report = text"
     )
     assert dataset.notes()[1:] == ("not used: 68 x empty report",)
     assert len(index) == 201
     assert index.table["patient"].nunique() == 94
+    assert index.table["sex"].value_counts().to_dict() == {"M": 138, "F": 59, "": 4}
+    assert (index.table["age"].isna().sum(), index.table["age"].max()) == (77, 85)
     assert (
         sum(bool(sentences(report)) for report in index.table["report"])
         == (index.table["report"] != "").sum()
@@ -98,6 +103,20 @@ def test_an_image_column_is_enough(table: Callable[..., Table]) -> None:
         dataset.notes()[0]
         == "t.csv: image = path; no patient column: each film is taken for a patient of its own"
     )
+
+
+def test_sex_and_age_and_what_they_do_not_say(table: Callable[..., Table]) -> None:
+    dataset = table("path,Patient Sex,Age\na.png,female,058Y\nb.png,2,\nc.png,,60-70\n")
+    rows = dataset.index().table
+    assert rows["sex"].tolist() == ["F", "", ""]
+    np.testing.assert_array_equal(rows["age"], [58, np.nan, np.nan])
+    assert dataset.notes()[0] == (
+        "t.csv: image = path, sex = Patient Sex, age = Age; no patient column: each film is taken for a patient of its"
+        " own; 1 cells of Patient Sex are no sex that is understood; 1 cells of Age are no age that is understood"
+    )
+    told = table("path,gender,years\na.png,M,7\nb.png,F,90\n", age="years", sex="")
+    assert told.index().table["age"].tolist() == [7, 90]
+    assert not told.index().knows("sex") and "sex" not in told.mapping
 
 
 def test_guessed_names_are_not_particular(table: Callable[..., Table]) -> None:

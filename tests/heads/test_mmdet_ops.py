@@ -184,9 +184,14 @@ def test_import_is_quiet_and_nothing_else_needs_it(tmp_path: Path) -> None:
     """In a fresh process: the head's module imports neither OpenCV nor mmdet; then mmdet comes without a word."""
     code = (
         "import sys\n"
-        "import medbench.heads.yolov3, medbench.protocols.detection\n"
+        "import torch, medbench.heads.fcos, medbench.heads.yolov3, medbench.protocols.detection\n"
         "assert not {'cv2', 'mmcv', 'mmdet', 'mmengine'} & set(sys.modules), 'imported too early'\n"
         "medbench.heads.yolov3.YoloV3((8, 16, 32), 64, medbench.heads.yolov3.YoloV3Config(), 0)\n"
+        "head = medbench.heads.fcos.Fcos((8, 16, 32), 64, medbench.heads.fcos.FcosConfig(), 0)\n"
+        "target = head.targets(torch.tensor([[8.0, 8, 40, 40]]), torch.zeros(1, dtype=torch.int64))\n"
+        "found = head([torch.zeros(1, c, 64 // c, 64 // c) for c in (8, 16, 32)])\n"
+        "head.losses(found, [target])\n"
+        "head.boxes(found)\n"
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path

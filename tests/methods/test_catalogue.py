@@ -15,7 +15,7 @@ import torch
 
 from medbench.field_docs import field_docs
 from medbench.method import Method, Recipe, Setup
-from medbench.model import ImageTextBatch, VisionLanguageModel
+from medbench.model import ImageTextBatch, PatchModel, VisionLanguageModel
 from medbench.overrides import apply_overrides
 from medbench.protocols.unfrozen import describe_layers, parameter_groups, trainable_copy
 from medbench.specs import MethodSpec
@@ -152,6 +152,13 @@ def test_the_model_gives_what_the_spec_provides(spec: MethodSpec) -> None:
     assert ("image.pyramid" in spec.provides) is (image.pyramid is not None and len(image.pyramid) == 5)
     assert "image.pooled" in spec.provides
     assert image.pooled.shape[0] == 3
+    assert isinstance(model, PatchModel)
+    if model.pyramid_from_patches:
+        assert image.pyramid is not None and image.local is not None
+        assert torch.equal(image.pyramid[3].flatten(2).transpose(1, 2), image.local)
+        with torch.no_grad():
+            alone = model.encode_image(films_for(method, 3)).local
+        torch.testing.assert_close(alone, image.local)
     if "embedding" in spec.provides:
         with torch.no_grad():
             text = model.encode_text(model.tokenize(REPORTS[:3]))

@@ -326,6 +326,7 @@ def test_all_empty_is_all_right() -> None:
         "dice_mgca": (1, 1, 1),
     }
     assert metrics["dice_pos"].value is None
+    assert metrics["dice_pos"].reason == "no image has a true mask"
 
 
 def test_nothing_found_anywhere() -> None:

@@ -70,7 +70,7 @@ def films(sizes: dict[str | None, int], seed: int = 0) -> pd.DataFrame:
 
 
 def auroc_of_x(predictions: pd.DataFrame) -> tuple[Metric, ...]:
-    return classification_metrics(predictions, ["x"])
+    return classification_metrics(predictions, ["x"], macro=False)
 
 
 def calibration_of_x(predictions: pd.DataFrame) -> tuple[Metric, ...]:
@@ -230,12 +230,16 @@ def test_the_class_that_is_missing_is_named() -> None:
     women = table["sex"] == "F"
     table.loc[women, "target_y"] = 0.0
     table.loc[women, "target_z"] = np.nan
-    result = subgroup_metrics(table, "sex", lambda rows: classification_metrics(rows, ["x", "y", "z"]))
+    result = subgroup_metrics(
+        table, "sex", lambda rows: classification_metrics(rows, ["x", "y", "z"], macro=True)
+    )
     note = "no positive of y among 30 samples, no known label of z"
     assert result.groups[0].notes == {"macro_auroc": note, "macro_average_precision": note}
     assert result.groups[1].notes == {}
     untrained = table.assign(score_y=np.nan)
-    result = subgroup_metrics(untrained, "sex", lambda rows: classification_metrics(rows, ["x", "y"]))
+    result = subgroup_metrics(
+        untrained, "sex", lambda rows: classification_metrics(rows, ["x", "y"], macro=True)
+    )
     assert result.groups[1].notes["macro_auroc"] == "no score of y"
 
 
@@ -323,8 +327,28 @@ def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match="no sample has a known label"):
         subgroup_metrics(table.assign(target_x=np.nan), "sex", auroc_of_x)
 
-    def moody(rows: pd.DataFrame) -> tuple[Metric, ...]:
-        return (Metric(f"of_{len(rows)}", 0.5, None, None, "none", len(rows)),)
 
-    with pytest.raises(ValueError, match=r"metrics of group F are \['of_30'\], of all rows \['of_60'\]"):
-        subgroup_metrics(table, "sex", moody)
+def test_a_metric_that_some_rows_do_not_give() -> None:
+    table = films({"F": 30, "M": 25})
+
+    def by_size(rows: pd.DataFrame) -> tuple[Metric, ...]:
+        given = {name: Metric(name, 0.5, None, None, "none", len(rows)) for name in ("all", "of_30", "of_55")}
+        return given["all"], *(given[name] for name in (f"of_{len(rows)}",) if name in given)
+
+    whole = (*by_size(table), Metric("of_30", 0.5, None, None, "none", 30))
+    result = subgroup_metrics(table, "sex", by_size, whole=whole)
+    assert [m.name for m in result.groups[0].metrics] == ["all", "of_55", "of_30"]
+    assert [m.value for m in result.groups[0].metrics] == [0.5, None, 0.5]
+    assert [m.value for m in result.groups[1].metrics] == [0.5, None, None]
+    note = "not defined on these samples; 0 samples, fewer than 20: neither worst nor best"
+    assert result.groups[1].notes == {"of_55": note, "of_30": note}
+
+
+def test_a_metric_says_itself_why_it_has_no_value() -> None:
+    table = films({"F": 30, "M": 30})
+
+    def silent(rows: pd.DataFrame) -> tuple[Metric, ...]:
+        reason = "the gallery is empty" if len(rows) < 60 else ""
+        return (Metric("m", None if reason else 0.5, None, None, "none", len(rows), reason=reason),)
+
+    assert subgroup_metrics(table, "sex", silent).groups[0].notes == {"m": "the gallery is empty"}

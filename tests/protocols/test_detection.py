@@ -15,10 +15,14 @@ from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
 from medbench.data.splits import Split
 from medbench.errors import DataError
+from medbench.metrics.detection import OBJECT
 from medbench.model import ImageFeatures, Preprocessing
 from medbench.progress import Progress
 from medbench.protocols import detection
-from medbench.protocols.detection import RECIPES, DetectionConfig, FrozenDetection, Schedule
+from medbench.protocols.detection import RECIPES, Detection, DetectionConfig
+from medbench.protocols.square_boxes import SquareBoxes
+from medbench.protocols.training import Schedule, Training, schedule_for
+from medbench.protocols.unfrozen import EncoderGrid
 from medbench.task import Environment, Evaluation, TaskData
 
 SIDE = 64
@@ -41,19 +45,44 @@ class Encoder(nn.Module):
         return ImageFeatures(grey.mean((2, 3)), None, (maps[0], *maps) if pyramid else None)
 
 
-def rectangles(count: int, seed: int = 0) -> TaskData:
-    """Noise; two films in three hold a bright rectangle."""
+class Learner(nn.Module):
+    """A small CNN with BatchNorm, which can learn or drift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.preprocessing = Preprocessing(SIDE, SIDE + 8)
+        widths = ((3, 8, 2), (8, 8, 2), (8, 12, 2), (12, 16, 2), (16, 24, 2))
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.stages = nn.ModuleList(
+                nn.Sequential(nn.Conv2d(a, b, 3, stride, 1), nn.BatchNorm2d(b), nn.ReLU())
+                for a, b, stride in widths
+            )
+        self.text = nn.Linear(2, 2)  # no film passes here
+
+    def encode_image(self, images: Tensor, pyramid: bool = False) -> ImageFeatures:
+        maps = [images]
+        for stage in self.stages:
+            maps.append(stage(maps[-1]))
+        return ImageFeatures(maps[-1].mean((2, 3)), None, tuple(maps[1:]) if pyramid else None)
+
+
+def rectangles(count: int, seed: int = 0, names: tuple[str, ...] = ()) -> TaskData:
+    """Noise; two films in three hold a bright rectangle, or one in the grey of its name."""
     rng = np.random.default_rng(seed)
     films = rng.integers(0, 60, (count, SIDE, SIDE), dtype=np.uint8)
     boxes: list[npt.NDArray[np.float64]] = []
+    labels: list[tuple[str, ...] | None] = []
     scale = np.array([WIDTH / SIDE, HEIGHT / SIDE] * 2)
     for i in range(count):
         x, y, w, h = rng.integers(2, 30), rng.integers(2, 30), rng.integers(16, 30), rng.integers(16, 30)
         if i % 3:
-            films[i, y : y + h, x : x + w] += 180
+            films[i, y : y + h, x : x + w] += 180 if not names else 60 + 120 * (i // 3 % len(names))
         boxes.append(np.array([[x, y, w, h]]) * scale if i % 3 else np.zeros((0, 4)))
-    names = [f"s{i}" for i in range(count)]
-    table = pd.DataFrame({"sample": names, "patient": names, "boxes": boxes})
+        labels.append((names[i // 3 % len(names)],) if names and i % 3 else None)
+    samples = [f"s{i}" for i in range(count)]
+    columns = {"sample": samples, "patient": samples, "boxes": boxes, "box_labels": labels}
+    table = pd.DataFrame({name: pd.Series(values, dtype=object) for name, values in columns.items()})
     train, val = 2 * count // 4, 3 * count // 4
     rows = np.arange(count)
     split = Split("squares", rows[:train], rows[train:val], rows[val:])
@@ -86,12 +115,17 @@ def environment(workdir: Path) -> Environment:
 
 
 def evaluate(
-    data: TaskData, workdir: Path, config: DetectionConfig = QUICK, seed: int = 0, count: int | None = None
+    data: TaskData,
+    workdir: Path,
+    config: DetectionConfig = QUICK,
+    seed: int = 0,
+    count: int | None = None,
+    model: Any = None,
 ) -> Evaluation:
-    task = FrozenDetection("micro", split="squares")
+    task = Detection("micro", split="squares")
     task.config = config
     env = environment(workdir)
-    features = task.extract(Encoder(), data, env)
+    features = task.extract(model or Encoder(), data, env)
     try:
         return task.evaluate(features, data, data.split.train[:count], seed, env)
     finally:
@@ -117,7 +151,14 @@ def same(a: Evaluation, b: Evaluation) -> bool:
 
 def test_predictions_have_one_row_a_test_film(plain: Evaluation, data: TaskData) -> None:
     found = plain.predictions
-    assert list(found.columns) == ["sample", "patient", "true_boxes", "pred_boxes", "pred_scores"]
+    assert list(found.columns) == [
+        *("sample", "patient", "true_boxes", "true_labels"),
+        *("pred_boxes", "pred_scores", "pred_labels", "classes"),
+    ]
+    assert all(names == [OBJECT] for names in found["classes"])
+    for column in ("true", "pred"):
+        for boxes, names in zip(found[f"{column}_boxes"], found[f"{column}_labels"], strict=True):
+            assert names == [OBJECT] * (len(boxes) // 4)
     assert found["sample"].tolist() == [f"s{i}" for i in data.split.test]
     for row, truth in zip(data.split.test, found["true_boxes"], strict=True):
         np.testing.assert_array_equal(truth.reshape(-1, 4), data.index.table["boxes"][row])
@@ -133,7 +174,7 @@ def test_predictions_have_one_row_a_test_film(plain: Evaluation, data: TaskData)
 def test_predictions_survive_a_parquet_file(plain: Evaluation, tmp_path: Path) -> None:
     plain.predictions.to_parquet(tmp_path / "p.parquet")
     again = pd.read_parquet(tmp_path / "p.parquet")
-    task = FrozenDetection("micro", split="squares")
+    task = Detection("micro", split="squares")
     assert task.score(again) == task.score(plain.predictions)
     assert same(Evaluation(again, plain.search), plain)
 
@@ -166,7 +207,7 @@ def test_maps_on_disk_or_not_give_the_same_numbers(plain: Evaluation, data: Task
 @pytest.fixture
 def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Make training stop dead after some steps, as a killed process does."""
-    step = detection._Training._step
+    step = Training._update
 
     def after(steps: int) -> None:
         left = iter(range(steps))
@@ -176,7 +217,7 @@ def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 raise KeyboardInterrupt
             return step(self, *rest)
 
-        monkeypatch.setattr(detection._Training, "_step", dying)
+        monkeypatch.setattr(Training, "_update", dying)
 
     return after
 
@@ -198,9 +239,9 @@ def test_a_killed_cell_goes_on_and_gives_the_same_numbers(
     saved = sorted(path.name for path in tmp_path.iterdir())
     assert len(saved) == (steps >= 5)
     seen: list[int] = []
-    step = detection._Training._step
+    step = Training._update
     monkeypatch.setattr(
-        detection._Training, "_step", lambda self, *rest: (seen.append(self.epoch), step(self, *rest))[1]
+        Training, "_update", lambda self, *rest: (seen.append(self.epoch), step(self, *rest))[1]
     )
     assert same(evaluate(data, tmp_path), plain)
     assert len(seen) == 20 - 5 * (steps // 5)
@@ -219,15 +260,18 @@ def test_checkpoints_of_other_cells_are_not_taken_up(
 
 
 def test_schedule_follows_the_share_of_labels() -> None:
-    def lr(share: float) -> float:
-        return next(s.lr for s in RECIPES["paper"].schedules if share <= s.up_to)
+    def lr(share: float, **given: Any) -> float:
+        schedules = Detection("paper", split="s", **given).config.schedules
+        return schedule_for(schedules, round(1000 * share), 1000).lr
 
     assert (lr(0.01), lr(0.012), lr(0.1), lr(1.0)) == (2e-4, 2e-4, 5e-4, 5e-4)
     paper = RECIPES["paper"]
     assert [(s.batch_size, s.epochs, s.patience) for s in paper.schedules] == [(8, 50, 10), (16, 50, 10)]
     assert paper.weight_decay == 1e-6
-    for config in RECIPES.values():
-        assert config.schedules[-1].up_to == 1
+    assert (lr(0.01, few_lr=2.5e-4), lr(0.1, few_lr=2.5e-4)) == (2.5e-4, 5e-4)
+    assert Detection("tiny", split="s", few_lr=1.0).config == RECIPES["tiny"]
+    for schedules in [config.schedules for config in RECIPES.values()] + list(detection.LIVE.values()):
+        assert schedules[-1].up_to == 1
 
 
 def test_best_validation_state_is_tested(
@@ -238,24 +282,24 @@ def test_best_validation_state_is_tested(
     states = []
 
     def score(*args: Any) -> npt.NDArray[np.float64]:
-        return np.array([next(decreed)])
+        return np.array([[next(decreed)]])
 
-    validate = detection._Training._validate
+    validate = Training._validate
 
-    def watch(self: Any, validation: Any) -> None:
-        validate(self, validation)
-        states.append({name: value.clone() for name, value in self.head.state_dict().items()})
+    def watch(self: Any) -> None:
+        validate(self)
+        states.append({name: value.clone() for name, value in self.module.state_dict().items()})
 
     final: dict[str, Tensor] = {}
-    search = detection._Training.search
+    search = Training.search
 
-    def look(self: Any) -> Any:
-        final.update(self.head.state_dict())
-        return search(self)
+    def look(self: Any, metric: str) -> Any:
+        final.update(self.module.state_dict())
+        return search(self, metric)
 
     monkeypatch.setattr(detection, "average_precision", score)
-    monkeypatch.setattr(detection._Training, "_validate", watch)
-    monkeypatch.setattr(detection._Training, "search", look)
+    monkeypatch.setattr(Training, "_validate", watch)
+    monkeypatch.setattr(Training, "search", look)
     schedule = replace(QUICK.schedules[0], patience=2)
     found = evaluate(data, tmp_path, replace(QUICK, schedules=(schedule,)))
     assert found.search["chosen"] == {"epoch": 2, "validation_map_40_75": 0.4}
@@ -266,7 +310,7 @@ def test_best_validation_state_is_tested(
 def test_patience_ends_training_early(
     data: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(detection, "average_precision", lambda *args: np.array([0.0]))
+    monkeypatch.setattr(detection, "average_precision", lambda *args: np.array([[0.0]]))
     schedule = replace(QUICK.schedules[0], patience=2)
     found = evaluate(data, tmp_path, replace(QUICK, schedules=(schedule,)))
     assert found.search["trials"] == 3  # the first is the best, two more are not better
@@ -281,13 +325,13 @@ def test_order_depends_on_seed_and_epoch_alone(
     data: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orders: dict[tuple[int, int], list[int]] = {}
-    step = detection._Training._step
+    step = Training._update
 
-    def note(self: Any, rows: Any, targets: Any) -> Tensor:
+    def note(self: Any, rows: Any, number: Any) -> Tensor:
         orders.setdefault((self.seed, self.epoch), []).extend(rows.tolist())
-        return step(self, rows, targets)
+        return step(self, rows, number)
 
-    monkeypatch.setattr(detection._Training, "_step", note)
+    monkeypatch.setattr(Training, "_update", note)
     for seed in (0, 1):
         evaluate(data, tmp_path, seed=seed)
     assert len(orders) == 8
@@ -315,17 +359,21 @@ def test_validation_without_a_box_can_not_choose(tmp_path: Path) -> None:
         evaluate(data, tmp_path)
 
 
+def square_boxes(data: TaskData, wanted: tuple[str, ...] = ()) -> SquareBoxes:
+    return SquareBoxes(data.index, data.split, data.images(SIDE, "stretch").sizes, SIDE, wanted)
+
+
 def test_boxes_go_into_the_square_and_back(data: TaskData) -> None:
-    films = detection._Films(data, SIDE)
+    films = square_boxes(data)
     for row in (1, 2, 4):
-        square = films.square(row)
+        square = films.square(row)[0]
         assert square.dtype == torch.float32
         np.testing.assert_allclose(films.restore(row, square), data.index.table["boxes"][row], rtol=1e-5)
 
 
 def test_box_over_the_border_is_cut(data: TaskData) -> None:
     over = with_boxes(data, {0: np.array([[-1.0, 10, 50, 291], [WIDTH - 0.5, 10, 1.5, 20]])})
-    square = detection._Films(over, SIDE).square(0)
+    square = square_boxes(over).square(0)[0]
     assert square[0].tolist() == pytest.approx([0, 10 * SIDE / HEIGHT, 49 * SIDE / WIDTH, SIDE])
     centres = (square[:, :2] + square[:, 2:]) / 2
     assert (centres < SIDE).all()
@@ -334,7 +382,7 @@ def test_box_over_the_border_is_cut(data: TaskData) -> None:
 
 def test_positives_are_films_with_a_box(data: TaskData) -> None:
     index = with_boxes(data, {1: None}).index
-    assert FrozenDetection("micro", split="squares").positives(index)[:6].tolist() == [
+    assert Detection("micro", split="squares").positives(index)[:6].tolist() == [
         False,
         False,
         True,
@@ -345,7 +393,7 @@ def test_positives_are_films_with_a_box(data: TaskData) -> None:
 
 
 def test_bfloat16_is_close(data: TaskData, tmp_path: Path) -> None:
-    task = FrozenDetection("micro", split="squares")
+    task = Detection("micro", split="squares")
     task.config = QUICK
     env = replace(environment(tmp_path), precision="bf16")
     features = task.extract(Encoder(), data, env)
@@ -359,8 +407,9 @@ def test_learns_to_find_rectangles_over_an_encoder_that_learns_nothing(tmp_path:
     schedule = Schedule(up_to=1.0, lr=3e-3, batch_size=10, epochs=20, validate_every=4, patience=9)
     config = replace(RECIPES["paper"], schedules=(schedule,))
     found = evaluate(data, tmp_path, config)
-    primary, mgca, coco = FrozenDetection("paper", split="squares").score(found.predictions)
-    assert primary.name == "map_40_75"
+    primary, mgca, coco, *_, froc = Detection("paper", split="squares").score(found.predictions)
+    assert (primary.name, froc.name) == ("map_40_75", "froc")
+    assert froc.value is not None and froc.value > 0.5
     assert primary.value is not None
     assert primary.value > 0.3
     assert mgca.value is not None
@@ -368,9 +417,208 @@ def test_learns_to_find_rectangles_over_an_encoder_that_learns_nothing(tmp_path:
     assert primary.value > coco.value
 
 
+# Encoders that are not left as they are: they drift, or learn.
+
+LIVE = {
+    "drift": replace(
+        QUICK,
+        detector="yolov3_mgca",
+        head=detection.HEADS["yolov3_mgca"]["micro"],
+        selected_on="map_mgca",
+        drift=True,
+    ),
+    "learn": replace(QUICK, encoder_grid=EncoderGrid((0.1, 1.0), (1.0,))),
+}
+
+
+@pytest.fixture(scope="module", params=LIVE)
+def live(request: pytest.FixtureRequest) -> DetectionConfig:
+    config: DetectionConfig = LIVE[request.param]
+    return config
+
+
+@pytest.fixture(scope="module")
+def live_once(live: DetectionConfig, data: TaskData, tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
+    """One evaluation that several tests look at; it left the encoder and torch's generator alone."""
+    model = Learner().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    found = evaluate(data, tmp_path_factory.mktemp("live"), live, model=model)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(module.training for module in model.modules())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    return found
+
+
+def test_a_killed_cell_of_a_live_encoder_goes_on(
+    live: DetectionConfig,
+    live_once: Evaluation,
+    data: TaskData,
+    tmp_path: Path,
+    kill: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kill(13 if live.drift else 33)  # in the second trial
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(data, tmp_path, live, model=Learner())
+    monkeypatch.undo()
+    assert same(evaluate(data, tmp_path, live, model=Learner()), live_once)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batch_of_predictions_changes_nothing_of_a_live_encoder(
+    live: DetectionConfig, live_once: Evaluation, data: TaskData, tmp_path: Path
+) -> None:
+    other = evaluate(data, tmp_path, replace(live, predict_batch=7), model=Learner())
+    for one, two in zip(other.predictions["pred_scores"], live_once.predictions["pred_scores"], strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def test_test_labels_choose_nothing(data: TaskData, tmp_path: Path, plain: Evaluation) -> None:
+    test = data.split.test.tolist()
+    swapped = with_boxes(
+        data, {row: data.index.table["boxes"][other] for row, other in zip(test, test[::-1], strict=True)}
+    )
+    found = evaluate(swapped, tmp_path)
+    assert found.search == plain.search
+    for column in ("pred_boxes", "pred_scores"):
+        assert all(map(np.array_equal, found.predictions[column], plain.predictions[column]))
+    assert not all(map(np.array_equal, found.predictions["true_boxes"], plain.predictions["true_boxes"]))
+
+
+def trial(config: DetectionConfig, data: TaskData, workdir: Path, model: nn.Module) -> detection.Trial:
+    task = Detection("micro", split="squares")
+    task.config = config
+    env = environment(workdir)
+    films: Any = task.extract(model, data, env)  # type: ignore[arg-type]  # no text half
+    point = config.encoder_grid.points[0] if config.encoder_grid else None
+    made = detection.Trial(
+        config, config.schedules[0], films, data.split.train, data.split.val, 0, env, point
+    )
+    made.training.run()
+    return made
+
+
+def test_statistics_drift_and_weights_do_not(data: TaskData, tmp_path: Path) -> None:
+    model = Learner()
+    made = trial(LIVE["drift"], data, tmp_path, model)
+    assert isinstance(made.encoder, nn.Module)
+    changed = {
+        name
+        for (name, value), old in zip(
+            made.encoder.state_dict().items(), model.state_dict().values(), strict=True
+        )
+        if not torch.equal(value, old)
+    }
+    assert changed == {name for name in model.state_dict() if "running" in name or "tracked" in name}
+    assert all(p.grad is None for p in made.encoder.parameters())
+    # What was chosen is tested: the statistics of the best state, not of the last.
+    best = made.training.best["state"]
+    norms = [module for module in made.encoder.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert torch.equal(norms[0].running_mean, best["statistics.0.running_mean"])  # type: ignore[arg-type]
+
+
+def test_an_encoder_without_batchnorm_has_nothing_that_drifts(data: TaskData, tmp_path: Path) -> None:
+    films = Detection("micro", split="squares", detector="yolov3_mgca").extract(
+        Encoder(), data, environment(tmp_path)
+    )  # type: ignore[arg-type]
+    assert not films.drifts
+    assert len(films.maps(data.split.val)) == 3
+
+
+def test_an_encoder_learns_with_its_statistics_kept(data: TaskData, tmp_path: Path) -> None:
+    model = Learner()
+    made = trial(LIVE["learn"], data, tmp_path, model)
+    assert isinstance(made.encoder, nn.Module)
+    for (name, value), old in zip(
+        made.encoder.state_dict().items(), model.state_dict().values(), strict=True
+    ):
+        kept = "running" in name or "tracked" in name or name.startswith("text")
+        assert torch.equal(value, old) == kept, name
+
+
+def test_search_says_how_fast_the_encoder_learned(live: DetectionConfig, live_once: Evaluation) -> None:
+    search = live_once.search
+    if live.drift:
+        assert search["selected_on"] == "validation map_mgca"
+        return
+    assert search["trials"] == 8
+    assert search["grid"]["lr_factors"] == (0.1, 1.0)
+    assert [point["lr_factor"] for point in search["tried"]] == [0.1, 1.0]
+    best = max(search["tried"], key=lambda point: point["validation_map_40_75"])
+    assert search["chosen"] == best
+    assert "one layer" in search["encoder"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["yolov3", "yolov3_mgca"])
+def test_overfits_eight_films(name: str, tmp_path: Path) -> None:
+    """Of two classes, one without any box on some of them; the encoder learns with the head."""
+    data = rectangles(8, seed=4, names=("dim", "bright"))
+    rows = np.arange(8)
+    data = replace(data, split=Split("squares", rows, rows, rows))
+    config = replace(
+        RECIPES["paper"],
+        detector=name,  # type: ignore[arg-type]
+        head=detection.HEADS[name]["paper"],  # type: ignore[index]
+        schedules=(Schedule(up_to=1.0, lr=4e-3, batch_size=8, epochs=400, validate_every=40, patience=9),),
+        encoder_grid=EncoderGrid((1.0,), (1.0,)),
+    )
+    found = evaluate(data, tmp_path, config, model=Learner())
+    metrics = {m.name: m for m in Detection("paper", split="squares").score(found.predictions)}
+    assert metrics["map_40_75"].value is not None and metrics["map_40_75"].value > 0.9
+    assert set(metrics["map_40_75"].per_class) == {"dim", "bright"}
+
+
+# Several classes.
+
+
+def test_classes_are_those_of_the_training_part(tmp_path: Path) -> None:
+    data = rectangles(48, names=("a", "b"))
+    table = data.index.table
+    names = table["box_labels"].tolist()
+    names[data.split.test[1]] = ("z",)
+    data = replace(
+        data, index=replace(data.index, table=table.assign(box_labels=pd.Series(names, dtype=object)))
+    )
+    found = evaluate(data, tmp_path)
+    assert found.search["classes"] == ["a", "b"]
+    assert found.search["classes_without_a_training_box"] == []
+    assert found.predictions["classes"].tolist() == [["a", "b"]] * len(data.split.test)
+    assert {name for names in found.predictions["pred_labels"] for name in names} == {"a", "b"}
+    assert found.predictions["true_labels"].tolist()[1] == ["z"]
+    found.predictions.to_parquet(tmp_path / "p.parquet")
+    primary = Detection("micro", split="squares").score(pd.read_parquet(tmp_path / "p.parquet"))[0]
+    assert set(primary.per_class) == {"a", "b", "z"}
+    assert primary.per_class["z"] is None
+    assert "the training part has no box of z" in primary.reason
+    few = evaluate(data, tmp_path, count=3)  # a film with a box, of class a
+    assert few.search["classes_without_a_training_box"] == ["b"]
+
+
+def test_only_boxes_that_are_asked_for_count(tmp_path: Path) -> None:
+    data = rectangles(48, names=("a", "b"))
+    task = Detection("micro", split="squares", classes=("b",))
+    boxed = [names is not None and "b" in names for names in data.index.table["box_labels"]]
+    assert task.positives(data.index).tolist() == boxed
+    films = square_boxes(data, ("b",))
+    assert films.classes == ("b",)
+    assert [len(films.boxes(row)) for row in range(48)] == [int(b) for b in boxed]
+    with pytest.raises(DataError, match="no box of c in the 24 training films"):
+        square_boxes(data, ("c",))
+
+
+def test_first_boxes_of_a_film_are_trained_on(data: TaskData) -> None:
+    many = square_boxes(with_boxes(data, {1: np.tile([10.0, 10, 50, 50], (5, 1))}))
+    assert len(many.square(1)[0]) == len(many.square(1)[1]) == 5
+    assert len(many.square(1, most=3)[0]) == len(many.square(1, most=3)[1]) == 3
+    assert len(many.boxes(1)) == 5
+
+
 @pytest.mark.gpu
 def test_runs_on_a_gpu(data: TaskData, tmp_path: Path) -> None:
-    task = FrozenDetection("micro", split="squares")
+    task = Detection("micro", split="squares")
     task.config = QUICK
     env = Environment(torch.device("cuda", 0), "bf16", tmp_path, Progress(quiet=True))
     features = task.extract(Encoder().cuda(), data, env)

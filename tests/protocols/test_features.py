@@ -1,6 +1,8 @@
 """Pooled features: of the right films, the right pixels, from an encoder that is left as it was found."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,7 @@ from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
 from medbench.data.splits import Split
 from medbench.errors import WeightsError
+from medbench.feature_cache import free, held
 from medbench.model import ImageFeatures, Preprocessing
 from medbench.progress import Progress
 from medbench.protocols.features import pooled_features
@@ -120,6 +123,75 @@ def test_bf16_gives_float32_close_to_full_precision(data: TaskData) -> None:
     half = pooled_features(Encoder(), data, rows, environment(precision="bf16"))
     assert half.dtype == np.float32
     assert 0 < np.abs(half - full).max() < 0.03
+
+
+def known(tmp_path: Path, **changes: Any) -> Environment:
+    return replace(environment(), encoder="weights", cache=tmp_path, **changes)
+
+
+class Counting(Encoder):
+    """How many films it has seen."""
+
+    films = 0
+
+    def encode_image(self, images: Tensor, pyramid: bool = False) -> ImageFeatures:
+        self.films += len(images)
+        return super().encode_image(images)
+
+
+def test_they_are_read_once(data: TaskData, tmp_path: Path) -> None:
+    rows = np.arange(FILMS)
+    plain = pooled_features(Encoder(), data, rows, environment())
+    first, second = Counting(), Counting()
+    made = pooled_features(first, data, rows, known(tmp_path, method="mine"))
+    found = pooled_features(second, data, rows, known(tmp_path))
+    assert (first.films, second.films) == (8 + FILMS, 8)
+    for features in (made, found):
+        np.testing.assert_array_equal(features, plain)
+        features[0] = 0  # nobody else sees it
+    np.testing.assert_array_equal(pooled_features(Encoder(), data, rows, known(tmp_path)), plain)
+    [entry] = held(tmp_path)
+    assert {name: entry.about[name] for name in ("method", "dataset", "split", "films")} == {
+        "method": "mine",
+        "dataset": "d",
+        "split": "s",
+        "films": FILMS,
+    }
+    assert free([entry]) == [entry]
+    np.testing.assert_array_equal(found[1:], plain[1:])  # what is mapped outlives its file
+
+
+def test_without_a_name_of_the_encoder_nothing_is_kept(data: TaskData, tmp_path: Path) -> None:
+    pooled_features(Encoder(), data, np.arange(FILMS), replace(known(tmp_path), encoder=""))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whatever_they_depend_on_makes_others(data: TaskData, tmp_path: Path) -> None:
+    rows = np.arange(FILMS)
+
+    def films(seed: int) -> TaskData:
+        pixels = np.random.default_rng(seed).integers(0, 256, (FILMS, SIDE, SIDE), np.uint8)
+        prepared = PreparedImages(pixels, np.full((FILMS, 2), SIDE), f"hash {seed}")
+        return replace(data, images=lambda side, fit: prepared)
+
+    other = Encoder()
+    other.preprocessing = replace(Encoder.preprocessing, mean=(0.1, 0.2, 0.3))
+    moved = Encoder()
+    with torch.no_grad():
+        moved.layers[0].weight += 1  # type: ignore[operator]
+    cases: list[tuple[Encoder, TaskData, Any, Environment]] = [
+        (Encoder(), films(0), rows, known(tmp_path)),
+        (Encoder(), films(1), rows, known(tmp_path)),
+        (Encoder(), films(0), rows[:-1], known(tmp_path)),
+        (Encoder(), films(0), rows, replace(known(tmp_path), encoder="others")),
+        (Encoder(), films(0), rows, replace(known(tmp_path), precision="bf16")),
+        (other, films(0), rows, known(tmp_path)),
+        (moved, films(0), rows, known(tmp_path)),
+    ]
+    for number, (model, of, which, env) in enumerate(cases, start=1):
+        expected = pooled_features(model, of, which, replace(env, encoder=""))
+        np.testing.assert_array_equal(pooled_features(model, of, which, env), expected)
+        assert len(held(tmp_path)) == number
 
 
 @pytest.mark.gpu

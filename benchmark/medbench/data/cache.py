@@ -6,12 +6,10 @@ next run makes a new key. Where the dataset's folder is not there at all nothing
 that is not mounted now may be so tomorrow.
 """
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -20,6 +18,7 @@ import pandas as pd
 
 from medbench.data.images import READER, SCALER
 from medbench.data.prepared import ABOUT, DONE, TABLE
+from medbench.files import unheld
 
 State: TypeAlias = Literal["in use", "unfinished", "root absent", "unused"]
 
@@ -58,7 +57,7 @@ def held(cache: Path) -> list[Held]:
 
 
 def free(entries: Iterable[Held]) -> list[Held]:
-    """Remove folders; those that a process works on, or has open (`medbench.data.prepared.Hold`), are left alone.
+    """Remove folders; those that a process works on, or has open (`medbench.files.Hold`), are left alone.
 
     Returns:
         What was removed.
@@ -68,33 +67,12 @@ def free(entries: Iterable[Held]) -> list[Held]:
     freed = []
     for entry in entries:
         try:
-            with FileLock(entry.folder.with_suffix(".lock"), timeout=0), _alone(entry.folder):
+            with FileLock(entry.folder.with_suffix(".lock"), timeout=0), unheld(entry.folder / TABLE):
                 shutil.rmtree(entry.folder)
         except (Timeout, BlockingIOError, FileNotFoundError):  # in work, open, or finished just now
             continue
         freed.append(entry)
     return freed
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder against all readers.
-
-    Raises:
-        BlockingIOError: one has it open.
-    """
-    table = folder / TABLE
-    if not table.exists():  # debris, which nothing can open
-        yield
-        return
-    with table.open("r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError:  # a file system without locks, where readers have none either
-            pass
-        yield
 
 
 @dataclass(frozen=True)

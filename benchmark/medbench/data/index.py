@@ -16,7 +16,8 @@ from medbench.specs import DatasetSpec
 
 Source = Literal["phantom", "real"]
 
-_ANNOTATIONS: Final = {"box_labels", "regions"}
+_SILENT: Final = {"box_labels", "regions", "sex", "age"}
+"""Columns that count for nothing in a fingerprint where no row of them says anything."""
 
 
 def source_of(folder: Path) -> Source:
@@ -56,7 +57,8 @@ class Index:
         source: `phantom` if the folder says so of itself, else `real`.
         table: one row a sample, a fresh RangeIndex, with the columns
             sample (str, unique), patient (str), study (str), split (str; the official split of the row, "" if none),
-            view (str), image (str, path below root), bytes (int64, size of the image file),
+            view (str), sex (str: "F", "M", "" where not known), age (float64: years, NaN where not known),
+            image (str, path below root), bytes (int64, size of the image file),
             boxes (object: (N, 4) float64 array, x y width height in pixels of the file, top left origin, N >= 0;
             None where the sample was not annotated),
             box_labels (object: N names, one a box; None where the boxes have no names, or there are none),
@@ -106,7 +108,8 @@ class Index:
             "sample": columns["sample"],
             "patient": columns["patient"],
             "study": columns.get("study", columns["patient"]),
-            **{name: columns.get(name, np.full(n, "", object)) for name in ("split", "view")},
+            **{name: columns.get(name, np.full(n, "", object)) for name in ("split", "view", "sex")},
+            "age": np.asarray(columns.get("age", np.full(n, np.nan)), np.float64),
             "image": columns["image"],
             "bytes": np.asarray(columns["bytes"], np.int64),
             **{name: columns.get(name, nothing) for name in ("boxes", "box_labels", "regions")},
@@ -132,6 +135,10 @@ class Index:
         """The same index with the rows where `keep` (length N) is True."""
         return replace(self, table=self.table[keep].reset_index(drop=True))
 
+    def knows(self, column: str) -> bool:
+        """Whether the table has the column, and a value other than "", None or NaN in it."""
+        return column in self.table and bool((self.table[column].notna() & (self.table[column] != "")).any())
+
     def fingerprint(self) -> str:
         """SHA-256 over everything in the table, so over files by path and size, labels, boxes and reports."""
         return self._fingerprint
@@ -139,8 +146,8 @@ class Index:
     @cached_property
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
-        # What says nothing counts for nothing, so that a new kind of annotation changes no dataset without any.
-        silent = {name for name in _ANNOTATIONS & set(self.table) if self.table[name].isna().all()}
+        # What says nothing counts for nothing, so that a new kind of column changes no dataset without any.
+        silent = {name for name in _SILENT & set(self.table) if not self.knows(name)}
         columns = sorted(set(self.table.columns) - silent)
         digest.update(json.dumps([self.dataset, columns]).encode())
         for row in self.table[columns].itertuples(index=False):

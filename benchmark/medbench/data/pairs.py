@@ -128,7 +128,7 @@ class Pairs:
         self._films = images.images
         self._preprocessing: Preprocessing = model.preprocessing
         self._scale = scale
-        self._text = _tokenize(reports.sentences, model)
+        self._text = tokenize_all(reports.sentences, model)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -172,10 +172,14 @@ class Pairs:
         return self._preprocessing.size * self._scale
 
 
-def _tokenize(
+def tokenize_all(
     reports: Sequence[Sequence[str]], model: VisionLanguageModel
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """(N, T) ids, mask, word and sentence, T of the longest report; half the memory of int64."""
+    """Tokenise in chunks, and pad all reports as the longest of them.
+
+    Returns:
+        ids, mask, word and sentence as in `TextBatch`, each (N, T), T of the longest; in half the memory of int64.
+    """
     chunks = [
         model.tokenize(reports[start : start + _TOKENIZE_CHUNK])
         for start in range(0, len(reports), _TOKENIZE_CHUNK)

@@ -11,12 +11,10 @@ again. `medbench.data.cache` lists the folders and frees what is of no more use.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +30,7 @@ from medbench.data.index import Index, Problem
 from medbench.data.shards import Films, Shards, rows_a_shard
 from medbench.data.verify import BrokenSamples, list_problems, outside
 from medbench.errors import DataError
-from medbench.files import locked, replacing, sha256_file, write_atomic
+from medbench.files import Hold, locked, replacing, sha256_file, write_atomic
 from medbench.progress import Progress
 
 CHUNK = 64
@@ -80,7 +78,7 @@ class PreparedImages:
     sizes: npt.NDArray[np.int64]
     sha256: str
     folder: Path | None = None
-    _hold: "Hold | None" = field(default=None, repr=False, compare=False)
+    _hold: Hold | None = field(default=None, repr=False, compare=False)
 
     def __reduce__(self) -> tuple[Callable[..., "PreparedImages"], tuple[Any, ...]]:
         if self.folder is None:
@@ -217,7 +215,7 @@ def _opened(entry: "Entry") -> PreparedImages:
     Raises:
         FileNotFoundError: it was removed since it was looked at.
     """
-    hold = Hold(entry.folder)
+    hold = Hold(entry.folder / TABLE)
     return PreparedImages(entry.images(), entry.sizes, entry.sha256, entry.folder, hold)
 
 
@@ -253,25 +251,6 @@ def _reopen(folder: Path) -> PreparedImages:
         raise DataError(
             f"No prepared images in {folder}: were they removed meanwhile? Run the command again."
         ) from error
-
-
-class Hold:
-    """Keeps a folder from being freed, by a shared lock on its table, for as long as this object lives.
-
-    Args:
-        folder: a finished one.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        file = os.open(folder / TABLE, os.O_RDONLY)
-        weakref.finalize(self, os.close, file)
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH)
-        except OSError:  # a file system without locks: nothing keeps it from being freed there
-            return
 
 
 # A finished folder
@@ -564,7 +543,7 @@ def _copy_from_relatives(
         try:
             if not kin.items() <= json.loads(other.read_text()).items():
                 continue
-            hold = Hold(other.parent)
+            hold = Hold(other.parent / TABLE)
         except (OSError, ValueError):
             continue
         entry = load(other.parent)

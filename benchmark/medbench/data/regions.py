@@ -68,6 +68,25 @@ class Polygon:
 
 
 @dataclass(frozen=True)
+class Rectangle:
+    """The box x, y, width, height, in pixels of the file, filled as `boxes_mask` fills it."""
+
+    label: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+    def mask(self, height: int, width: int, root: Path) -> Mask:
+        """See `mask_of`."""
+        return boxes_mask(np.array([[self.x, self.y, self.width, self.height]]), height, width)
+
+    def problem(self, height: int, width: int, root: Path) -> str | None:
+        """What is wrong with it for an image of this size; None if nothing is."""
+        return _of_a_box("rectangle", self.x, self.y, self.width, self.height, height, width)
+
+
+@dataclass(frozen=True)
 class Ellipse:
     """The ellipse inside the box x, y, width, height, in pixels of the file."""
 
@@ -87,12 +106,7 @@ class Ellipse:
 
     def problem(self, height: int, width: int, root: Path) -> str | None:
         """What is wrong with it for an image of this size; None if nothing is."""
-        if what := _not_finite("ellipse", [self.x, self.y, self.width, self.height]):
-            return what
-        if self.width <= 0 or self.height <= 0:
-            return f"ellipse without area ({self.width:g} x {self.height:g})"
-        right, bottom = self.x + self.width, self.y + self.height
-        return _outside("ellipse", self.x, self.y, right, bottom, height, width)
+        return _of_a_box("ellipse", self.x, self.y, self.width, self.height, height, width)
 
 
 @dataclass(frozen=True)
@@ -123,7 +137,7 @@ class MaskFile:
         return None
 
 
-Region = Rle | Polygon | Ellipse | MaskFile
+Region = Rle | Polygon | Rectangle | Ellipse | MaskFile
 
 
 def mask_of(regions: Iterable[Region], height: int, width: int, root: Path) -> Mask:
@@ -212,6 +226,16 @@ def _not_finite(what: str, numbers: Sequence[float]) -> str | None:
     if all(map(math.isfinite, numbers)):
         return None
     return f"{what} with a number that is not finite ({_short(' '.join(f'{n:g}' for n in numbers))})"
+
+
+def _of_a_box(
+    what: str, x: float, y: float, across: float, down: float, height: int, width: int
+) -> str | None:
+    if wrong := _not_finite(what, [x, y, across, down]):
+        return wrong
+    if across <= 0 or down <= 0:
+        return f"{what} without area ({across:g} x {down:g})"
+    return _outside(what, x, y, x + across, y + down, height, width)
 
 
 def _outside(

@@ -73,11 +73,18 @@ def picture(index: Index, row: int) -> Image.Image:
 
 
 def _words(index: Index, entry: "pd.Series[Any]", shape: tuple[int, ...]) -> str:
-    known = {"patient": "patient", "study": "study", "view": "view", "split": "official split"}
+    known = {
+        "patient": "patient",
+        "study": "study",
+        "sex": "sex",
+        "age": "age",
+        "view": "view",
+        "split": "official split",
+    }
     lines = [
         f"{index.dataset}, {index.source.upper() if index.source == 'phantom' else index.source}",
         f"sample {entry['sample']}",
-        *(f"{name} {entry[column]}" for column, name in known.items() if entry[column]),
+        *(f"{name} {said}" for column, name in known.items() if (said := _said(entry[column]))),
         f"{entry['image']}, {shape[1]} x {shape[0]} px",
     ]
     given = {name: entry[f"label_{name}"] for name in index.labels}
@@ -90,6 +97,13 @@ def _words(index: Index, entry: "pd.Series[Any]", shape: tuple[int, ...]) -> str
     if entry["report"]:
         lines += ["", str(entry["report"])]
     return "\n".join(lines)
+
+
+def _said(value: "str | float") -> str:
+    """A value in words: 57.0 is 57; "" where it is not known."""
+    if isinstance(value, str):
+        return value
+    return "" if np.isnan(value) else f"{value:.3g}"
 
 
 def _beside(film: Image.Image, words: str, colour: dict[str, tuple[int, int, int]]) -> Image.Image:

@@ -44,7 +44,7 @@ class Sources:
             DataError: a data folder was given and this dataset is not in it, or there is no such file.
         """
         if name.startswith(f"{TABLE}:"):
-            return self._table("--task", name)
+            return self._table("--task" if self.request.tasks else "films of a", name)
         spec = self._spec(name)
         if not self.request.real_data:
             return self._open(spec, self.phantom(spec))
@@ -92,7 +92,7 @@ class Sources:
             raise UsageError(f"--corpus {wanted}: which one? Give it as --corpus table:FILE.")
         if wanted is not None and wanted.startswith(f"{TABLE}:"):
             return self._spec(TABLE)
-        if self.request.columns and not any(f":{TABLE}:" in task for task in self.request.tasks):
+        if self.request.columns and not self.request.tables:
             raise UsageError(
                 "--column names columns of a table; give it with --corpus table:FILE, or with a task on a table."
             )

@@ -184,6 +184,11 @@ def fraction_rows(
     return FractionList(rows, ids_sha256(index.table["sample"].to_numpy()[rows]), len(drawn), too_small)
 
 
+def untrained_rows() -> FractionList:
+    """Those of a task that trains nothing: none, which is no reason to skip it."""
+    return FractionList(np.zeros(0, np.int64), ids_sha256(()), 0, None)
+
+
 def rows_of(index: Index, ids: Iterable[str], by: Literal["patient", "sample"] = "patient") -> Rows:
     """Sorted positions of the samples of these patients, or of these samples."""
     return np.flatnonzero(index.table[by].isin(pd.Series(list(ids), dtype=object))).astype(np.int64)

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medbench.heads.mmdet_ops import import_mmdet, nms
-
-STRIDES = (8, 16, 32)
-"""Strides of the maps it looks at, pixels."""
+from medbench.heads.detector import STRIDES, Detector
+from medbench.heads.mmdet_ops import import_mmdet
+from medbench.heads.suppression import without_doubles
 
 _MIN_CHANNELS = 8  # of a neck level: what is left for encoders with few channels (recipe `micro`)
 
@@ -50,10 +49,10 @@ class YoloV3Config:
     """Anchors below it give no box. Far below mmdet's 0.005 for COCO: a detector that saw 30 films ranks
     boxes by objectness of that size, and where the list is cut the precision-recall curve ends."""
     nms_iou: float = 0.5
-    """Of two predicted boxes that overlap more, the worse is dropped (MGCA). It is the threshold of
+    """Of two predicted boxes of one class that overlap more, the worse is dropped (MGCA). It is the threshold of
     `map_mgca`, which drops more only among boxes that the border of the film has cut."""
     max_boxes: int = 100
-    """Boxes an image, best first (COCO's limit)."""
+    """Boxes an image, best first, all classes together (mmdet, yolov3_d53)."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Targets:
 
     Attributes:
         positive: (K,) int64, anchors that stand for a box.
-        values: (K, 6) float32, what these are to predict: centre, size, objectness, class.
+        values: (K, 5 + C) float32, what these are to predict: centre, size, objectness, 1 for the box's class.
         negative: (A,) bool, anchors that are to say "nothing here"; the others are ignored.
     """
 
@@ -71,21 +70,24 @@ class Targets:
     negative: Tensor
 
 
-class YoloV3(nn.Module):
-    """Neck and head for one class.
+class YoloV3(Detector):
+    """Neck and head. A box has an objectness and a probability of each class; its score is their product.
 
     Args:
         channels: of the encoder's maps at strides 8, 16, 32.
         side: of the images, pixels; a multiple of 32.
         config: the numbers.
         seed: of the initial weights; torch's generator is left as it was.
+        classes: C.
 
     Raises:
         ValueError: `side` is no multiple of 32.
         PluginError: mmdetection can not be loaded.
     """
 
-    def __init__(self, channels: Sequence[int], side: int, config: YoloV3Config, seed: int) -> None:
+    def __init__(
+        self, channels: Sequence[int], side: int, config: YoloV3Config, seed: int, classes: int = 1
+    ) -> None:
         super().__init__()
         if side % STRIDES[-1]:
             raise ValueError(
@@ -97,6 +99,7 @@ class YoloV3(nn.Module):
         from mmengine.registry import DefaultScope
 
         self.side = side
+        self.classes = classes
         self.config = config
         self._grids = [(side // s, side // s) for s in reversed(STRIDES)]  # mmdet goes from coarse to fine
         inputs = list(reversed(channels))
@@ -123,7 +126,7 @@ class YoloV3(nn.Module):
 
         return {
             "type": "YOLOV3Head",
-            "num_classes": 1,
+            "num_classes": self.classes,
             "in_channels": list(widths),
             "out_channels": [2 * width for width in widths],
             "featmap_strides": list(reversed(STRIDES)),
@@ -156,28 +159,23 @@ class YoloV3(nn.Module):
             features: maps (B, C, side/s, side/s) at strides s = 8, 16, 32.
 
         Returns:
-            (B, A, 6) float32: centre, size, objectness, class; anchors from coarse to fine, row by row.
+            (B, A, 5 + C) float32: centre, size, objectness, classes; anchors from coarse to fine, row by row.
         """
         (maps,) = self.head(self.neck(tuple(features)))
-        flat = [
-            m.float().permute(0, 2, 3, 1).flatten(1) for m in maps
-        ]  # (B, 3 x 6, H, W) -> (B, H x W x 3 x 6)
-        return torch.cat([m.unflatten(1, (-1, 6)) for m in flat], dim=1)
+        # (B, 3 x (5 + C), H, W) -> (B, H x W x 3 x (5 + C))
+        flat = [m.float().permute(0, 2, 3, 1).flatten(1) for m in maps]
+        return torch.cat([m.unflatten(1, (-1, 5 + self.classes)) for m in flat], dim=1)
 
     @torch.no_grad()
-    def targets(self, boxes: Tensor) -> Targets:
-        """The assignment of mmdet for one image.
-
-        Args:
-            boxes: (G, 4) float32 on the CPU, x1 y1 x2 y2 in pixels of the square; centres inside it.
-        """
+    def targets(self, boxes: Tensor, labels: Tensor) -> Targets:
+        """The assignment of mmdet for one image; see `Detector.targets`."""
         from mmengine.structures import InstanceData
 
         anchors = self.head.prior_generator.grid_priors(self._grids, device="cpu")
         flags = self.head.responsible_flags(self._grids, boxes, "cpu")
-        truth = InstanceData(bboxes=boxes, labels=torch.zeros(len(boxes), dtype=torch.int64))
+        truth = InstanceData(bboxes=boxes, labels=labels)
         values, negative = self.head.get_targets([anchors], [flags], [truth])
-        every = torch.cat(values, dim=1)[0]  # (A, 6)
+        every = torch.cat(values, dim=1)[0]  # (A, 5 + C)
         positive = every[:, 4].nonzero()[:, 0]
         return Targets(positive, every[positive], torch.cat(negative, dim=1)[0].bool())
 
@@ -185,14 +183,14 @@ class YoloV3(nn.Module):
         """The terms of mmdet's loss, each summed over anchors, mean over images; their sum is minimised.
 
         Args:
-            predictions: (B, A, 6), what `forward` gave.
+            predictions: (B, A, 5 + C), what `forward` gave.
             targets: of the B images.
         """
         wanted = torch.zeros(predictions.shape)
         for row, target in zip(wanted, targets, strict=True):
             row[target.positive] = target.values
         weight = torch.stack([target.negative for target in targets]).float()  # (B, A)
-        wanted, weight = _send(wanted, predictions.device), _send(weight, predictions.device)
+        wanted, weight = send(wanted, predictions.device), send(weight, predictions.device)
         positive = wanted[..., 4]
         head, b = self.head, len(predictions)
         return {
@@ -203,18 +201,17 @@ class YoloV3(nn.Module):
         }
 
     @torch.no_grad()
-    def boxes(self, predictions: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Boxes that are confident enough, without doubles, cut at the border of the film.
+    def boxes(self, predictions: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Boxes that are confident enough, without doubles of a class, cut at the border of the film.
 
         The steps are those of mmdet's `predict_by_feat` but for two, which do not fit one class: it takes the best
-        1,000 anchors by class alone, and a threshold on the class alone.
+        1,000 by class alone, and a threshold on the class alone. As there, an anchor can give a box of every class.
 
         Args:
-            predictions: (B, A, 6), what `forward` gave.
+            predictions: (B, A, 5 + C), what `forward` gave.
 
         Returns:
-            For each image (P, 4) float32, x1 y1 x2 y2 in pixels of the square, and (P,) float32, objectness
-            times class probability, falling.
+            As `Detector.boxes` says; at most `max_boxes` an image.
         """
         config = self.config
         anchors = torch.cat(self.head.prior_generator.grid_priors(self._grids, device=predictions.device))
@@ -224,22 +221,25 @@ class YoloV3(nn.Module):
         offsets = torch.cat([predictions[..., :2].sigmoid(), predictions[..., 2:4]], dim=2)
         boxes = self.head.bbox_coder.decode(anchors, offsets, strides)  # (B, A, 4)
         objectness = predictions[..., 4].sigmoid()
-        scores = objectness * predictions[..., 5].sigmoid()
+        scores = self.scores(predictions)
         confident = (objectness >= config.min_objectness) & (boxes[..., 2:] > boxes[..., :2]).all(dim=2)
         found = []
         for box, score, keep in zip(boxes, scores, confident, strict=True):
-            score, order = score[keep].sort(descending=True, stable=True)
-            box = box[keep][order]
-            # What the best boxes leave of each other does not depend on the worse ones, and its time grows with
-            # the square of their number: mostly the first few hundred are enough.
-            some = 4 * config.max_boxes
-            best = nms(box[:some], score[:some], config.nms_iou, offset=0)
-            if len(best) < config.max_boxes and len(box) > some:
-                best = nms(box, score, config.nms_iou, offset=0)
-            best = best[: config.max_boxes]
-            found.append((box[best].clamp(0, self.side), score[best]))
+            ranked, order = score[keep].flatten().sort(descending=True, stable=True)  # (K x C,)
+            ranked, order = ranked[ranked > 0], order[ranked > 0]
+            box = box[keep][order // self.classes]
+            labels = order % self.classes
+            best = without_doubles(
+                box, ranked, labels, classes=self.classes, iou=config.nms_iou, most=config.max_boxes
+            )
+            found.append((box[best].clamp(0, self.side), ranked[best], labels[best]))
         return found
 
+    def scores(self, predictions: Tensor) -> Tensor:
+        """(B, A, 5 + C) predictions -> (B, A, C) objectness times the probability of a class."""
+        return predictions[..., 4:5].sigmoid() * predictions[..., 5:].sigmoid()
 
-def _send(tensor: Tensor, device: torch.device) -> Tensor:
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """To the device, without waiting for it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

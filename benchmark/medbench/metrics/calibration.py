@@ -20,13 +20,14 @@ Patients are drawn without strata here. A draw that keeps the number of ill pati
 shift of prevalence alone moves calibration.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import sparse
 from scipy.special import expit
 
 from medbench.metrics.bootstrap import DRAWS, bootstrap_blocks, percentile_interval
@@ -51,6 +52,7 @@ CENTRED_INTERVAL: Final = f"{INTERVAL}, less the draws' mean excess over the val
 """The same for the calibration errors, whose draws are larger than the value on average."""
 
 _EDGES: Final[Floats] = np.linspace(0, 1, BINS + 1)
+_BINNINGS: Final[tuple[Binning, ...]] = get_args(Binning)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def expected_calibration_error(
     Raises:
         ValueError: shapes differ, or a probability is not between 0 and 1.
     """
-    return _whole(_METRICS[f"ece_{binning}_{BINS}"], truth, probability)
+    return _whole(f"ece_{binning}_{BINS}", truth, probability)
 
 
 def brier_score(truth: npt.NDArray[np.bool_], probability: Floats) -> float | None:
@@ -119,7 +121,7 @@ def brier_score(truth: npt.NDArray[np.bool_], probability: Floats) -> float | No
     Raises:
         ValueError: shapes differ, or a probability is not between 0 and 1.
     """
-    return _whole(_brier, truth, probability)
+    return _whole("brier", truth, probability)
 
 
 def calibration_metrics(
@@ -147,17 +149,19 @@ def calibration_metrics(
     """
     table = _Table.of(predictions, classes, scale)
     answers = [table.ranked(k) for k in range(len(classes))]
-    values: dict[str, list[float | None]] = {}
+    whole = [None if answer is None else answer.once() for answer in answers]
+    values: dict[str, list[float | None]] = {
+        name: [None if own is None else own[name] for own in whole] for name in _METRICS
+    }
     draws: dict[str, list[Floats]] = {name: [] for name in _METRICS}
-    for name, metric in _METRICS.items():
-        values[name] = [None if answer is None else answer.whole(metric) for answer in answers]
     defined = [answer for answer in answers if answer is not None]
     complete = len(defined) == len(classes)
     if complete and table.drawn:
         for weights in bootstrap_blocks(table.patients, np.zeros(len(table.patients), np.bool_)):
-            counted = [(*answer.count(weights), answer.score) for answer in defined]
-            for name, metric in _METRICS.items():
-                draws[name].append(np.mean([metric(*counts) for counts in counted], axis=0))
+            columns = np.ascontiguousarray(weights.T, dtype=np.float64)
+            drawn_of = [answer.metrics(weights, columns) for answer in defined]
+            for name in _METRICS:
+                draws[name].append(np.mean([own[name] for own in drawn_of], axis=0))
 
     several = len(classes) > 1 if macro is None else macro
     reason = "; ".join(
@@ -205,6 +209,16 @@ def reliability_diagrams(
         ValueError: as `calibration_metrics` does.
     """
     table = _Table.of(predictions, classes, scale)
+    members = {k: _members(answer) for k in range(len(classes)) if (answer := table.ranked(k)) is not None}
+    shares: dict[int, list[Floats]] = {k: [] for k in members}
+    if table.drawn:
+        for weights in bootstrap_blocks(table.patients, np.zeros(len(table.patients), np.bool_)):
+            columns = np.ascontiguousarray(weights.T, dtype=np.float64)
+            for k, own in members.items():
+                total, positive = np.split(own @ columns, 2)  # (30, D) each
+                shares[k].append(
+                    np.divide(positive, total, out=np.full(total.shape, np.nan), where=total > 0)
+                )
     diagrams: list[Reliability] = []
     for k, label in enumerate(classes):
         known = int(table.known[:, k].sum())
@@ -217,7 +231,8 @@ def reliability_diagrams(
                     Reliability(label, binning, (), (), (), (), (), (), INTERVAL, 0, missing, reason)
                 )
         else:
-            diagrams += _diagrams(table, answer, label, missing)
+            drawn = np.concatenate(shares[k], axis=1) if shares[k] else np.full((2 * BINS, 1), np.nan)
+            diagrams += _diagrams(answer, members[k], drawn, label, missing)
     return tuple(diagrams)
 
 
@@ -240,19 +255,26 @@ def centred_interval(values: Floats, value: float) -> tuple[float | None, float 
 
 @dataclass(frozen=True)
 class _Ranked:
-    """Samples of one class with a known label, by their G distinct probabilities, ascending.
+    """Samples of one class with a known label, by rising probability.
+
+    A bootstrap draw is a weight for each of the N rows of the table. All that is a sum of weights, each times a number
+    that the draw does not change, is one product with a sparse matrix for all draws of a block; only bins of equally
+    many samples move with the draw.
 
     Attributes:
         rows: (M,) rows of the table, sorted by probability.
         truth: (M,) of these rows.
+        probability: (M,) of these rows, ascending.
         first: (G,) where in `rows` each distinct probability begins.
-        score: (G,) the distinct probabilities.
+        sums: (17, N) sparse: the excess of probability over truth in each of the 15 bins of equal width, the squared
+            difference of both, and 1; in the columns of `rows`.
     """
 
     rows: Ints
     truth: npt.NDArray[np.bool_]
+    probability: Floats
     first: Ints
-    score: Floats
+    sums: sparse.csr_array
 
     @classmethod
     def of(cls, truth: npt.NDArray[np.bool_], probability: Floats, rows: Ints) -> "_Ranked":
@@ -269,22 +291,73 @@ class _Ranked:
         rows = rows[np.argsort(probability[rows], kind="stable")]
         ranked = probability[rows]
         first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
-        return cls(rows, truth[rows], first, ranked[first])
+        excess = ranked - truth[rows]
+        bins = _width_bins(ranked)
+        sums = sparse.csr_array(
+            (
+                np.concatenate([excess, excess**2, np.ones(len(rows))]),
+                (
+                    np.concatenate([bins, np.full_like(bins, BINS), np.full_like(bins, BINS + 1)]),
+                    np.tile(rows, 3),
+                ),
+            ),
+            shape=(BINS + 2, len(truth)),
+        )
+        return cls(rows, truth[rows], ranked, first, sums)
 
-    def count(self, weights: npt.NDArray[np.integer]) -> tuple[Floats, Floats]:
-        """Weights (D, N) of the table's rows -> of positives and of negatives at each probability: two (D, G)."""
-        ordered = weights[:, self.rows].astype(np.float64)
-        everyone = np.add.reduceat(ordered, self.first, axis=1)  # (D, M) -> (D, G)
-        positive = np.add.reduceat(ordered * self.truth, self.first, axis=1)
-        return positive, everyone - positive
+    def metrics(self, weights: npt.NDArray[np.integer], columns: Floats) -> dict[str, Floats]:
+        """(D,) values of each metric of `_METRICS`, NaN for draws without a sample of the class.
 
-    def once(self) -> tuple[Floats, Floats]:
-        """As `count` with every sample counted once: two (1, G)."""
-        return self.count(np.ones((1, int(self.rows.max()) + 1), np.int32))
+        Args:
+            weights: (D, N) whole numbers.
+            columns: (N, D) the same turned round.
+        """
+        found = self.sums @ columns  # (17, D)
+        excess = {"width": found[:BINS].T, "mass": self._mass_excess(weights)}
+        total = found[BINS + 1]
+        amounts = {f"ece_{binning}_{BINS}": np.abs(own).sum(axis=1) for binning, own in excess.items()}
+        return {
+            name: np.divide(amount, total, out=np.full(len(total), np.nan), where=total > 0)
+            for name, amount in (amounts | {"brier": found[BINS]}).items()
+        }
 
-    def whole(self, metric: "_Counted") -> float:
-        """The metric with every sample counted once."""
-        return float(metric(*self.once(), self.score)[0])
+    def once(self) -> dict[str, float]:
+        """`metrics` with every sample counted once."""
+        everyone = np.ones((1, self.sums.shape[1]), np.int32)
+        found = self.metrics(everyone, everyone.T.astype(np.float64))
+        return {name: float(values[0]) for name, values in found.items()}
+
+    def _mass_excess(self, weights: npt.NDArray[np.integer]) -> Floats:
+        """(D, 15) excess of probability over truth in bins that hold equally many samples of each draw."""
+        drawn = weights[:, self.rows]  # (D, M)
+        draws, samples = drawn.shape
+        edges = np.append(self.first, samples)[self.mass_cuts(drawn)]  # (D, 16) places among the M
+        excess = np.zeros(draws * samples + 1)  # one more, since an edge may be the very end
+        np.multiply(drawn, self.probability - self.truth, out=excess[:-1].reshape(drawn.shape))
+        starts = edges[:, :-1] + np.arange(draws)[:, None] * samples
+        sums = np.add.reduceat(excess, starts.ravel()).reshape(starts.shape)
+        return np.where(edges[:, :-1] < edges[:, 1:], sums, 0.0)  # of an empty bin it gives what stands there
+
+    def mass_cuts(self, drawn: npt.NDArray[np.integer]) -> Ints:
+        """(D, M) weights by rising probability -> (D, 16) where, among the distinct ones, each bin begins and ends.
+
+        The upper edge of bin b is the sample of rank floor((W - 1) (b + 1) / 15), from 0, of the W in the draw, so a
+        probability falls into the first bin whose edge has no smaller rank than its own first sample. Counts of
+        samples are whole numbers: no rounding decides on a bin.
+        """
+        draws, groups = len(drawn), len(self.first)
+        if groups < drawn.shape[1]:
+            drawn = np.add.reduceat(drawn, self.first, axis=1)  # (D, M) -> (D, G)
+        counted = np.cumsum(drawn, axis=1, dtype=np.int32)  # the rank of the next probability's first sample
+        last = np.maximum(counted[:, -1:].astype(np.int64) - 1, 1)
+        highest = (last * np.arange(1, BINS) // BINS).astype(np.int32)  # (D, 14) ranks of the upper edges
+        inside = [
+            np.searchsorted(own, ranks, side="right") for own, ranks in zip(counted, highest, strict=True)
+        ]
+        cuts = np.zeros((draws, BINS + 1), np.int64)
+        cuts[:, 1:-1] = np.minimum(np.stack(inside) + 1, groups)
+        cuts[:, -1] = groups
+        return cuts
 
 
 @dataclass(frozen=True)
@@ -342,105 +415,49 @@ class _Table:
         return _Ranked.of(self.target[:, k] == 1, self.probability[:, k], rows)
 
 
-_Counted = Callable[[Floats, Floats, Floats], Floats]
-"""(D, G) weight of positives and of negatives at each of (G,) probabilities -> (D,) metric, NaN if undefined."""
-
-
-def _bin_by_width(everyone: Floats, score: Floats) -> Ints:
-    """(1, G) bin of each probability, the same for all draws."""
-    bins: Ints = np.searchsorted(_EDGES[1:-1], score, side="left")[None]
+def _width_bins(probability: Floats) -> Ints:
+    """(M,) bin of equal width of each probability."""
+    bins: Ints = np.searchsorted(_EDGES[1:-1], probability, side="left")
     return bins
 
 
-def _bin_by_mass(everyone: Floats, score: Floats) -> Ints:
-    """(D, G) bin of each probability in each draw; of what a draw does not hold, any bin.
-
-    The upper edge of bin b is the sample of rank floor((W - 1) (b + 1) / 15), from 0, of the W in the draw, so a
-    probability falls into the first bin whose edge has no smaller rank than its own first sample. Counts of
-    samples are whole numbers: no rounding decides on a bin.
-    """
-    weights = everyone.astype(np.int64)
-    last = np.maximum(weights.sum(axis=1, keepdims=True) - 1, 1)  # (D, 1)
-    rank = np.cumsum(weights, axis=1) - weights  # of the first sample with that probability
-    bins: Ints = np.clip(-(-rank * BINS // last) - 1, 0, BINS - 1)
-    return bins
+_METRICS: Final = (f"ece_width_{BINS}", f"ece_mass_{BINS}", "brier")
 
 
-_BINNINGS: Final[dict[Binning, Callable[[Floats, Floats], Ints]]] = {
-    "width": _bin_by_width,
-    "mass": _bin_by_mass,
-}
-
-
-def _ece_width(positive: Floats, negative: Floats, score: Floats) -> Floats:
-    inside = np.eye(BINS)[_bin_by_width(positive, score)[0]]  # (G, 15)
-    return _mean(np.abs(_excess(positive, negative, score) @ inside).sum(axis=1), positive, negative)
-
-
-def _ece_mass(positive: Floats, negative: Floats, score: Floats) -> Floats:
-    bins = _bin_by_mass(positive + negative, score)
-    bins += np.arange(len(bins))[:, None] * BINS  # one range of bins a draw
-    excess = np.bincount(
-        bins.ravel(), weights=_excess(positive, negative, score).ravel(), minlength=len(bins) * BINS
-    )
-    return _mean(np.abs(excess.reshape(-1, BINS)).sum(axis=1), positive, negative)
-
-
-def _brier(positive: Floats, negative: Floats, score: Floats) -> Floats:
-    return _mean(positive @ (1 - score) ** 2 + negative @ score**2, positive, negative)
-
-
-def _excess(positive: Floats, negative: Floats, score: Floats) -> Floats:
-    """(D, G) sum of probability minus truth over the samples at each probability."""
-    return negative * score - positive * (1 - score)
-
-
-def _mean(total: Floats, positive: Floats, negative: Floats) -> Floats:
-    """(D,) totals by the samples of each draw, NaN where it holds none."""
-    samples = positive.sum(axis=1) + negative.sum(axis=1)
-    out: Floats = np.full(len(samples), np.nan)
-    np.divide(total, samples, out=out, where=samples > 0)
-    return out
-
-
-_METRICS: Final[dict[str, _Counted]] = {
-    f"ece_width_{BINS}": _ece_width,
-    f"ece_mass_{BINS}": _ece_mass,
-    "brier": _brier,
-}
-
-
-def _whole(metric: _Counted, truth: npt.NDArray[np.bool_], probability: Floats) -> float | None:
+def _whole(metric: str, truth: npt.NDArray[np.bool_], probability: Floats) -> float | None:
     """The metric with every sample counted once; None without samples."""
     if truth.shape == probability.shape == (0,):
         return None
-    return _Ranked.of(truth, probability, np.arange(len(probability))).whole(metric)
+    return _Ranked.of(truth, probability, np.arange(len(probability))).once()[metric]
 
 
-def _diagrams(table: _Table, answer: _Ranked, label: str, missing: int) -> list[Reliability]:
-    """One diagram a binning of a class with samples and scores."""
-    positive, negative = answer.once()
-    everyone = positive + negative
-    inside = [
-        np.eye(BINS)[bin_of(everyone, answer.score)[0]] for bin_of in _BINNINGS.values()
-    ]  # two (G, 15), zeros and ones
-    columns = np.concatenate(inside, axis=1)  # (G, 30)
-    count, found = (everyone @ columns)[0], (positive @ columns)[0]  # (30,)
-    confidence = ((everyone * answer.score) @ columns)[0] / np.maximum(count, 1)
-    shares: list[Floats] = []
-    if table.drawn:
-        for weights in bootstrap_blocks(table.patients, np.zeros(len(table.patients), np.bool_)):
-            drawn, others = answer.count(weights)
-            total = (drawn + others) @ columns  # (D, 30)
-            share = np.full(total.shape, np.nan)
-            np.divide(drawn @ columns, total, out=share, where=total > 0)
-            shares.append(share)
-    draws = np.concatenate(shares) if shares else np.full((1, columns.shape[1]), np.nan)
-    bounds = [percentile_interval(column) for column in draws.T]
-    ranked = np.repeat(answer.score, everyone[0].astype(np.int64))  # every sample's probability, ascending
-    edges = {
+def _members(answer: _Ranked) -> sparse.csr_array:
+    """(60, N): which samples are in the 15 bins of equal width and the 15 of equal mass, then which positives."""
+    counted = len(answer.rows)
+    cuts = answer.mass_cuts(np.ones((1, counted), np.int32))[0]
+    by_mass = np.repeat(np.arange(BINS), np.diff(np.append(answer.first, counted)[cuts]))
+    bins = np.concatenate([_width_bins(answer.probability), by_mass + BINS])  # (2M,) of 30
+    rows, positive = np.tile(answer.rows, 2), np.tile(answer.truth, 2)
+    bins, rows = (
+        np.concatenate([bins, bins[positive] + 2 * BINS]),
+        np.concatenate([rows, rows[positive]]),
+    )
+    return sparse.csr_array((np.ones(len(bins)), (bins, rows)), shape=(4 * BINS, answer.sums.shape[1]))
+
+
+def _diagrams(
+    answer: _Ranked, members: sparse.csr_array, shares: Floats, label: str, missing: int
+) -> list[Reliability]:
+    """One diagram a binning of a class with samples and scores; `shares` (30, D) of positives in each draw."""
+    counted = len(answer.rows)
+    count, found = np.split(members.sum(axis=1), 2)  # (30,) each
+    probability = np.zeros(members.shape[1])
+    probability[answer.rows] = answer.probability
+    confidence = (members @ probability)[: 2 * BINS] / np.maximum(count, 1)
+    bounds = [percentile_interval(own) for own in shares]
+    edges: dict[Binning, Floats] = {
         "width": _EDGES,
-        "mass": ranked[(len(ranked) - 1) * np.arange(BINS + 1) // BINS],
+        "mass": answer.probability[(counted - 1) * np.arange(BINS + 1) // BINS],
     }
     diagrams = []
     for k, binning in enumerate(_BINNINGS):
@@ -456,7 +473,7 @@ def _diagrams(table: _Table, answer: _Ranked, label: str, missing: int) -> list[
                 low=tuple(bounds[b][0] for b in part),
                 high=tuple(bounds[b][1] for b in part),
                 interval=INTERVAL,
-                n=len(ranked),
+                n=counted,
                 missing=missing,
             )
         )

@@ -1,14 +1,21 @@
-"""Average precision of detection: three variants that must not be mixed up, and their intervals.
+"""Metrics of detection: three average precisions that must not be mixed up, FROC, and their intervals.
 
 - `map_40_75`: mean over IoU 0.40:0.05:0.75 (the rule of the RSNA challenge); every image counts.
 - `map_coco`: mean over IoU 0.50:0.05:0.95; every image counts.
 - `map_mgca`: IoU 0.40:0.05:0.75 as the released code of MGCA counts it (ssl_detector.py): only boxes with a
   confidence of at least 0.5 that survive non-maximum suppression at 0.5; images without such a box, or
   without a true box, are left out, so neither misses on the former nor false alarms on the latter count.
+- `froc_05`, `froc_1`, `froc_2`: sensitivity at 0.5, 1 and 2 false alarms an image, at IoU 0.40, and `froc`, their mean;
+  see `medbench.metrics.froc`.
 
-All use COCO's interpolation at 101 recalls and at most 100 boxes an image, by faster-coco-eval. Intervals
-come from our own AP below, which gives the same value and takes a weight for each image: a bootstrap draw is
-a set of weights. A box is matched inside its own image, so matching is done once, each draw only sums again.
+The average precisions use COCO's interpolation at 101 recalls and at most 100 boxes an image and class, by
+faster-coco-eval. Intervals come from our own AP below, which gives the same value and takes a weight for each image: a
+bootstrap draw is a set of weights. A box is matched inside its own image, so matching is done once, each draw only sums
+again.
+
+Where there are several classes, each is measured by itself, and a metric is the mean over those with a true box. A
+class that the detector does not know, because no film of the training part shows it, is left out of the mean, too:
+what is missing in the data says nothing about an encoder.
 """
 
 from collections.abc import Sequence
@@ -18,11 +25,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.sparse import csr_array
 
 from medbench.metrics.bootstrap import INTERVAL, bootstrap_blocks, percentile_interval
+from medbench.metrics.froc import RATES, sensitivities
 from medbench.task import Metric
 
 Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
 
 IOUS_40_75: Floats = np.arange(40, 80, 5) / 100
 """Thresholds of the RSNA pneumonia challenge: 0.40, 0.45 ... 0.75."""
@@ -31,13 +41,20 @@ IOUS_COCO: Floats = np.arange(50, 100, 5) / 100
 """Thresholds of COCO: 0.50, 0.55 ... 0.95."""
 
 MAX_BOXES = 100
-"""Boxes of an image that count, best first (COCO)."""
+"""Boxes of an image and class that count, best first (COCO)."""
 
 MGCA_CONFIDENCE = 0.5
 """Least confidence of a box in `map_mgca` (MGCA, ssl_detector.py)."""
 
 MGCA_NMS = 0.5
-"""IoU over which `map_mgca` drops the worse of two boxes (MGCA, ssl_detector.py)."""
+"""IoU over which `map_mgca` drops the worse of two boxes of a class (MGCA, ssl_detector.py)."""
+
+FROC_IOU = 0.4
+"""IoU from which a box of `froc` has found a true one: the least of the RSNA challenge. Own choice; FROC comes from
+tasks that ask where a lesion is, not how large."""
+
+OBJECT = "object"
+"""Name of the class of boxes that have no name."""
 
 _RECALLS: Floats = np.linspace(0, 1, 101)  # COCO's
 _EPS = np.spacing(1)  # COCO adds it to the number of boxes
@@ -51,33 +68,85 @@ class Detections:
         truth: N arrays (G, 4) float64, x y width height.
         boxes: N arrays (P, 4) float64, x y width height.
         scores: N arrays (P,) float64, 0 to 1.
+        true_labels: N arrays (G,) int64, positions in `classes`; None where there is one class.
+        labels: N arrays (P,) int64 likewise.
+        classes: names of the C classes.
     """
 
     truth: Sequence[Floats]
     boxes: Sequence[Floats]
     scores: Sequence[Floats]
+    true_labels: Sequence[Ints] | None = None
+    labels: Sequence[Ints] | None = None
+    classes: tuple[str, ...] = (OBJECT,)
 
     def __len__(self) -> int:
         return len(self.truth)
 
     @classmethod
     def from_frame(cls, predictions: pd.DataFrame) -> "Detections":
-        """Read the columns `true_boxes`, `pred_boxes` (flat lists of 4 numbers a box) and `pred_scores`."""
+        """Read predictions, one row an image.
+
+        Args:
+            predictions: `true_boxes` and `pred_boxes` (flat lists of 4 numbers a box), `pred_scores`, and names:
+                `true_labels`, `pred_labels` (one a box) and `classes` (all that the detector knows, the same in every
+                row). Without these three there is one class.
+
+        Returns:
+            The boxes; `classes` are those of the detector, then others that true boxes have, sorted.
+        """
         truth = [_floats(v).reshape(-1, 4) for v in predictions["true_boxes"]]
         boxes = [_floats(v).reshape(-1, 4) for v in predictions["pred_boxes"]]
         scores = [_floats(v) for v in predictions["pred_scores"]]
-        return cls(truth, boxes, scores)
+        if "classes" not in predictions:
+            return cls(truth, boxes, scores)
+        known = _known(predictions)
+        others = {name for names in predictions["true_labels"] for name in names} - set(known)
+        classes = (*known, *sorted(others))
+        place = {name: k for k, name in enumerate(classes)}
+        true_labels, labels = (
+            [np.array([place[name] for name in names], np.int64) for names in predictions[column]]
+            for column in ("true_labels", "pred_labels")
+        )
+        return cls(truth, boxes, scores, true_labels, labels, classes)
 
     def select(self, keep: npt.NDArray[np.bool_]) -> "Detections":
         """The images where `keep` (N,) is True."""
-        rows = np.flatnonzero(keep)
-        parts = (self.truth, self.boxes, self.scores)
-        truth, boxes, scores = ([part[int(i)] for i in rows] for part in parts)
-        return Detections(truth, boxes, scores)
+        rows = np.flatnonzero(keep).tolist()
+        truth, boxes, scores = ([part[i] for i in rows] for part in (self.truth, self.boxes, self.scores))
+        true_labels, labels = (
+            None if part is None else [part[i] for i in rows] for part in (self.true_labels, self.labels)
+        )
+        return Detections(truth, boxes, scores, true_labels, labels, self.classes)
+
+    def labels_of(self, image: int) -> Ints:
+        """(P,) classes of the predicted boxes of an image."""
+        return np.zeros(len(self.scores[image]), np.int64) if self.labels is None else self.labels[image]
+
+    def groups(self) -> tuple[Ints, Ints]:
+        """Image and class of every true box, and of every predicted one, as one number: image x C + class.
+
+        Returns:
+            (all G,) and (all P,), image by image.
+        """
+        numbers = []
+        for boxes, labels in ((self.truth, self.true_labels), (self.scores, self.labels)):
+            counts = np.array([len(part) for part in boxes], np.int64)
+            image = np.repeat(np.arange(len(boxes)), counts)
+            label = np.concatenate([np.zeros(0, np.int64), *labels]) if labels is not None else 0
+            numbers.append(image * len(self.classes) + label)
+        return numbers[0], numbers[1]
 
 
 def _floats(values: Any) -> Floats:
     return np.asarray(values, dtype=np.float64)
+
+
+def _known(predictions: pd.DataFrame) -> tuple[str, ...]:
+    """The classes that the detector knows."""
+    if "classes" not in predictions or not len(predictions):
+        return (OBJECT,)
+    return tuple(str(name) for name in predictions["classes"].iloc[0])
 
 
 def iou(a: Floats, b: Floats) -> Floats:
@@ -90,51 +159,73 @@ def iou(a: Floats, b: Floats) -> Floats:
     Returns:
         (P, G), 0 where both boxes are empty.
     """
-    low = np.maximum(a[:, None, :2], b[None, :, :2])  # (P, G, 2)
-    high = np.minimum((a[:, :2] + a[:, 2:])[:, None], (b[:, :2] + b[:, 2:])[None])
-    inside = (high - low).clip(min=0).prod(axis=2)
-    union = a[:, 2:].prod(axis=1)[:, None] + b[:, 2:].prod(axis=1)[None] - inside
+    return pair_iou(a[:, None], b[None])
+
+
+def pair_iou(a: Floats, b: Floats) -> Floats:
+    """Intersections over unions of boxes (..., 4), x y width height, in pairs; 0 for two empty ones."""
+    low = np.maximum(a[..., :2], b[..., :2])
+    high = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
+    inside = (high - low).clip(min=0).prod(axis=-1)
+    union = a[..., 2:].prod(axis=-1) + b[..., 2:].prod(axis=-1) - inside
     overlap: Floats = np.divide(inside, union, out=np.zeros_like(inside), where=union > 0)
     return overlap
 
 
 def coco_precision(detections: Detections, ious: Floats) -> Floats:
-    """AP at each threshold, by faster-coco-eval.
+    """AP of each class at each threshold, by faster-coco-eval.
 
     Args:
         detections: of all images that count.
         ious: (T,) thresholds, rising.
 
     Returns:
-        (T,) float64, 0 to 1; NaN without any true box, where precision and recall say nothing.
+        (C, T) float64, 0 to 1; NaN for a class without any true box, where precision and recall say nothing.
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    truth = [
-        {"image_id": i, "category_id": 1, "bbox": box.tolist(), "area": float(box[2] * box[3]), "iscrowd": 0}
-        for i, boxes in enumerate(detections.truth)
-        for box in boxes
+    c = len(detections.classes)
+    true_groups, groups = detections.groups()
+    truth, boxes, scores = (
+        np.concatenate([np.zeros((0, 4)), *detections.truth]),
+        np.concatenate([np.zeros((0, 4)), *detections.boxes]),
+        np.concatenate([np.zeros(0), *detections.scores]),
+    )
+    wanted = np.isin(np.arange(c), true_groups % c)  # classes with a true box
+    result = np.where(wanted[:, None], np.zeros(len(ious)), np.nan)  # (C, T)
+    if not len(truth) or not len(boxes):
+        return result
+    images, labels = np.divmod(true_groups, c)
+    annotations = [
+        {"id": k, "image_id": i, "category_id": label, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for k, (i, label, box) in enumerate(
+            zip(images.tolist(), labels.tolist(), truth.tolist(), strict=True), start=1
+        )
     ]
+    images, labels = np.divmod(groups, c)
     found = [
-        {"image_id": i, "category_id": 1, "bbox": box, "score": score}
-        for i, (boxes, scores) in enumerate(zip(detections.boxes, detections.scores, strict=True))
-        for box, score in zip(boxes.tolist(), scores.tolist(), strict=True)
+        {"image_id": i, "category_id": label, "bbox": box, "score": score}
+        for i, label, box, score in zip(
+            images.tolist(), labels.tolist(), boxes.tolist(), scores.tolist(), strict=True
+        )
     ]
-    if not truth or not found:
-        return np.full(len(ious), 0.0 if truth else np.nan)
-    for number, annotation in enumerate(truth, start=1):
-        annotation["id"] = number
-    images = [{"id": i} for i in range(len(detections))]
-    reference = COCO({"images": images, "annotations": truth, "categories": [{"id": 1, "name": "box"}]})
+    reference = COCO(
+        {
+            "images": [{"id": i} for i in range(len(detections))],
+            "annotations": annotations,
+            "categories": [{"id": k, "name": name} for k, name in enumerate(detections.classes)],
+        }
+    )
     evaluation = COCOeval_faster(reference, reference.loadRes(found), iouType="bbox")
     evaluation.params.iouThrs = ious
     evaluation.params.maxDets = [MAX_BOXES]
     evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, np.inf]], ["all"]
     evaluation.evaluate()
     evaluation.accumulate()
-    precision: Floats = evaluation.eval["precision"]  # (T, 101 recalls, 1 class, 1 area, 1 limit)
-    averages: Floats = precision.reshape(len(ious), -1).mean(axis=1)
-    return averages
+    precision: Floats = evaluation.eval["precision"]  # (T, 101 recalls, C, 1 area, 1 limit)
+    for k in np.flatnonzero(wanted):
+        result[k] = np.ascontiguousarray(precision[:, :, k, 0, 0]).mean(axis=1)
+    return result
 
 
 def mgca_rule(detections: Detections) -> tuple[Detections, npt.NDArray[np.bool_]]:
@@ -146,73 +237,114 @@ def mgca_rule(detections: Detections) -> tuple[Detections, npt.NDArray[np.bool_]
     Returns:
         The same images with only the boxes that it keeps; and (N,) whether an image counts at all.
     """
-    boxes, scores = [], []
-    for candidates, confidence in zip(detections.boxes, detections.scores, strict=True):
+    boxes, scores, labels = [], [], []
+    for image, (candidates, confidence) in enumerate(zip(detections.boxes, detections.scores, strict=True)):
+        label = detections.labels_of(image)
         order = np.argsort(-confidence, kind="stable")
         order = order[confidence[order] >= MGCA_CONFIDENCE]
         kept: list[int] = []
-        overlaps = iou(candidates[order], candidates[order])
+        overlaps = iou(candidates[order], candidates[order]) * (label[order][:, None] == label[order])
         for i in range(len(order)):
             if not (overlaps[i, kept] > MGCA_NMS).any():
                 kept.append(i)
         boxes.append(candidates[order[kept]])
         scores.append(confidence[order[kept]])
-    filtered = Detections(detections.truth, boxes, scores)
+        labels.append(label[order[kept]])
+    filtered = Detections(detections.truth, boxes, scores, detections.true_labels, labels, detections.classes)
     counts = [len(t) > 0 and len(b) > 0 for t, b in zip(filtered.truth, filtered.boxes, strict=True)]
     return filtered, np.array(counts, dtype=np.bool_)
 
 
 @dataclass(frozen=True)
 class Matches:
-    """All boxes of N images, best first, matched to true ones at T thresholds.
+    """The D boxes of one class on N images, best first, matched to true ones at T thresholds.
 
     Attributes:
         image: (D,) int64, the image of each box.
-        hits: (T, D) bool, whether the box found a true one.
+        scores: (D,) float64, falling.
+        hits: (T, D) bool, whether the box found a true one that no better box had taken.
+        overlap: (D,) float64, largest IoU with any true box of the class on its image, taken or not.
         truth: (N,) int64, true boxes of each image.
     """
 
-    image: npt.NDArray[np.int64]
+    image: Ints
+    scores: Floats
     hits: npt.NDArray[np.bool_]
-    truth: npt.NDArray[np.int64]
+    overlap: Floats
+    truth: Ints
 
 
-def match(detections: Detections, ious: Floats) -> Matches:
-    """COCO's greedy matching: each box, best first, takes the free true box that it overlaps most.
+def match(detections: Detections, ious: Floats) -> tuple[Matches, ...]:
+    """COCO's greedy matching: each box, best first, takes the free true box of its class that it overlaps most.
 
     Args:
         detections: of all images.
         ious: (T,) least overlaps.
 
     Returns:
-        The boxes of all images, ordered by falling score (equal scores: as they come).
+        For each class its boxes on all images, by falling score (equal scores: as they come).
     """
-    images, scores, hits = [np.zeros(0, np.int64)], [np.zeros(0)], [np.zeros((len(ious), 0), np.bool_)]
-    for i, (truth, boxes, score) in enumerate(
-        zip(detections.truth, detections.boxes, detections.scores, strict=True)
-    ):
-        order = np.argsort(-score, kind="stable")[:MAX_BOXES]
-        images.append(np.full(len(order), i, np.int64))
-        scores.append(score[order])
-        hits.append(_match_image(iou(boxes[order], truth), ious))
-    order = np.argsort(-np.concatenate(scores), kind="stable")
-    truths = np.array([len(t) for t in detections.truth], dtype=np.int64)
-    return Matches(np.concatenate(images)[order], np.concatenate(hits, axis=1)[:, order], truths)
+    n, c = len(detections), len(detections.classes)
+    true_group, group = detections.groups()
+    scores = np.concatenate([np.zeros(0), *detections.scores])
+    order = np.lexsort((-scores, group))  # by image and class, the best first; stable
+    starts = np.searchsorted(group[order], group[order])  # of the box's image and class
+    order = order[np.arange(len(order)) - starts < MAX_BOXES]
+    group, scores = group[order], scores[order]
+    boxes = np.concatenate([np.zeros((0, 4)), *detections.boxes])[order]
+    by_group = np.argsort(true_group, kind="stable")
+    true_group = true_group[by_group]
+    truth = np.concatenate([np.zeros((0, 4)), *detections.truth])[by_group]
+
+    # Pairs (box, true box) of one image and class, box by box.
+    first, last = (np.searchsorted(true_group, group, side=side) for side in ("left", "right"))
+    box = np.repeat(np.arange(len(group)), last - first)
+    true = np.arange(len(box)) - np.repeat(np.cumsum(last - first) - last, last - first)
+    overlaps = pair_iou(boxes[box], truth[true])
+    overlap = np.zeros(len(group))
+    np.maximum.at(overlap, box, overlaps)
+    near = overlaps >= ious.min()  # the others hit nothing
+    hits = _match_pairs(group, box[near], true[near], overlaps[near], len(truth), ious)
+
+    matches = []
+    for k in range(c):
+        own = np.flatnonzero(group % c == k)
+        own = own[np.argsort(-scores[own], kind="stable")]
+        counts = np.bincount(true_group[true_group % c == k] // c, minlength=n)
+        matches.append(Matches(group[own] // c, scores[own], hits[:, own], overlap[own], counts))
+    return tuple(matches)
 
 
-def _match_image(overlaps: Floats, ious: Floats) -> npt.NDArray[np.bool_]:
-    """(P, G) overlaps, best box first -> (T, P) hits."""
-    hits = np.zeros((len(ious), len(overlaps)), np.bool_)
-    if overlaps.size == 0:
-        return hits
-    free = np.ones((len(ious), overlaps.shape[1]), np.bool_)
-    every = np.arange(len(ious))
-    for box in np.flatnonzero(overlaps.max(axis=1) >= ious.min()):  # the others hit nothing
-        offer = np.where(free & (overlaps[box] >= ious[:, None]), overlaps[box], -1.0)  # (T, G)
-        best = offer.shape[1] - 1 - offer[:, ::-1].argmax(axis=1)  # of equal ones the last, as COCO
-        hit = offer[every, best] >= 0
-        hits[hit, box] = True
-        free[every[hit], best[hit]] = False
+def _match_pairs(
+    group: Ints, box: Ints, true: Ints, overlaps: Floats, truths: int, ious: Floats
+) -> npt.NDArray[np.bool_]:
+    """Hits (T, D) of D boxes, which are ordered by group and, in a group, by falling score.
+
+    Args:
+        group: (D,) image and class of a box.
+        box: (M,) first of a pair, rising; only these boxes can hit.
+        true: (M,) second of a pair, of `truths`.
+        overlaps: (M,) IoU of a pair.
+        truths: number of true boxes.
+        ious: (T,) least overlaps.
+    """
+    hits = np.zeros((len(ious), len(group)), np.bool_)
+    free = np.ones((len(ious), truths), np.bool_)
+    boxes, start, count = np.unique(box, return_index=True, return_counts=True)
+    own = group[boxes]
+    turn = np.arange(len(boxes)) - np.searchsorted(own, own)
+    # The boxes of an image take their turns; what has the same turn belongs to different images or classes.
+    for now in range(turn.max(initial=-1) + 1):
+        at = np.flatnonzero(turn == now)  # (K,)
+        offers = start[at][:, None] + np.arange(count[at].max())  # (K, most true boxes that one is near to)
+        there = offers < (start[at] + count[at])[:, None]
+        offers = offers.clip(max=len(box) - 1)
+        overlap = np.where(there, overlaps[offers], -1.0)
+        offer = np.where(free[:, true[offers]] & (overlap >= ious[:, None, None]), overlap, -1.0)  # (T, K, .)
+        best = offer.shape[2] - 1 - offer[:, :, ::-1].argmax(axis=2)  # of equal ones the last, as COCO
+        level, which = np.nonzero(offer.max(axis=2) >= 0)
+        hits[level, boxes[at[which]]] = True
+        free[level, true[offers[which, best[level, which]]]] = False
     return hits
 
 
@@ -240,11 +372,10 @@ def weighted_average_precision(matches: Matches, weights: npt.NDArray[np.int32])
     ends = np.flatnonzero(matches.hits.any(axis=0))  # (K,)
     segment = np.searchsorted(ends, np.arange(boxes))
     inside = segment < len(ends)
-    shape = (len(ends), weights.shape[1])
-    members = np.bincount(
-        segment[inside] * shape[1] + matches.image[inside], minlength=shape[0] * shape[1]
-    ).reshape(shape)  # (K, N) boxes of each image in each segment
-    found = np.cumsum(weights @ members.T.astype(np.float64), axis=1)  # (R, K); whole numbers, so exact
+    members = csr_array(  # (K, N) boxes of each image in each segment
+        (np.ones(int(inside.sum())), (segment[inside], matches.image[inside])), (len(ends), weights.shape[1])
+    )
+    found = np.cumsum((members @ weights.T).T, axis=1)  # (R, K); whole numbers, so exact
     for t in range(thresholds):
         hit = np.flatnonzero(matches.hits[t, ends])
         true = np.cumsum(weights[:, matches.image[ends[hit]]], axis=1)  # (R, H)
@@ -265,47 +396,120 @@ def average_precision(detections: Detections, ious: Floats) -> Floats:
         ious: (T,) thresholds.
 
     Returns:
-        (T,) float64, NaN without any true box.
+        (C, T) float64, NaN for a class without any true box.
     """
     once: npt.NDArray[np.int32] = np.ones((1, len(detections)), np.int32)
-    averages: Floats = weighted_average_precision(match(detections, ious), once)[0]
-    return averages
+    return np.concatenate([weighted_average_precision(m, once) for m in match(detections, ious)])
 
 
-def detection_metrics(predictions: pd.DataFrame) -> list[Metric]:
-    """`map_40_75` (the primary one), `map_mgca` and `map_coco` of a test set, with 95 % intervals.
+def mean_precision(precision: Floats) -> float:
+    """(C, T) -> the mean over thresholds, then over the classes that have one; NaN if there is none."""
+    return float(_mean_of_defined(np.array([row.mean() for row in precision])[None])[0])
+
+
+def _mean_of_defined(values: Floats) -> Floats:
+    """(R, C) -> (R,) means over what is not NaN; NaN where nothing is."""
+    defined = ~np.isnan(values)
+    total, number = np.where(defined, values, 0.0).sum(axis=1), defined.sum(axis=1)
+    mean: Floats = np.divide(total, number, out=np.full(len(values), np.nan), where=number > 0)
+    return mean
+
+
+def detection_metrics(predictions: pd.DataFrame, primary: str = "map_40_75") -> list[Metric]:
+    """Average precisions and FROC of a test set, with 95 % intervals.
 
     Args:
         predictions: one row an image with the columns `patient` and those of `Detections.from_frame`.
+        primary: name of the metric that comes first.
 
     Returns:
-        The three metrics. Without any true box none is defined; `map_mgca` also where no image counts.
+        `map_40_75`, `map_mgca`, `map_coco`, `froc_05`, `froc_1`, `froc_2` and `froc`; where there are several classes,
+        each with the value of every class. Without any true box none is defined; `map_mgca` also where no image counts.
+        `reason` then says so.
     """
     every = Detections.from_frame(predictions)
     filtered, counts = mgca_rule(every)
     counted = filtered.select(counts)
     ious = np.union1d(IOUS_40_75, IOUS_COCO)
-    at_40_75, at_coco = np.isin(ious, IOUS_40_75), np.isin(ious, IOUS_COCO)
+    rows = {"map_40_75": np.isin(ious, IOUS_40_75), "map_coco": np.isin(ious, IOUS_COCO)}
     precision, precision_mgca = coco_precision(every, ious), coco_precision(counted, IOUS_40_75)
+    values = {
+        "map_40_75": [row[rows["map_40_75"]].mean() for row in precision],
+        "map_mgca": [row.mean() for row in precision_mgca],
+        "map_coco": [row[rows["map_coco"]].mean() for row in precision],
+    }
+    froc_names = [f"froc_{str(rate).removesuffix('.0').replace('.', '')}" for rate in RATES]
 
     matches, matches_mgca = match(every, ious), match(counted, IOUS_40_75)
-    patients = predictions["patient"].astype(str).tolist()
-    draws, draws_mgca = [], []
-    for weights in bootstrap_blocks(patients, matches.truth > 0):
-        draws.append(weighted_average_precision(matches, weights))  # (R, T)
-        draws_mgca.append(weighted_average_precision(matches_mgca, weights[:, counts]))
-    drawn, drawn_mgca = np.concatenate(draws), np.concatenate(draws_mgca)
-    return [
-        _metric("map_40_75", precision[at_40_75], drawn[:, at_40_75], len(every)),
-        _metric("map_mgca", precision_mgca, drawn_mgca, len(counted)),
-        _metric("map_coco", precision[at_coco], drawn[:, at_coco], len(every)),
-    ]
+    froc_hits = int(np.flatnonzero(ious == FROC_IOU)[0])
+
+    def froc(weights: npt.NDArray[np.int32]) -> list[Floats]:
+        """Of each class (R, rates)."""
+        return [
+            sensitivities(m.image, m.scores, m.hits[froc_hits], m.overlap < FROC_IOU, m.truth, weights)
+            for m in matches
+        ]
+
+    once = np.stack([rates[0] for rates in froc(np.ones((1, len(every)), np.int32))])  # (C, rates)
+    values |= {name: list(column) for name, column in zip(froc_names, once.T, strict=True)}
+    values["froc"] = [rates.mean() for rates in once]
+
+    draws: dict[str, list[Floats]] = {name: [] for name in values}  # of each block (R, C)
+    positive = np.array([len(boxes) > 0 for boxes in every.truth], np.bool_)
+    for weights in bootstrap_blocks(predictions["patient"].astype(str).tolist(), positive):
+        drawn = [weighted_average_precision(m, weights) for m in matches]  # C times (R, T)
+        drawn_mgca = [weighted_average_precision(m, weights[:, counts]) for m in matches_mgca]
+        drawn_froc = froc(weights)
+        for name, at in rows.items():
+            draws[name].append(np.stack([d[:, at].mean(axis=1) for d in drawn], axis=1))
+        draws["map_mgca"].append(np.stack([d.mean(axis=1) for d in drawn_mgca], axis=1))
+        for k, name in enumerate(froc_names):
+            draws[name].append(np.stack([d[:, k] for d in drawn_froc], axis=1))
+        draws["froc"].append(np.stack([d.mean(axis=1) for d in drawn_froc], axis=1))
+
+    known = np.isin(every.classes, _known(predictions))
+    found = []
+    for name in ("map_40_75", "map_mgca", "map_coco", *froc_names, "froc"):
+        n = len(counted) if name == "map_mgca" else len(every)
+        by_class = np.array(values[name])
+        found.append(_metric(name, by_class, np.concatenate(draws[name]), n, every.classes, known))
+    return sorted(found, key=lambda metric: metric.name != primary)
 
 
-def _metric(name: str, precision: Floats, draws: Floats, n: int) -> Metric:
-    """The mean over thresholds: `precision` (T,) of the test set, `draws` (D, T) of the bootstrap."""
-    value = float(precision.mean())
-    if np.isnan(value):
-        return Metric(name, None, None, None, INTERVAL, n)
-    low, high = percentile_interval(draws.mean(axis=1))
-    return Metric(name, value, low, high, INTERVAL, n)
+_NOTHING = {"map_mgca": "no image has both a true box and a box with a confidence of at least 0.5"}
+
+
+def _metric(
+    name: str, by_class: Floats, draws: Floats, n: int, classes: tuple[str, ...], known: npt.NDArray[np.bool_]
+) -> Metric:
+    """The mean over classes.
+
+    Args:
+        name: of the metric.
+        by_class: (C,) values, NaN where a class has no true box.
+        draws: (D, C) of the bootstrap.
+        n: images that count.
+        classes: C names.
+        known: (C,) whether the detector knows the class.
+    """
+    nothing = _NOTHING.get(name, "no image has a true box")
+    empty = np.isnan(by_class)
+    by_class = np.where(known, by_class, np.nan)
+    per_class, reasons = {}, []
+    if len(classes) > 1:
+        per_class = {c: None if np.isnan(v) else float(v) for c, v in zip(classes, by_class, strict=True)}
+        for lacking, why in ((~known, "the training part has no box of"), (known & empty, "no true box of")):
+            if lacking.any():
+                names = ", ".join(c for c, lacks in zip(classes, lacking, strict=True) if lacks)
+                reasons.append(f"{why} {names}")
+    defined = ~np.isnan(by_class)
+    if not defined.any():
+        reason = nothing if empty.all() else "; ".join(reasons)
+        return Metric(name, None, None, None, INTERVAL, n, per_class=per_class, reason=reason)
+    if reasons:
+        reasons = [f"mean over {defined.sum()} of {len(classes)} classes: {'; '.join(reasons)}"]
+    value = float(by_class[defined].mean())
+    low, high = percentile_interval(_mean_of_defined(draws[:, defined]))
+    if low is None:
+        reasons.append("no interval: not defined in most draws of the bootstrap")
+    return Metric(name, value, low, high, INTERVAL, n, per_class=per_class, reason="; ".join(reasons))

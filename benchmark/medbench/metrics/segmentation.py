@@ -160,7 +160,7 @@ def segmentation_metrics(predictions: pd.DataFrame, *, mgca_batch: int) -> tuple
 
     Returns:
         `dice`, `dice_pos`, `iou`, `hausdorff95`, `dice_mgca`. `n` counts the images; of `dice_pos` those with a
-        true mask that is not empty, and without any it is None.
+        true mask that is not empty, and without any it is None, with the reason.
 
     Raises:
         ValueError: there are no rows, a sample comes twice, areas contradict one another or the run lengths, or
@@ -213,6 +213,7 @@ def segmentation_metrics(predictions: pd.DataFrame, *, mgca_batch: int) -> tuple
                 interval=INTERVAL,
                 n=n,
                 higher_is_better=name != "hausdorff95",
+                reason="no image has a true mask" if np.isnan(value) else "",
             )
         )
     return tuple(metrics)

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from medbench.data.patients import OLDEST
 from medbench.task import Metric
 
 Measure = Callable[[pd.DataFrame], Sequence[Metric]]
@@ -30,9 +31,6 @@ UNKNOWN: Final = "unknown"
 
 AGE_BANDS: Final = ("0-17", "18-39", "40-59", "60-79", "80 and above")
 """Bands of completed years."""
-
-OLDEST: Final = 120
-"""Years; more is a slip of the pen (NIH ChestX-ray14 has an age of 414) and not known."""
 
 _BAND_STARTS: Final = (18, 40, 60, 80)
 
@@ -127,7 +125,11 @@ def age_bands(years: "Sequence[float | None] | npt.NDArray[np.float64] | pd.Seri
 
 
 def subgroup_metrics(
-    predictions: pd.DataFrame, column: str, measure: Measure, expected: Sequence[str] = ()
+    predictions: pd.DataFrame,
+    column: str,
+    measure: Measure,
+    expected: Sequence[str] = (),
+    whole: Sequence[Metric] | None = None,
 ) -> Subgroups:
     """A metric function by the groups of a column.
 
@@ -135,8 +137,10 @@ def subgroup_metrics(
         predictions: one row a sample with `patient`, `column` and what `measure` reads. The column holds names of
             groups; missing values, blanks and "unknown" in any case are not known.
         column: name of the column: `sex`, `view`, or one made by `age_bands`.
-        measure: called with all rows, then with the rows of each group.
+        measure: called with all rows, then with the rows of each group. A metric that a group's rows do not give
+            (retrieval, where a group has queries in one direction only) has no value there.
         expected: groups to list first, and even where they have no sample (`AGE_BANDS`).
+        whole: what `measure` gives for all rows, where that is known already.
 
     Returns:
         Metrics of every group, the worst and the gap.
@@ -150,8 +154,8 @@ def subgroup_metrics(
             raise ValueError(
                 f"predictions by subgroup need a column `{name}`, found {', '.join(map(str, predictions))}"
             )
-    whole = tuple(measure(predictions))
-    names = _names(predictions[column])
+    whole = tuple(measure(predictions) if whole is None else whole)
+    names = group_names(predictions[column])
     found = set(names)
     order = list(dict.fromkeys([*expected, *sorted(found - {UNKNOWN})]))
     if UNKNOWN in found and UNKNOWN not in order:
@@ -160,8 +164,12 @@ def subgroup_metrics(
     return Subgroups(column, whole, groups, tuple(_spread(k, m, groups) for k, m in enumerate(whole)))
 
 
-def _names(values: "pd.Series[str]") -> npt.NDArray[np.object_]:
-    """(N,) group of each sample."""
+def group_names(values: "pd.Series[str]") -> npt.NDArray[np.object_]:
+    """(N,) group of each sample, `UNKNOWN` where it is not known.
+
+    Raises:
+        ValueError: the column holds fractions.
+    """
     missing = values.isna().to_numpy(np.bool_)
     if pd.api.types.is_float_dtype(values) and not missing.all():
         raise ValueError(
@@ -182,17 +190,14 @@ def _group(name: str, rows: pd.DataFrame, measure: Measure, whole: Sequence[Metr
             metrics = measure(rows)
         except ValueError as error:  # it accepted all rows together: nothing here that it could measure
             refused = str(error)
-    if refused:
-        metrics = [replace(m, value=None, low=None, high=None, n=0, per_class={}) for m in whole]
-    if [m.name for m in metrics] != [m.name for m in whole]:
-        raise ValueError(
-            f"metrics of group {name} are {[m.name for m in metrics]}, of all rows {[m.name for m in whole]}"
-        )
+    found = {m.name: m for m in metrics}
+    nothing = [replace(m, value=None, low=None, high=None, n=0, per_class={}, reason="") for m in whole]
+    metrics = [found.get(m.name, m) for m in nothing]
     notes: dict[str, str] = {}
     for metric in metrics:
         said = []
         if metric.value is None:
-            said.append(refused or _why_undefined(rows, metric))
+            said.append(refused or metric.reason or _why_undefined(rows, metric))
         if patients == 1 and metric.value is not None:
             said.append("one patient: no interval")
         if not refused and metric.n < LEAST:

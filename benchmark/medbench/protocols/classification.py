@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medbench.data.index import Index
 from medbench.errors import DataError
-from medbench.metrics.calibration import calibration_metrics
+from medbench.metrics.calibration import Reliability, calibration_metrics, reliability_diagrams
 from medbench.metrics.classification import classification_metrics, f1_threshold
 from medbench.task import Environment, Evaluation, Metric, Task, TaskData
 
@@ -93,13 +93,15 @@ class Classification(Task):
 
     def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
         """Those of `classification_metrics`, the primary one first, and those of `calibration_metrics`."""
-        columns = [str(column) for column in predictions]
-        classes = [column.removeprefix(_TARGET) for column in columns if column.startswith(_TARGET)]
-        macro = len(self.classes) != 1
+        classes, macro = _classes(predictions), len(self.classes) != 1
         return (
             *classification_metrics(predictions, classes, macro=macro, exclusive=self.exclusive),
             *calibration_metrics(predictions, classes, "log-odds", macro=macro),
         )
+
+    def reliability(self, predictions: pd.DataFrame) -> Sequence[Reliability]:
+        """Two diagrams a class, see `reliability_diagrams`."""
+        return reliability_diagrams(predictions, _classes(predictions), "log-odds")
 
     def positives(self, index: Index) -> npt.NDArray[np.bool_]:
         """Films with a positive of any class."""
@@ -113,3 +115,9 @@ def log_odds(logits: Tensor) -> Tensor:
     same = torch.eye(classes, dtype=torch.bool, device=logits.device)
     others = logits[..., None, :].masked_fill(same, -torch.inf)  # (..., C) -> (..., C, C)
     return logits - others.logsumexp(-1)
+
+
+def _classes(predictions: pd.DataFrame) -> list[str]:
+    """Names of the classes that predictions are about."""
+    columns = [str(column) for column in predictions]
+    return [column.removeprefix(_TARGET) for column in columns if column.startswith(_TARGET)]

@@ -1,54 +1,68 @@
-"""Detection over a frozen encoder: a YOLOv3 head on its maps at strides 8, 16 and 32.
+"""Detection: a head over an encoder's maps at strides 8, 16 and 32 says where findings are, and which.
 
-The encoder is in eval mode and is never trained (MGCA's code leaves its BatchNorm in train mode, so that the
-statistics drift; here they don't). Films are stretched to the model's square, without augmentation, so the
-maps are computed once. The head is trained on the label fraction, healthy films included, its best validation
-state is tested, and boxes are stored in pixels of the original file.
+Films are stretched to the model's square, without augmentation. The head is trained on the label fraction, healthy
+films included, its best validation state is tested, and boxes are stored in pixels of the original file. The encoder is
+
+- frozen and in eval mode, so that its maps never change and are computed once (`yolov3`, `fcos`);
+- frozen with its BatchNorm in train mode, as the released code of MGCA leaves it (`yolov3_mgca`): training films are
+  normalised by their batch, and the statistics that validation and test films are normalised by drift with every step.
+  They are part of what is trained, so each training has a copy of the encoder. An encoder without BatchNorm has nothing
+  that drifts;
+- or learns with the head (`frozen=False`), in eval mode, so that BatchNorm keeps the statistics of pretraining, as
+  detectors are usually fine-tuned (`norm_eval` in mmdetection).
 """
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from medbench.data.index import Index
 from medbench.devices import autocast
 from medbench.errors import DataError
-from medbench.files import replacing
+from medbench.heads.build import detector
+from medbench.heads.detector import STRIDES
+from medbench.heads.fcos import FcosConfig
 from medbench.heads.mmdet_ops import import_mmdet
-from medbench.heads.yolov3 import STRIDES, Targets, YoloV3, YoloV3Config
-from medbench.metrics.detection import IOUS_40_75, Detections, average_precision, detection_metrics
+from medbench.heads.yolov3 import YoloV3Config
+from medbench.heads.yolov3_mgca import YoloV3MgcaConfig
+from medbench.metrics.detection import (
+    IOUS_40_75,
+    Detections,
+    average_precision,
+    detection_metrics,
+    mean_precision,
+    mgca_rule,
+)
 from medbench.model import Preprocessing, VisionLanguageModel
+from medbench.protocols.dense_maps import dense_maps, from_patches
+from medbench.protocols.features import PROBE, digest, evaluating
 from medbench.protocols.pyramids import Pyramids
+from medbench.protocols.square_boxes import SquareBoxes, named_boxes
+from medbench.protocols.training import Schedule, Training, schedule_for
+from medbench.protocols.unfrozen import (
+    EncoderGrid,
+    describe_layers,
+    parameter_groups,
+    trainable_copy,
+    trained_part,
+)
 from medbench.seeding import derive_seed
 from medbench.task import Environment, Evaluation, Fit, Metric, Task, TaskData
 
 Rows = npt.NDArray[np.int64]
 
+Point = tuple[float, float]
+"""Rate of an encoder's last layer in parts of the head's, and of each layer in parts of the one above it."""
 
-@dataclass(frozen=True)
-class Schedule:
-    """Optimisation at one amount of labels: AdamW, constant rate, early stop on validation `map_40_75`."""
-
-    up_to: float
-    """Share of the training split, 0 to 1, up to which it holds."""
-    lr: float
-    """Learning rate."""
-    batch_size: int
-    """Films a step."""
-    epochs: int
-    """At most."""
-    validate_every: int
-    """Epochs between validations; the last epoch is always validated."""
-    patience: int
-    """Validations without a better score before training stops."""
+DetectorName = Literal["yolov3", "yolov3_mgca", "fcos"]
 
 
 @dataclass(frozen=True)
@@ -60,15 +74,28 @@ class DetectionConfig:
         Schedule(up_to=1.0, lr=5e-4, batch_size=16, epochs=50, validate_every=1, patience=10),
     )
     """By share of labels, rising; MGCA has one for 1 % and one for 10 and 100 %. The bound between them is
-    ours: a fraction of patients is never exactly that fraction of films."""
+    ours: a fraction of patients is never exactly that fraction of films. Rates are those of the head."""
     weight_decay: float = 1e-6
-    """Of AdamW, on every parameter of the head."""
-    head: YoloV3Config = field(default_factory=YoloV3Config)
-    """The detector's numbers."""
+    """Of AdamW: on every parameter of the head; of an encoder that learns, on matrices and kernels."""
+    detector: DetectorName = "yolov3"
+    """The head."""
+    head: Any = field(default_factory=YoloV3Config)
+    """Its numbers."""
     predict_batch: int = 64
     """Films a forward pass without gradient."""
     maps_bytes: int = 8 * 2**30
-    """Disk that the encoder's maps may take (ours). A ResNet-50 at 224 px has 1.4 MB a film."""
+    """Disk that the maps of a frozen encoder may take (ours). A ResNet-50 at 224 px has 1.4 MB a film."""
+    selected_on: str = "map_40_75"
+    """Validation metric of the state that is tested, and the primary metric of the test films."""
+    drift: bool = False
+    """Whether BatchNorm of the frozen encoder is in train mode while the head is trained."""
+    train_boxes: int | None = None
+    """Boxes of a training film that are trained on, the first ones; None: all. MGCA's code makes room for 10 (RSNA) or
+    20 (Object-CXR)."""
+    encoder_grid: EncoderGrid | None = None
+    """How fast the encoder learns; the best on validation is taken. None where it is frozen."""
+    classes: tuple[str, ...] = ()
+    """Names of the boxes that count; empty: all."""
 
 
 RECIPES: Mapping[str, DetectionConfig] = {
@@ -88,264 +115,405 @@ RECIPES: Mapping[str, DetectionConfig] = {
         head=YoloV3Config(neck_shares=(8, 16, 32)),
     ),
 }
-"""The protocol at each recipe. A table never mixes them."""
+"""YOLOv3 over a frozen encoder at each recipe. A table never mixes them."""
+
+HEADS: Mapping[DetectorName, Mapping[str, Any]] = {
+    "yolov3": {recipe: config.head for recipe, config in RECIPES.items()},
+    "yolov3_mgca": {
+        "paper": YoloV3MgcaConfig(),
+        "tiny": YoloV3MgcaConfig(neck_shares=(8, 16, 32)),
+        "micro": YoloV3MgcaConfig(neck_shares=(8, 16, 32)),
+    },
+    "fcos": {
+        "paper": FcosConfig(),
+        "tiny": FcosConfig(width=64, convs=2, groups=16),
+        "micro": FcosConfig(width=32, convs=1, groups=8),
+    },
+}
+"""Numbers of each detector at each recipe."""
+
+LIVE: Mapping[str, tuple[Schedule, ...]] = {
+    "paper": RECIPES["paper"].schedules,
+    # Less, since the encoder has to work for each step and for each validation.
+    "tiny": (
+        Schedule(up_to=0.05, lr=1e-3, batch_size=8, epochs=24, validate_every=24, patience=1),
+        Schedule(up_to=0.5, lr=1e-3, batch_size=16, epochs=6, validate_every=3, patience=1),
+        Schedule(up_to=1.0, lr=1e-3, batch_size=16, epochs=1, validate_every=1, patience=1),
+    ),
+    "micro": RECIPES["micro"].schedules,
+}
+"""Schedules where the maps are not computed once: under `yolov3_mgca`, and where the encoder learns."""
+
+ENCODER_GRIDS: Mapping[str, EncoderGrid] = {
+    "paper": EncoderGrid((0.1, 1.0), (0.75, 1.0)),
+    "tiny": EncoderGrid((0.1,), (1.0,)),
+    "micro": EncoderGrid((0.1,), (1.0,)),
+}
+"""Of encoders that learn (ours)."""
 
 
-class FrozenDetection(Task):
-    """Boxes of one class."""
+class Detection(Task):
+    """Boxes of one class or of several. Boxes without a name are of one class, "object".
+
+    Args:
+        recipe: "paper", "tiny" or "micro".
+        split: of the dataset.
+        detector: the head. `yolov3_mgca` also chooses by MGCA's metric and lets BatchNorm drift, as its code does.
+        classes: names of the boxes that count; empty: all.
+        frozen: whether the encoder keeps its weights.
+        few_lr: rate with few labels under `paper`, where the dataset has another one than RSNA.
+        train_boxes: boxes of a training film that are trained on; None: all.
+    """
 
     config: DetectionConfig
 
-    def __init__(self, recipe: str, *, split: str) -> None:
+    def __init__(
+        self,
+        recipe: str,
+        *,
+        split: str,
+        detector: DetectorName = "yolov3",
+        classes: Sequence[str] = (),
+        frozen: bool = True,
+        few_lr: float | None = None,
+        train_boxes: int | None = None,
+    ) -> None:
         super().__init__(recipe, split=split)
-        self.config = RECIPES[recipe]
+        mgca = detector == "yolov3_mgca"
+        base = RECIPES[recipe]
+        schedules = LIVE[recipe] if mgca or not frozen else base.schedules
+        if few_lr is not None and recipe == "paper":
+            schedules = (replace(schedules[0], lr=few_lr), *schedules[1:])
+        self.config = replace(
+            base,
+            schedules=schedules,
+            detector=detector,
+            head=HEADS[detector][recipe],
+            selected_on="map_mgca" if mgca else "map_40_75",
+            drift=mgca and frozen,
+            train_boxes=train_boxes,
+            encoder_grid=None if frozen else ENCODER_GRIDS[recipe],
+            classes=tuple(classes),
+        )
 
     def films(self, inputs: Preprocessing) -> tuple[int, Fit]:
         """Stretched to the model's own square."""
         return inputs.size, "stretch"
 
-    def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> Pyramids:
-        """Maps at strides 8, 16 and 32 of all films of the split; close them to give the disk back.
+    def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> "BoxedFilms":
+        """Boxes of all films of the split, and their maps where these never change; close it to let go of them.
 
         Raises:
+            DataError: a film was not annotated, no training or validation film has a box, or there is no test film.
             PluginError: mmdetection can not be loaded; said before the encoder has worked for nothing.
             WeightsError: a feature is not finite.
         """
         import_mmdet()
-        return Pyramids(model, data, len(STRIDES), self.config.maps_bytes, env)
+        return BoxedFilms(self.config, model, data, env)
 
     def evaluate(
-        self, features: Pyramids, data: TaskData, train: Rows, seed: int, env: Environment
+        self, features: "BoxedFilms", data: TaskData, train: Rows, seed: int, env: Environment
     ) -> Evaluation:
-        """Train on `train`, keep the state with the best validation `map_40_75`, predict the test films.
+        """Train on `train`, keep the state with the best validation score, predict the test films.
 
-        A killed call goes on from its last validation and gives the same numbers. `predictions` holds
-        `sample`, `patient`, `true_boxes` (float64) and `pred_boxes` (float32), flat lists of x, y, width,
-        height in pixels of the original file, and `pred_scores` (float32), falling.
+        An encoder that learns does so once a point of `encoder_grid`, and the best on validation is taken. A killed
+        call goes on from its last validation and gives the same numbers. `predictions` holds `sample`, `patient`,
+        `true_boxes` (float64) and `pred_boxes` (float32), flat lists of x, y, width, height in pixels of the original
+        file, `pred_scores` (float32), falling, `true_labels` and `pred_labels` (names, one a box), and in every row
+        `classes`, the names that the detector knows: those of boxes in the whole training part.
 
         Raises:
-            DataError: a film was not annotated, or no validation film has a box, so that nothing can be
-                chosen.
-            PluginError: mmdetection can not be loaded.
+            PluginError: mmdetection can not be loaded, or the encoder can not be fine-tuned.
             FloatingPointError: the loss is no longer finite.
         """
-        films = _Films(data, features.side)
-        schedule = next(s for s in self.config.schedules if len(train) <= s.up_to * len(data.split.train))
-        training = _Training(self.config, schedule, features, films, train, seed, env)
-        training.run(data.split.val)
-        found = training.predict(data.split.test)
-        table = data.index.table.iloc[data.split.test]
-        predictions = pd.DataFrame(
+        schedule = schedule_for(self.config.schedules, len(train), len(data.split.train))
+        points: Sequence[Point | None] = [None]
+        if self.config.encoder_grid is not None:
+            points = self.config.encoder_grid.points
+        trials = []
+        for point in points:
+            trial = Trial(self.config, schedule, features, train, data.split.val, seed, env, point)
+            trial.training.run()
+            trials.append(trial)
+            if len(points) > 1:  # a trained one is whole in its checkpoint: it need not stay in memory
+                trial.release()
+        best = max(trials, key=lambda trial: trial.score)  # of equal ones the first
+        if len(points) > 1:
+            best = Trial(self.config, schedule, features, train, data.split.val, seed, env, best.point)
+            best.training.run()
+        predictions = self._predictions(data, features, best.detections(data.split.test))
+        for trial in trials:
+            trial.training.forget()
+        return Evaluation(predictions, _search(self.config, best, trials, features, train))
+
+    def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
+        """Average precisions and FROC; see `medbench.metrics.detection`."""
+        return detection_metrics(predictions, self.config.selected_on)
+
+    def positives(self, index: Index) -> npt.NDArray[np.bool_]:
+        """Films with a box that counts."""
+        films = zip(index.table["boxes"], index.table["box_labels"], strict=True)
+        return np.array(
+            [
+                boxes is not None and len(named_boxes(boxes, names, self.config.classes)[0]) > 0
+                for boxes, names in films
+            ],
+            dtype=np.bool_,
+        )
+
+    def _predictions(self, data: TaskData, features: "BoxedFilms", found: Detections) -> pd.DataFrame:
+        rows, boxes = data.split.test, features.boxes
+        table = data.index.table.iloc[rows]
+        names = np.array(found.classes, object)
+        labels = [found.labels_of(image) for image in range(len(rows))]
+        return pd.DataFrame(
             {
                 "sample": table["sample"].to_numpy(),
                 "patient": table["patient"].to_numpy(),
-                "true_boxes": [boxes.ravel() for boxes in found.truth],
-                "pred_boxes": [boxes.astype(np.float32).ravel() for boxes in found.boxes],
-                "pred_scores": [scores.astype(np.float32) for scores in found.scores],
+                "true_boxes": [boxes.boxes(row).ravel() for row in rows.tolist()],
+                "true_labels": [boxes.names(row) for row in rows.tolist()],
+                "pred_boxes": [part.astype(np.float32).ravel() for part in found.boxes],
+                "pred_scores": [part.astype(np.float32) for part in found.scores],
+                "pred_labels": [names[part].tolist() for part in labels],
+                "classes": [list(found.classes)] * len(rows),
             }
         )
-        training.forget()
-        return Evaluation(predictions, training.search())
-
-    def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
-        """`map_40_75`, `map_mgca`, `map_coco`; see `medbench.metrics.detection`."""
-        return detection_metrics(predictions)
-
-    def positives(self, index: Index) -> npt.NDArray[np.bool_]:
-        """Films with a box."""
-        return np.array(
-            [boxes is not None and len(boxes) > 0 for boxes in index.table["boxes"]], dtype=np.bool_
-        )
 
 
-class _Films:
-    """Boxes in both frames: pixels of the file (x y width height) and of the square (x1 y1 x2 y2)."""
+class BoxedFilms:
+    """Films of a split in their square, their boxes, and what a frozen encoder sees in them.
 
-    def __init__(self, data: TaskData, side: int) -> None:
-        self.side = side
-        self._dataset = data.index.dataset
-        self._samples = data.index.table["sample"]
-        self._boxes = data.index.table["boxes"]
-        self._sizes = data.images(side, "stretch").sizes  # (N, 2) height, width
+    Attributes:
+        model: the encoder, which no training changes.
+        boxes: of all films of the split.
+        channels: of the maps, from fine to coarse.
+        patches: whether there is one map, of the patches of a ViT.
+        digest: names the encoder, for checkpoints of heads.
+        drifts: whether the encoder's statistics are part of what is trained.
 
-    def boxes(self, row: int) -> npt.NDArray[np.float64]:
-        """(G, 4) float64 in pixels of the file."""
-        boxes = self._boxes.iloc[row]
-        if boxes is None:
+    Args:
+        config: of the task.
+        model: on `env.device`.
+        data: whose films; those of its split are read.
+        env: everything in it is used.
+    """
+
+    def __init__(
+        self, config: DetectionConfig, model: VisionLanguageModel, data: TaskData, env: Environment
+    ) -> None:
+        split = data.split
+        if not len(split.test):
             raise DataError(
-                f"{self._dataset}: {self._samples.iloc[row]} is in the split but nobody annotated boxes. "
-                "A film without findings has an empty list of boxes; leave out films that nobody looked at."
+                f"{data.index.dataset}: the split {split.name} has no test films to predict. Take another split "
+                "(--split)."
             )
-        return np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+        self.model = model
+        self.side = model.preprocessing.size
+        self._env = env
+        films = data.images(self.side, "stretch")
+        self._films = films.images
+        self.boxes = SquareBoxes(data.index, split, films.sizes, self.side, config.classes)
+        if not any(len(self.boxes.known(row)[0]) for row in split.val.tolist()):
+            raise DataError(
+                f"{data.index.dataset}: no box in the {len(split.val):,} validation films of the split {split.name}, "
+                "so the best state of the detector can not be chosen. The split needs more films."
+            )
+        self.patches = from_patches(model)
+        self.drifts = config.drift and len(_norms(model)) > 0
+        self._pyramids: Pyramids | None = None
+        if config.encoder_grid is None and not self.drifts:
+            self._pyramids = Pyramids(model, data, len(STRIDES), config.maps_bytes, env)
+            self.channels, self.digest = self._pyramids.channels, self._pyramids.digest
+            return
+        why = "its BatchNorm drifts" if config.encoder_grid is None else "it learns"
+        env.progress.say(f"feature maps are computed for each batch by a copy of the encoder: {why}")
+        with evaluating(model):
+            maps = [m.half() for m in self.encode(model, split.train[:PROBE])]
+        self.channels = tuple(int(m.shape[1]) for m in maps)
+        self.digest = digest(torch.cat([m.flatten(1) for m in maps], dim=1).cpu().numpy())
 
-    def square(self, row: int) -> torch.Tensor:
-        """(G, 4) float32 in pixels of the square and inside it: datasets may pass the border by a pixel."""
-        boxes = self.boxes(row) * self._scale(row)
-        boxes[:, 2:] = (boxes[:, 2:] + boxes[:, :2]).clip(0, self.side)
-        boxes[:, :2] = boxes[:, :2].clip(0, self.side - 1)  # the centre then lies in a cell of the grid
-        return torch.from_numpy(boxes.astype(np.float32))
+    def encode(self, model: VisionLanguageModel, rows: Rows) -> tuple[Tensor, ...]:
+        """Maps of films by a model in whatever mode, in the precision of the environment."""
+        images = torch.from_numpy(np.ascontiguousarray(self._films[rows]))  # (B, side, side) uint8
+        device = self._env.device
+        images = (images.pin_memory() if device.type == "cuda" else images).to(device, non_blocking=True)
+        with autocast(device, self._env.precision):
+            return dense_maps(model, model.preprocessing.normalise(images), len(STRIDES))
 
-    def restore(self, row: int, square: torch.Tensor) -> npt.NDArray[np.float64]:
-        """(P, 4) boxes of the square -> pixels of the file, rounded to float32 as they are stored."""
-        boxes = square.cpu().numpy().astype(np.float64)
-        boxes[:, 2:] -= boxes[:, :2]
-        return (boxes / self._scale(row)).astype(np.float32).astype(np.float64)
+    def maps(self, rows: Rows) -> tuple[Tensor, ...]:
+        """Maps of films by the frozen encoder; every value is a float16."""
+        assert self._pyramids is not None
+        return self._pyramids.batch(rows)
 
-    def _scale(self, row: int) -> npt.NDArray[np.float64]:
-        height, width = self._sizes[row]
-        x, y = self.side / width, self.side / height
-        return np.array([x, y, x, y])
+    def close(self) -> None:
+        """Let go of the maps."""
+        if self._pyramids is not None:
+            self._pyramids.close()
 
 
-class _Training:
-    """A head on its way: what a checkpoint holds, and how it goes on."""
+class Trial:
+    """A head on its way, alone or with a copy of the encoder that drifts or learns.
+
+    Attributes:
+        training: the loop.
+        point: how fast the encoder learns; None where it is frozen.
+    """
 
     def __init__(
         self,
         config: DetectionConfig,
         schedule: Schedule,
-        features: Pyramids,
-        films: _Films,
+        films: BoxedFilms,
         train: Rows,
+        validation: Rows,
         seed: int,
         env: Environment,
+        point: Point | None,
     ) -> None:
-        self.config, self.schedule, self.features, self.films = config, schedule, features, films
-        self.train, self.seed, self.env = train, seed, env
-        seed_head = derive_seed("detection head", seed)
-        self.head = YoloV3(features.channels, features.side, config.head, seed_head).to(env.device)
-        self.optimiser = torch.optim.AdamW(
-            self.head.parameters(), lr=schedule.lr, weight_decay=config.weight_decay, fused=True
+        self.config, self.films, self.validation, self.env, self.point = config, films, validation, env, point
+        head_seed = derive_seed("detection head", seed)
+        classes = len(films.boxes.classes)
+        self.head = detector(
+            config.detector, films.channels, films.side, classes, config.head, head_seed, films.patches
+        ).to(env.device)
+        self.encoder: VisionLanguageModel | None = None
+        self._drifting: list[nn.Module] = []
+        module: nn.Module = self.head
+        groups: list[dict[str, Any]] = [{"params": list(self.head.parameters())}]
+        if point is not None:
+            self.encoder = trainable_copy(films.model, pyramid=not films.patches)
+            factor, decay = point
+            groups += parameter_groups(self.encoder, schedule.lr * factor, decay, config.weight_decay)
+            module = nn.ModuleDict({"head": self.head, "encoder": trained_part(self.encoder)})
+            self.layers = describe_layers(self.encoder)
+        elif films.drifts:
+            self.encoder = deepcopy(films.model)
+            assert isinstance(self.encoder, nn.Module)  # it has a BatchNorm
+            self.encoder.eval().requires_grad_(False)
+            self._drifting = _norms(self.encoder)
+            module = nn.ModuleDict({"head": self.head, "statistics": nn.ModuleList(self._drifting)})
+        self._targets = self._all_targets(train)
+        self.training = Training(
+            "detection",
+            module,
+            torch.optim.AdamW(groups, lr=schedule.lr, weight_decay=config.weight_decay, fused=True),
+            schedule,
+            train,
+            seed,
+            env,
+            {
+                "config": asdict(config),
+                "classes": films.boxes.classes,
+                "encoder": films.digest,
+                "point": point,
+            },
+            step=self._step,
+            validate=self._validate,
         )
-        self.epoch = 0  # finished ones
-        self.stale = 0  # validations since the best
-        self.validations = 0
-        self.best: dict[str, Any] = {"score": -1.0, "epoch": 0, "head": {}}
-        self.path = self._checkpoint()
 
-    def run(self, validation: Rows) -> None:
-        """Train to the end and load the best state."""
-        if not any(len(self.films.boxes(row)) for row in validation):
-            raise DataError(
-                f"no box in the {len(validation):,} validation films, so the best state of the detector can "
-                "not be chosen. The split needs more films."
-            )
-        self._resume()
-        targets = self._targets()
-        what, total = (
-            f"training the detector on {len(self.train):,} films",
-            self.schedule.epochs * len(self.train),
-        )
-        with self.env.progress.track(what, total, "films", self.epoch * len(self.train)) as advance:
-            while self.epoch < self.schedule.epochs and self.stale < self.schedule.patience:
-                self.head.train()
-                loss = torch.zeros((), device=self.env.device)
-                for rows in self._batches():
-                    loss += self._step(rows, [targets[int(row)] for row in rows])
-                    advance(len(rows), f"validation mAP {self.best['score']:.3f}" if self.validations else "")
-                self.epoch += 1
-                if not torch.isfinite(loss):  # asked once an epoch: asking waits for the device
-                    raise FloatingPointError(
-                        f"the detector's loss is no longer finite in epoch {self.epoch} at learning rate "
-                        f"{self.schedule.lr}, precision {self.env.precision}"
-                    )
-                if self.epoch % self.schedule.validate_every == 0 or self.epoch == self.schedule.epochs:
-                    self._validate(validation)
-                    self._save()
-        self.head.load_state_dict(self.best["head"])
+    @property
+    def score(self) -> float:
+        """The best validation score."""
+        return float(self.training.best["score"])
 
-    def predict(self, rows: Rows) -> Detections:
-        """Boxes of films in pixels of the file, beside the true ones."""
+    def release(self) -> None:
+        """Forget the weights; what was chosen is kept."""
+        del self.head, self.encoder, self._drifting, self.training.module, self.training.optimiser
+        self.training.best = {**self.training.best, "state": {}}
+
+    def detections(self, rows: Rows) -> Detections:
+        """Boxes of films in pixels of the file, beside the true ones whose class the detector knows."""
         self.head.eval()
-        boxes, scores = [], []
+        for norm in self._drifting:
+            norm.eval()
+        boxes, scores, labels = [], [], []
         for start in range(0, len(rows), self.config.predict_batch):
             batch = rows[start : start + self.config.predict_batch]
-            with torch.no_grad(), autocast(self.env.device, self.env.precision):
-                predictions = self.head(self.features.batch(batch))
-            for row, (found, confidence) in zip(batch, self.head.boxes(predictions), strict=True):
-                boxes.append(self.films.restore(row, found))
+            with torch.no_grad():
+                maps = self._maps(batch)
+                with autocast(self.env.device, self.env.precision):
+                    predictions = self.head(maps)
+            found = self.head.boxes(predictions)
+            for row, (box, confidence, label) in zip(batch.tolist(), found, strict=True):
+                boxes.append(self.films.boxes.restore(row, box))
                 scores.append(confidence.cpu().numpy().astype(np.float64))
-        return Detections([self.films.boxes(row) for row in rows], boxes, scores)
+                labels.append(label.cpu().numpy())
+        known = [self.films.boxes.known(row) for row in rows.tolist()]
+        return Detections(
+            [box for box, _ in known],
+            boxes,
+            scores,
+            [label for _, label in known],
+            labels,
+            self.films.boxes.classes,
+        )
 
-    def search(self) -> dict[str, Any]:
-        """What was chosen, for the record."""
-        return {
-            "grid": {"epoch": f"every {self.schedule.validate_every}, up to {self.schedule.epochs}"},
-            "trials": self.validations,
-            "selected_on": "validation map_40_75",
-            "chosen": {"epoch": self.best["epoch"], "validation_map_40_75": self.best["score"]},
-            "schedule": asdict(self.schedule),
-        }
+    def _maps(self, rows: Rows) -> tuple[Tensor, ...]:
+        return self.films.maps(rows) if self.encoder is None else self.films.encode(self.encoder, rows)
 
-    def forget(self) -> None:
-        """Remove the checkpoint."""
-        self.path.unlink(missing_ok=True)
-
-    def _targets(self) -> dict[int, Targets]:
+    def _all_targets(self, train: Rows) -> dict[int, Any]:
         """By row. Films without a box share theirs."""
-        healthy = self.head.targets(torch.zeros(0, 4))
-        boxes = {int(row): self.films.square(row) for row in self.train}
-        return {row: self.head.targets(found) if len(found) else healthy for row, found in boxes.items()}
+        healthy = self.head.targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        found = {}
+        for row in train.tolist():
+            boxes, labels = self.films.boxes.square(row, self.config.train_boxes)
+            found[row] = self.head.targets(boxes, labels) if len(boxes) else healthy
+        return found
 
-    def _batches(self) -> list[Rows]:
-        """The films of this epoch in its order, which depends on seed and epoch alone."""
-        seed = derive_seed("detection order", self.seed, self.epoch)
-        order = np.random.Generator(np.random.PCG64(seed)).permutation(self.train)
-        return [
-            order[at : at + self.schedule.batch_size] for at in range(0, len(order), self.schedule.batch_size)
-        ]
-
-    def _step(self, rows: Rows, targets: Sequence[Targets]) -> torch.Tensor:
-        """One step; nothing in it draws random numbers, or waits for the device."""
+    def _step(self, rows: Rows, generator: torch.Generator) -> Tensor:
+        """The loss of a batch; nothing in it draws random numbers, or waits for the device."""
+        self.head.train()
+        for norm in self._drifting:
+            norm.train()
+        with torch.set_grad_enabled(self.point is not None):
+            maps = self._maps(rows)
         with autocast(self.env.device, self.env.precision):
-            predictions = self.head(self.features.batch(rows))
-        loss = torch.stack(list(self.head.losses(predictions, targets).values())).sum()
-        self.optimiser.zero_grad()
-        torch.autograd.backward(loss)
-        self.optimiser.step()
-        return loss.detach()
+            predictions = self.head(maps)
+        losses = self.head.losses(predictions, [self._targets[row] for row in rows.tolist()])
+        return torch.stack(list(losses.values())).sum()
 
-    def _validate(self, validation: Rows) -> None:
-        score = float(average_precision(self.predict(validation), IOUS_40_75).mean())
-        self.validations += 1
-        self.stale += 1
-        if score > self.best["score"]:
-            state = {name: value.detach().clone() for name, value in self.head.state_dict().items()}
-            self.best = {"score": score, "epoch": self.epoch, "head": state}
-            self.stale = 0
+    def _validate(self) -> float:
+        found = self.detections(self.validation)
+        if self.config.selected_on == "map_mgca":
+            filtered, counts = mgca_rule(found)
+            found = filtered.select(counts)
+        score = mean_precision(average_precision(found, IOUS_40_75))
+        return 0.0 if np.isnan(score) else score  # no image counts for `map_mgca`: nothing was found
 
-    # Checkpoints.
 
-    def _checkpoint(self) -> Path:
-        """A name that no other fraction, seed, protocol, encoder, device or precision has."""
-        parts = {
-            "config": asdict(self.config),
-            "train": hashlib.sha256(self.train.tobytes()).hexdigest(),
-            "seed": self.seed,
-            "encoder": self.features.digest,
-            "device": self.env.device.type,
-            "precision": self.env.precision,
-        }
-        key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-        return self.env.workdir / f"detection-{key[:24]}.pt"
+def _norms(model: VisionLanguageModel) -> list[nn.Module]:
+    """Every BatchNorm of a model."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm)] if isinstance(model, nn.Module) else []
 
-    def _save(self) -> None:
-        state = {
-            "head": self.head.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "epoch": self.epoch,
-            "stale": self.stale,
-            "validations": self.validations,
-            "best": self.best,
-        }
-        with replacing(self.path) as partial:
-            torch.save(state, partial)
 
-    def _resume(self) -> None:
-        if not self.path.is_file():
-            return
-        state = torch.load(self.path, map_location=self.env.device, weights_only=True)
-        self.head.load_state_dict(state["head"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.epoch, self.stale = state["epoch"], state["stale"]
-        self.validations, self.best = state["validations"], state["best"]
+def _search(
+    config: DetectionConfig, best: Trial, trials: Sequence[Trial], films: BoxedFilms, train: Rows
+) -> dict[str, Any]:
+    """What was chosen and from what, for the record."""
+    found = best.training.search(config.selected_on)
+    classes = films.boxes.classes
+    if len(classes) > 1:
+        seen = {k for row in train.tolist() for k in films.boxes.known(row)[1].tolist()}
+        found["classes"] = list(classes)
+        found["classes_without_a_training_box"] = [name for k, name in enumerate(classes) if k not in seen]
+    if config.encoder_grid is None:
+        return found
+    return {
+        **found,
+        "grid": {**found["grid"], **asdict(config.encoder_grid)},
+        "trials": sum(trial.training.validations for trial in trials),
+        "chosen": {**_named(best.point), **found["chosen"]},
+        "tried": [
+            {
+                **_named(trial.point),
+                "epoch": trial.training.best["epoch"],
+                f"validation_{config.selected_on}": trial.score,
+            }
+            for trial in trials
+        ],
+        "encoder": best.layers,
+    }
+
+
+def _named(point: Point | None) -> dict[str, float]:
+    return {} if point is None else {"lr_factor": point[0], "layer_decay": point[1]}

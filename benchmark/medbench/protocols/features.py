@@ -1,11 +1,13 @@
-"""Pooled features of a frozen encoder: read once, then every label fraction trains on them.
+"""Pooled features of a frozen encoder: read once, then every label fraction and every task trains on them.
 
-They are kept in memory and not on disk: 5,000 films take seconds to read again, and a run that is resumed
-finds its finished cells.
+They are kept in the user's cache (`medbench.feature_cache`) where it is known which encoder gives them.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +16,16 @@ from torch import nn
 
 from medbench.data.augment import centre_crop
 from medbench.errors import WeightsError
+from medbench.feature_cache import FeatureCache, Identity
 from medbench.model import VisionLanguageModel
+from medbench.progress import Progress
 from medbench.task import Environment, TaskData
 
 BATCH_SIZE = 64
 """Films a forward pass. The features do not depend on it beyond the rounding of a matrix product."""
+
+PROBE = 8
+"""Films that an encoder is recognised by."""
 
 
 @contextmanager
@@ -49,15 +56,66 @@ def pooled_features(
         model: on `env.device`.
         data: whose films.
         rows: (M,) positions in the index.
-        env: `device`, `precision` and `progress` are used.
+        env: where `encoder` and `cache` are known, features are found in the cache or put there.
         batch_size: films a forward pass.
 
     Returns:
-        (M, D) float32, row i belongs to `rows[i]`.
+        (M, D) float32, row i belongs to `rows[i]`. Where they are in the cache they are mapped from there.
 
     Raises:
         WeightsError: a feature is not finite.
     """
+    if not env.encoder or env.cache is None or not len(rows):
+        return _extract(model, data, rows, env, batch_size)
+    probe = _extract(model, data, rows[:PROBE], replace(env, progress=Progress(quiet=True)), PROBE)
+    identity = Identity(
+        encoder=env.encoder,
+        probe=digest(probe),
+        preprocessing=asdict(model.preprocessing),
+        fit="pad",
+        kind="pooled",
+        dtype="float32",
+        films=data.images(model.preprocessing.resize, "pad").sha256,
+        rows=digest(rows),
+    )
+
+    def fill(array: npt.NDArray[Any]) -> None:
+        array[:] = _extract(model, data, rows, env, batch_size)
+
+    kept = FeatureCache(env.cache, env.progress).get(
+        identity,
+        (len(rows), probe.shape[1]),
+        f"features of {len(rows):,} films",
+        about(data, rows, env),
+        fill,
+    )
+    # What is mapped stays there when the folder is freed, so nothing has to hold it.
+    return kept.array if kept is not None else _extract(model, data, rows, env, batch_size)
+
+
+def about(data: TaskData, rows: npt.NDArray[np.int64], env: Environment) -> dict[str, Any]:
+    """Whose features of what, for the user who lists the cache."""
+    return {
+        "method": env.method,
+        "dataset": data.index.dataset,
+        "source": data.index.source,
+        "split": data.split.name,
+        "films": len(rows),
+    }
+
+
+def digest(array: npt.NDArray[Any]) -> str:
+    """SHA-256 over the values of an array, in hex."""
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _extract(
+    model: VisionLanguageModel,
+    data: TaskData,
+    rows: npt.NDArray[np.int64],
+    env: Environment,
+    batch_size: int,
+) -> npt.NDArray[np.float32]:
     inputs = model.preprocessing
     films = data.images(inputs.resize, "pad").images
     pin = env.device.type == "cuda"

@@ -99,7 +99,7 @@ def fit_logistic(
             )
     if not bool((penalties > 0).all()):
         raise ValueError(f"penalties must be positive, found {penalties.tolist()}")
-    if not bool(features.isfinite().all()):
+    if not all(bool(end.isfinite()) for end in features.aminmax()):  # without a copy as large as the features
         raise ValueError("features are not finite")
 
     shared = bool((known == known[:, :1]).all())
@@ -109,7 +109,7 @@ def fit_logistic(
     n_penalties, n_classes = len(penalties), labels.shape[1]
     basis = torch.linalg.qr(features.T).Q if n < width else None  # the minimum lies in the span of the rows
     rows = features if basis is None else features @ basis
-    spread, axes = torch.linalg.eigh(rows.T @ rows / n)
+    spread, axes = torch.linalg.eigh(_gram(rows) / n)
     # Columns are (penalty, class) with the classes fastest. A problem has one of them, or those of all classes.
     begin, bend, turn = (share / (1 - share)).log(), share * (1 - share), None
     pull = torch.cat([axes.T @ (rows.T @ (positive / count)), share[None]])
@@ -150,6 +150,15 @@ def fit_logistic(
         gradient=gradient.repeat_interleave(problems.group).reshape(n_penalties, n_classes),
         iterations=iterations,
     )
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """(R, R) about rows.T @ rows: multiplied in float32, in half the time, since it only decides on directions."""
+    total = torch.zeros(rows.shape[1], rows.shape[1], dtype=rows.dtype, device=rows.device)
+    for start in range(0, len(rows), 4096):
+        block = rows[start : start + 4096].float()
+        total += block.T @ block
+    return total
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,15 @@
-"""Feature maps of a frozen encoder for dense tasks, computed once for all fractions and epochs.
+"""Feature maps of a frozen encoder for dense tasks, computed once for all fractions, epochs and tasks.
 
-Films are stretched to the model's square and not augmented, so a film's maps never change. They are kept in
-float16 in one file below the work folder. Where they would not fit the budget they are computed each time
-they are asked for, rounded to float16 all the same: which way was taken does not show in a result, beyond
-what the size of a batch does to the rounding of an encoder.
+Films are stretched to the model's square and not augmented, so a film's maps never change. They are kept in float16 in
+the user's cache (`medbench.feature_cache`), or below the work folder where it is not known which encoder gives them.
+Where they would not fit the budget they are computed each time they are asked for, rounded to float16 all the same:
+which way was taken does not show in a result, beyond what the size of a batch does to the rounding of an encoder.
 """
 
-import hashlib
-import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,29 +18,29 @@ from torch import Tensor
 
 from medbench.devices import autocast
 from medbench.errors import WeightsError
+from medbench.feature_cache import FeatureCache, Identity, Kept
 from medbench.model import VisionLanguageModel
-from medbench.protocols.features import BATCH_SIZE, evaluating
+from medbench.protocols.dense_maps import dense_maps, from_patches
+from medbench.protocols.features import BATCH_SIZE, PROBE, about, digest, evaluating
 from medbench.task import Environment, TaskData
 
 Rows = npt.NDArray[np.int64]
 
 
 class Pyramids:
-    """The coarsest maps of every film of a split.
-
-    A killed run leaves its file behind. The next one takes it up if it is whole, of the same films and split,
-    and the encoder still gives the same first batch bit for bit; else it is made anew.
+    """The coarsest maps of every film of a split; of a ViT its patches, as the one map that it has.
 
     Attributes:
         side: of the films, pixels.
+        patches: whether there is one map, at stride 16, of which a head makes its own pyramid.
         channels: of the maps, from fine to coarse.
         cached: whether the maps are on disk.
-        digest: SHA-256 over the maps of the first batch: names the encoder for checkpoints of heads.
+        digest: SHA-256 over the maps of a few films: names the encoder for checkpoints of heads.
 
     Args:
         model: on `env.device`.
         data: whose films; all rows of its split are read.
-        levels: how many maps, counted from the coarsest: 3 for strides 8, 16, 32.
+        levels: how many maps, counted from the coarsest: 3 for strides 8, 16, 32. A ViT gives one in any case.
         budget: bytes of disk that the maps may take.
         env: everything in it is used.
 
@@ -54,33 +54,41 @@ class Pyramids:
         self._model = model
         self._levels = levels
         self._env = env
+        self.patches = from_patches(model)
         self._sample = data.index.table["sample"]
         self.side = model.preprocessing.size
         films = data.images(self.side, "stretch")
         self._films = films.images
         self._rows = np.unique(np.concatenate([data.split.train, data.split.val, data.split.test]))
-        first = self._encode(self._rows[:BATCH_SIZE])
+        first = self._encode(self._rows[:PROBE])
         self._shapes = [tuple(m.shape[1:]) for m in first]
         self.channels = tuple(shape[0] for shape in self._shapes)
-        start = _flat(first)  # (B, values of a film) float16
-        self.digest = hashlib.sha256(start.tobytes()).hexdigest()
-        size = start.nbytes // len(start) * len(self._rows)
-        self._folder = env.workdir / "pyramids"
-        self._maps: npt.NDArray[np.float16] | None = None
-        free = shutil.disk_usage(env.workdir).free
-        self.cached = size <= min(
-            budget, free // 2
-        )  # the other half is for checkpoints and whoever else writes
-        if self.cached:
-            env.progress.say(
-                f"feature maps of {len(self._rows):,} films take {size / 1e6:,.0f} MB in {self._folder}"
+        probe = _flat(first)  # (B, values of a film) float16
+        self.digest = digest(probe)
+        shape = (len(self._rows), probe.shape[1])
+        size = shape[0] * shape[1] * probe.itemsize
+        self._own = env.workdir / "pyramids"
+        shared = env.cache if env.encoder else None
+        self._cache = FeatureCache(shared or self._own, env.progress)
+        self._kept: Kept | None = None
+        what = f"feature maps of {len(self._rows):,} films"
+        if size <= budget:
+            identity = Identity(
+                encoder=env.encoder,
+                probe=self.digest,
+                preprocessing=asdict(model.preprocessing),
+                fit="stretch",
+                kind="patches" if self.patches else f"maps of {levels} levels",
+                dtype="float16",
+                films=films.sha256,
+                rows=digest(self._rows),
             )
-            self._maps = self._fill(start, films.sha256)
+            self._kept = self._cache.get(identity, shape, what, about(data, self._rows, env), self._fill)
         else:
-            env.progress.say(
-                f"feature maps of {len(self._rows):,} films would take {size / 1e9:,.1f} GB of disk (allowed "
-                f"{budget / 1e9:,.1f}, free {free / 1e9:,.1f}): they are computed anew for each batch"
-            )
+            env.progress.say(f"{what} would take {size / 1e9:,.1f} GB of disk (allowed {budget / 1e9:,.1f})")
+        self.cached = self._kept is not None
+        if not self.cached:
+            env.progress.say(f"{what} are computed anew for each batch")
 
     def batch(self, rows: Rows) -> tuple[Tensor, ...]:
         """Maps of films.
@@ -89,20 +97,21 @@ class Pyramids:
             rows: (B,) positions in the index, any order.
 
         Returns:
-            For each level (B, C, H, W) float32 on the device, from fine to coarse; every value is a float16.
+            For each map (B, C, H, W) float32 on the device, from fine to coarse; every value is a float16.
         """
-        if self._maps is None:
+        if self._kept is None:
             return tuple(m.float() for m in self._encode(rows))
-        flat = torch.from_numpy(self._maps[np.searchsorted(self._rows, rows)])  # (B, values of a film)
+        flat = torch.from_numpy(self._kept.array[np.searchsorted(self._rows, rows)])  # (B, values of a film)
         device = self._env.device
         flat = (flat.pin_memory() if device.type == "cuda" else flat).to(device, non_blocking=True)
         levels = torch.split(flat, [int(np.prod(shape)) for shape in self._shapes], dim=1)
         return tuple(m.reshape(-1, *shape).float() for m, shape in zip(levels, self._shapes, strict=True))
 
     def close(self) -> None:
-        """Give the disk back."""
-        self._maps = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Let go of the maps; those in the cache stay for other tasks, as far as it has room for them."""
+        self._kept = None
+        shutil.rmtree(self._own, ignore_errors=True)
+        self._cache.trim()
 
     def _encode(self, rows: Rows) -> list[Tensor]:
         """Float16 maps on the device."""
@@ -110,32 +119,15 @@ class Pyramids:
         images = torch.from_numpy(np.ascontiguousarray(self._films[rows]))  # (B, side, side) uint8
         images = (images.pin_memory() if device.type == "cuda" else images).to(device, non_blocking=True)
         with evaluating(self._model), autocast(device, self._env.precision):
-            pyramid = self._model.encode_image(
-                self._model.preprocessing.normalise(images), pyramid=True
-            ).pyramid
-            if pyramid is None:
-                raise TypeError(f"{type(self._model).__name__}.encode_image(pyramid=True) gave no pyramid")
-            return [m.half() for m in pyramid[-self._levels :]]
+            maps = dense_maps(self._model, self._model.preprocessing.normalise(images), self._levels)
+            return [m.half() for m in maps]
 
-    def _fill(self, start: npt.NDArray[np.float16], films: str) -> npt.NDArray[np.float16]:
-        """The file of maps, open for reading. `start` is its first batch, `films` the hash of the pixels."""
-        path, done = self._folder / "maps.npy", self._folder / "done.json"
-        about = {
-            "rows": hashlib.sha256(self._rows.tobytes()).hexdigest(),
-            "films": films,
-            "first_batch": self.digest,
-            "levels": self._levels,
-        }
-        if done.is_file() and json.loads(done.read_text()) == about:
-            return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]  # stub says Any
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
-        shape = (len(self._rows), start.shape[1])
-        maps = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=shape)
+    def _fill(self, maps: npt.NDArray[Any]) -> None:
+        """Write all maps into (M, values of a film) float16."""
         with self._env.progress.track("extracting feature maps", len(self._rows), "films") as advance:
             for at in range(0, len(self._rows), BATCH_SIZE):
                 rows = self._rows[at : at + BATCH_SIZE]
-                part = start if at == 0 else _flat(self._encode(rows))
+                part = _flat(self._encode(rows))
                 finite = np.isfinite(part).all(axis=1)
                 if not finite.all():
                     raise WeightsError(
@@ -146,9 +138,6 @@ class Pyramids:
                     )
                 maps[at : at + len(rows)] = part
                 advance(len(rows))
-        maps.flush()
-        done.write_text(json.dumps(about))
-        return np.load(path, mmap_mode="r")  # type: ignore[no-any-return]  # stub says Any
 
 
 def _flat(maps: Sequence[Tensor]) -> npt.NDArray[np.float16]:

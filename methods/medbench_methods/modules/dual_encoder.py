@@ -107,6 +107,11 @@ class DualEncoder(nn.Module):
         features: EncodedImage = self.image_encoder(images, pyramid)
         return features
 
+    @property
+    def pyramid_from_patches(self) -> bool:
+        """See `medbench.model.PatchModel`."""
+        return self.image_encoder.vit
+
     def image_layers(self) -> list[list[nn.Parameter]]:
         """See `medbench.model.LayeredModel`."""
         return self.image_encoder.layers()

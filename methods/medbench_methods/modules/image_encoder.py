@@ -289,9 +289,9 @@ def _layers_of_maps(body: Any) -> list[list[nn.Parameter]]:
 def _simple_pyramid(grid: Tensor) -> tuple[Tensor, ...]:
     """(B, D, H/16, W/16) patch grid of a ViT -> maps at strides 2, 4, 8, 16, 32 without learnt parameters.
 
-    The simple feature pyramid of ViTDet (arXiv 2203.16527) makes all levels from the last map; there the
-    resampling is learnt, here it is bilinear and by mean, because an encoder under test must not carry
-    weights that pretraining never saw. Adapting is the head's work.
+    They show what the grid shows, and are for those who want five maps of any encoder. An encoder under test must not
+    carry weights that pretraining never saw, so learning to resample is the work of the head, which takes the grid
+    alone (`medbench.model.PatchModel`).
     """
     finer = [
         F.interpolate(grid, scale_factor=s, mode="bilinear", align_corners=False) for s in (8.0, 4.0, 2.0)

@@ -24,6 +24,7 @@ import pandas as pd
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
+from medbench.data.patients import sexes, years
 from medbench.data.reports import Reason
 from medbench.data.splits import Rows, Split, SplitSpec, hashed_share
 from medbench.data.verify import file_problem, read_table, require_columns, require_file, settle, where_to_get
@@ -136,7 +137,7 @@ class Chexpert(Dataset):
         return self._rows("train")
 
     def _rows(self, part: str) -> pd.DataFrame:
-        """One table: sample, patient, study, split, view, wrong ("" or what is) and the observations.
+        """One table: sample, patient, study, split, sex, age, view, wrong ("" or what is) and the observations.
 
         Observations are 1, 0, -1 for uncertain or NaN for a blank.
         """
@@ -161,6 +162,7 @@ class Chexpert(Dataset):
         wrong[~side.isin(["Frontal", "Lateral"])] = f"neither Frontal nor Lateral in {part}.csv"
         wrong[ids["sample"].duplicated() & ids["sample"].notna()] = f"row given twice in {part}.csv"
         wrong[ids["part"] != part] = f"Path in {part}.csv is not {part}/PATIENT/STUDY/FILM.jpg"
+        age = years(cells["Age"] if "Age" in cells else [""] * len(cells))
         rows: pd.DataFrame = pd.concat(
             [
                 pd.DataFrame(
@@ -169,6 +171,8 @@ class Chexpert(Dataset):
                         "patient": ids["patient"].fillna(""),
                         "study": ids["patient"].fillna("") + "/" + ids["study"].fillna(""),
                         "split": part,
+                        "sex": sexes(cells["Sex"] if "Sex" in cells else [""] * len(cells)),
+                        "age": np.where(age > 0, age, np.nan),  # of adults: 0 stands for not known
                         "view": np.where(side == "Lateral", "Lateral", cells["AP/PA"]),
                         "wrong": wrong,
                     }
@@ -196,8 +200,9 @@ class Chexpert(Dataset):
             {
                 **{
                     name: rows[name].to_numpy(object)
-                    for name in ("sample", "patient", "study", "split", "view")
+                    for name in ("sample", "patient", "study", "split", "sex", "view")
                 },
+                "age": rows["age"],
                 "image": images,
                 "bytes": [size or 0 for size in sizes],
                 **({} if (reports := self._reports(rows)) is None else {"report": reports}),

@@ -17,6 +17,7 @@ import pandas as pd
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
+from medbench.data.patients import sexes, years
 from medbench.data.splits import Split, SplitSpec, hashed_share
 from medbench.data.verify import (
     box_problem,
@@ -50,6 +51,9 @@ LABELS: Final = (
     "Hernia",
 )
 """In the order that published tables of the 14 AUROCs have."""
+
+_PATIENT_COLUMNS: Final = {"sex": ("Patient Gender", "Patient Sex"), "age": ("Patient Age",)}
+"""What copies of the table of films call them; not needed."""
 
 _BOX_NAMES: Final = {"Infiltrate": "Infiltration"}
 """Labels that the list of boxes spells in a way of its own."""
@@ -105,6 +109,8 @@ class Nih(Dataset):
                 "split": np.where(
                     listed["test"], "test", np.where(listed["train_val"], "train_val", "")
                 ).astype(object),
+                "sex": sexes(entries["sex"]),
+                "age": years(entries["age"]),
                 "view": entries["View Position"],
                 "image": [files[name][0] if name in files else f"images/{name}" for name in names],
                 "bytes": [files[name][1] if name in files else 0 for name in names],
@@ -142,14 +148,18 @@ class Nih(Dataset):
         return Split(name, *(np.flatnonzero(part) for part in parts))
 
     def _entries(self) -> pd.DataFrame:
-        """The table of films as text; `attrs["name"]` is its file's name."""
+        """The table of films as text, `sex` and `age` as given or ""; `attrs["name"]` is its file's name."""
         path = require_file(self.spec, self.root, ENTRIES, "the table of films")
         entries = read_table(self.spec, self.root, path, dtype=str, keep_default_na=False)
         wanted = ["Image Index", "Finding Labels", "Patient ID", "View Position"]
         require_columns(self.spec, self.root, path, entries.columns, wanted)
         if entries.empty:
             raise DataError(f"{self.spec.name}: {path} has no rows. {where_to_get(self.spec, self.root)}")
-        entries = entries[wanted]
+        known = {
+            name: next((entries[own] for own in columns if own in entries), "")
+            for name, columns in _PATIENT_COLUMNS.items()
+        }
+        entries = entries[wanted].assign(**known)
         entries.attrs["name"] = path.name
         return entries
 

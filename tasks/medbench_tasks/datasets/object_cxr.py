@@ -14,7 +14,7 @@ An annotation is empty, or outlines with ";" between them, each a number for its
 Rectangles and ellipses have the box that is given. A polygon's is MGCA's (mgca/preprocess/object_cxr.py): the smallest
 box with the polygon's label point in its middle that holds the polygon, cut off here at the film's edges. The label
 point is the innermost point, to within 10 pixels, of what lies within 100 pixels of the polygon's line. MGCA found it
-with another algorithm, so that its boxes may be some pixels larger or smaller. The polygons themselves are regions.
+with another algorithm, so that its boxes may be some pixels larger or smaller. The outlines themselves are regions.
 
 JF Healthcare, object-CXR, https://jfhealthcare.github.io/object-CXR/.
 """
@@ -30,7 +30,7 @@ import pandas as pd
 from medbench.data.dataset import Dataset
 from medbench.data.images import image_size
 from medbench.data.index import Index, Problem
-from medbench.data.regions import Ellipse, Polygon, Region
+from medbench.data.regions import Ellipse, Polygon, Rectangle, Region
 from medbench.data.splits import Split, SplitSpec, SplitUnavailable, split_of
 from medbench.data.verify import (
     box_problem,
@@ -111,7 +111,7 @@ class ObjectCxr(Dataset):
             if any(isinstance(region, Polygon) for region, _ in found) and sizes.get(image):
                 own = self._within(image, own)
             boxes.append(np.array(own, np.float64).reshape(-1, 4))
-            regions.append(tuple(region for region, _ in found if region is not None))
+            regions.append(tuple(region for region, _ in found))
             for box in boxes[-1]:
                 if (what := box_problem(box)) is not None:
                     problems.append(Problem(sample, f"{part}.csv", f"{what}, {image}"))
@@ -199,11 +199,11 @@ class ObjectCxr(Dataset):
         return cut
 
 
-def outlines(annotation: str) -> tuple[tuple[Region | None, Box], ...]:
+def outlines(annotation: str) -> tuple[tuple[Region, Box], ...]:
     """What an annotation says, in the challenge's own syntax (see the head of this file).
 
     Returns:
-        Region and box (x, y, width, height in pixels) of each outline; a rectangle is its box and no region.
+        Region and box (x, y, width, height in pixels) of each outline.
 
     Raises:
         ValueError: it is not written in that syntax.
@@ -211,7 +211,7 @@ def outlines(annotation: str) -> tuple[tuple[Region | None, Box], ...]:
     return tuple(_outline(one) for one in annotation.split(";") if one.strip())
 
 
-def _outline(one: str) -> tuple[Region | None, Box]:
+def _outline(one: str) -> tuple[Region, Box]:
     kind, *given = one.split()
     try:
         numbers = [float(number) for number in given]
@@ -229,7 +229,7 @@ def _outline(one: str) -> tuple[Region | None, Box]:
     left, right = sorted((numbers[0], numbers[2]))
     top, bottom = sorted((numbers[1], numbers[3]))
     box = (left, top, right - left, bottom - top)
-    return (Ellipse(LABEL, *box) if kind == "1" else None), box
+    return (Ellipse(LABEL, *box) if kind == "1" else Rectangle(LABEL, *box)), box
 
 
 def polygon_box(corners: Sequence[tuple[float, float]]) -> Box:

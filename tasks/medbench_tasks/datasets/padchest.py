@@ -22,6 +22,7 @@ import pandas as pd
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.many_files import MISSING, file_sizes
+from medbench.data.patients import OLDEST, sexes
 from medbench.data.splits import Split, SplitSpec, SplitUnavailable, hashed_share, hashed_three_way
 from medbench.data.verify import (
     file_problem,
@@ -68,6 +69,9 @@ UNUSABLE = "exclude"
 """A label of reports that say nothing about the film: none of the labels is known."""
 
 _COLUMNS = ["ImageID", "ImageDir", "StudyID", "PatientID", "Projection", "Report", "MethodLabel", "Labels"]
+_PATIENT_COLUMNS = ["StudyDate_DICOM", "PatientBirth", "PatientSex_DICOM"]
+"""Not needed."""
+
 _STOP = re.compile(r"(?:\s*\.)+\s*")
 
 
@@ -98,7 +102,9 @@ class PadChest(Dataset):
         path = require_file(self.spec, self.root, [f"{TABLE}.gz", TABLE], "the table of films")
         found = read_table(self.spec, self.root, path, nrows=0).columns
         require_columns(self.spec, self.root, path, found, _COLUMNS)
-        rows = read_table(self.spec, self.root, path, usecols=_COLUMNS, dtype=str, keep_default_na=False)
+        columns = [*_COLUMNS, *(name for name in _PATIENT_COLUMNS if name in found)]
+        rows = read_table(self.spec, self.root, path, usecols=columns, dtype=str, keep_default_na=False)
+        rows = rows.reindex(columns=[*_COLUMNS, *_PATIENT_COLUMNS], fill_value="")
         if rows.empty:
             raise DataError(f"{self.spec.name}: {path} has no rows. {where_to_get(self.spec, self.root)}")
         again = rows["ImageID"].duplicated()
@@ -120,6 +126,8 @@ class PadChest(Dataset):
                 "patient": rows["PatientID"],
                 "study": rows["StudyID"],
                 "split": rows["MethodLabel"],
+                "sex": sexes(rows["PatientSex_DICOM"]),
+                "age": _ages(rows["StudyDate_DICOM"], rows["PatientBirth"]),
                 "view": rows["Projection"],
                 "image": images,
                 "bytes": np.maximum(sizes, 0),
@@ -176,6 +184,13 @@ def _plain(report: str) -> str:
     """A report without the spaces before its full stops, and those of the sentences that were removed."""
     text = _STOP.sub(". ", "" if report == "nan" else report).strip()
     return "" if text == "." else text.removeprefix(". ")
+
+
+def _ages(dates: pd.Series, births: pd.Series) -> npt.NDArray[np.float64]:
+    """(N,) years from cells like "20140915" and "1930.0", which is all that is told of a birth: off by one at most."""
+    taken = pd.to_numeric(dates.str[:4], errors="coerce").to_numpy(np.float64)
+    age = taken - pd.to_numeric(births, errors="coerce").to_numpy(np.float64)
+    return np.where((age >= 0) & (age <= OLDEST), age, np.nan)
 
 
 def _labels(cells: pd.Series) -> dict[str, npt.NDArray[np.float64]]:

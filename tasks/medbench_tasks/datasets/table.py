@@ -20,6 +20,7 @@ import pandas as pd
 
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
+from medbench.data.patients import sexes, years
 from medbench.data.regions import MaskFile
 from medbench.data.reports import caption
 from medbench.data.splits import Split, SplitSpec, SplitUnavailable, hashed_share, hashed_three_way, rows_of
@@ -44,6 +45,8 @@ CANDIDATES: Mapping[str, tuple[str, ...]] = {
     "sample": ("sample", "sample_id", "image_id", "dicom_id", "sop_instance_uid", "id"),
     "patient": ("patient", "patient_id", "patientid", "subject", "subject_id", "patient_number"),
     "study": ("study", "study_id", "studyid", "study_instance_uid", "accession_number"),
+    "sex": ("sex", "patient_sex", "patientsex", "gender", "patient_gender"),
+    "age": ("age", "patient_age", "patientage", "age_years"),
     "view": ("view", "view_position", "viewposition", "projection"),
     "split": ("split", "official_split", "partition", "subset"),
     "report": ("report", "report_text", "text", "caption", "note"),
@@ -71,6 +74,8 @@ class Table(Dataset):
 
     Options, all of them names of columns (or "" for: there is none, do not guess):
         image, sample, patient, study, view, split, report, findings, impression, mask.
+        sex: F, female, woman, M, male or man in any case; anything else is not known, and `notes` counts it.
+        age: years, or an age string of DICOM ("058Y", "011M"); likewise.
         labels: columns with 1, 0 or nothing, as a list or separated by commas; guessed: all called
             `label_...`.
         boxes: four columns (x, y, width, height in pixels of the file, top left origin), guessed by these
@@ -83,6 +88,7 @@ class Table(Dataset):
 
     Attributes:
         mapping: after `index`, what was read from which column.
+        strange: after `index`, how many cells of `sex` and `age` say something that is not understood.
     """
 
     splits: ClassVar[Mapping[str, SplitSpec]] = {
@@ -96,10 +102,11 @@ class Table(Dataset):
         ),
     }
     mapping: dict[str, str]
+    strange: dict[str, int]
 
     def opened(self) -> None:
         """Refuse options that are no kind of column."""
-        self.mapping = {}
+        self.mapping, self.strange = {}, {}
         unknown = sorted(set(self.options) - set(_OPTIONS))
         if unknown:
             raise DataError(
@@ -140,6 +147,9 @@ class Table(Dataset):
         table["patient"] = text("patient").where(lambda s: s != "", sample)
         table["study"] = text("study").where(lambda s: s != "", sample)
         table["split"] = text("split")
+        table["sex"], table["age"] = sexes(text("sex")), years(text("age"))
+        self._count_strange("sex", text("sex"), table["sex"] == "")
+        self._count_strange("age", text("age"), table["age"].isna())
         table["view"] = text("view")
         table["image"] = image
         table["report"] = self._reports(text)
@@ -235,6 +245,8 @@ class Table(Dataset):
         said = ", ".join(f"{kind} = {column}" for kind, column in self.mapping.items())
         if "patient" not in self.mapping:
             said += "; no patient column: each film is taken for a patient of its own"
+        for kind, count in self.strange.items():
+            said += f"; {count:,} cells of {self.mapping[kind]} are no {kind} that is understood"
         return (f"{self.root.name}: {said}", *super().notes())
 
     # Which column is what.
@@ -341,6 +353,10 @@ class Table(Dataset):
             )
 
     # What is in them.
+
+    def _count_strange(self, kind: str, cells: pd.Series, unknown: pd.Series) -> None:
+        if count := int((unknown & (cells != "")).sum()):
+            self.strange[kind] = count
 
     def _reports(self, text: Any) -> pd.Series:
         if "report" in self.mapping:

@@ -1,0 +1,285 @@
+"""Zero-shot classification: films are held against what classes are called in words. Nothing is trained or chosen.
+
+The similarities of a film to the prompts of a class become one, by their maximum (GLoRIA) or their mean (CXR-CLIP), as
+the prompt set says. Then
+
+- classes that exclude each other: each class' similarity is z-scored over the test films (GLoRIA's released code,
+  gloria.py, zero_shot_classification), and the largest wins;
+- a class that is there or not: the similarity to its being there less that to its being absent, whose softmax is what
+  CheXzero gives.
+
+How far the number hangs on the wording is a metric of its own, `..._prompts_5`: the same score from 5 prompts drawn
+for each class, 100 times. Its bounds are those of the draws. They say nothing of patients, and the bootstrap intervals
+of the other metrics nothing of prompts.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from medbench.errors import DataError
+from medbench.metrics.classification import auroc
+from medbench.model import VisionLanguageModel
+from medbench.protocols.classification import Classification, log_odds
+from medbench.protocols.prompts import Ensemble, Prompts, read_prompts
+from medbench.protocols.similarity import BATCH_SIZE, compare
+from medbench.seeding import derive_seed
+from medbench.task import Environment, Evaluation, Metric, TaskData
+
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
+
+Similar = tuple[Floats, ...]
+"""(T, A) similarities to a class' being there, (T, B) to its being absent; B is 0 where it can't be denied."""
+
+
+@dataclass(frozen=True)
+class ZeroShotConfig:
+    """Numbers of the protocol; the same at every recipe."""
+
+    prompts: str
+    """The prompt set, as `medbench.protocols.prompts.read_prompts` takes it."""
+    prompts_sha256: str
+    """Of its file."""
+    source: str
+    """Where its words come from."""
+    ensemble: Ensemble
+    """How the similarities to several prompts of a class become one; the prompt set says it."""
+    drawn: int = 5
+    """Prompts a class in each draw (GLoRIA's released code and MedCLIP's take 5 or 10)."""
+    draws: int = 100
+    """Draws of prompts (ours)."""
+    similarity: str = (
+        "cosine of embeddings; with a local similarity of the model, the mean of both as they are"
+    )
+    """Of a film and a prompt."""
+
+
+@dataclass(frozen=True)
+class PromptSimilarities:
+    """How near the test films are to prompts.
+
+    Attributes:
+        prompts: P of them, each once.
+        similar: (T, P) float64.
+        said: which similarities were taken.
+    """
+
+    prompts: Mapping[str, int]
+    similar: Floats
+    said: str
+
+    def of(self, prompts: Sequence[str]) -> Floats:
+        """(T, len(prompts))."""
+        return self.similar[:, [self.prompts[prompt] for prompt in prompts]]
+
+
+class ZeroShot(Classification):
+    """Classes by their names.
+
+    Args:
+        recipe: `tiny`, `paper` or `micro`.
+        split: of the dataset; its test part is scored.
+        prompts: the prompt set ("medbench_tasks:prompts/pairs.toml"). It decides whether classes exclude each other.
+        classes: label columns of the index, without the prefix; empty for all that the index has.
+    """
+
+    config: ZeroShotConfig
+
+    def __init__(self, recipe: str, *, split: str, prompts: str, classes: Sequence[str] = ()) -> None:
+        self.prompts = read_prompts(prompts)
+        super().__init__(recipe, split=split, classes=classes, exclusive=self.prompts.exclusive)
+        self.config = ZeroShotConfig(prompts, self.prompts.sha256, self.prompts.source, self.prompts.ensemble)
+
+    def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> PromptSimilarities:
+        """Similarities of the test films to all prompts, those that draws are taken from included."""
+        return self.similarities(model, data, env)
+
+    def similarities(
+        self, model: VisionLanguageModel, data: TaskData, env: Environment, batch_size: int = BATCH_SIZE
+    ) -> PromptSimilarities:
+        """The same at another size of a forward pass, which changes nothing but time and memory.
+
+        Raises:
+            DataError: nobody tests.
+            WeightsError: see `medbench.protocols.similarity.compare`.
+        """
+        if not len(data.split.test):
+            raise DataError(
+                f"{data.index.dataset}: split {data.split.name} has no test part, so nothing to classify."
+            )
+        said = [
+            prompt
+            for name in self.names(data.index)
+            for prompts in (self.prompts.scored(name), self.prompts.pool(name))
+            for prompt in (*prompts.present, *prompts.absent)
+        ]
+        unique = list(dict.fromkeys(said))
+        compared = compare(model, data, data.split.test, [[prompt] for prompt in unique], env, batch_size)
+        return PromptSimilarities(
+            {prompt: number for number, prompt in enumerate(unique)}, compared.averaged(), compared.said
+        )
+
+    def evaluate(
+        self, features: PromptSimilarities, data: TaskData, train: Rows, seed: int, env: Environment
+    ) -> Evaluation:
+        """Score the test films.
+
+        `predictions` are those of `Classification`, and for each class `present_<class>` and, where it can be denied,
+        `absent_<class>`: lists of float32, the similarities to the prompts that draws are taken from, in the order of
+        the set. `score` draws from these.
+        """
+        names = self.names(data.index)
+        scores = self._scores([self._similar(features, self.prompts.scored(name)) for name in names])
+        predictions = self.predictions(data, scores)
+        for name in names:
+            for part, values in zip(_PARTS, self._similar(features, self.prompts.pool(name)), strict=True):
+                if values.shape[1]:
+                    predictions[f"{part}_{name}"] = list(values.astype(np.float32))
+        search = {
+            "grid": {},
+            "trials": 0,
+            "selected_on": "nothing: no label and no validation film is used",
+            "similarity": features.said,
+            "prompts": {name: _counts(self.prompts.scored(name)) for name in names},
+            "drawn_from": {name: _counts(self.prompts.pool(name)) for name in names},
+        }
+        return Evaluation(predictions, search)
+
+    def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
+        """Metrics of classification, and the spread over draws of prompts, see `prompt_spread`."""
+        return [*super().score(predictions), self.prompt_spread(predictions)]
+
+    def prompt_spread(self, predictions: pd.DataFrame) -> Metric:
+        """The primary metric over draws of prompts: value is the median, low and high hold 95 % of the draws.
+
+        `accuracy_prompts_5` of exclusive classes, else `auroc_prompts_5` or, of several, `macro_auroc_prompts_5`. The
+        prompts of draw d are the same for every model and every dataset with that prompt set.
+        """
+        columns = [str(column) for column in predictions]
+        names = [column.removeprefix("target_") for column in columns if column.startswith("target_")]
+        target = predictions[[f"target_{name}" for name in names]].to_numpy(np.float64)
+        similar = [tuple(_matrix(predictions, f"{part}_{name}") for part in _PARTS) for name in names]
+        drawn = self.config.drawn
+        kind, measure = self._measure()
+        metric = Metric(
+            name=f"{kind}_prompts_{drawn}",
+            value=None,
+            low=None,
+            high=None,
+            interval=f"2.5 to 97.5 % of {self.config.draws} draws of {drawn} prompts a class, the value is their"
+            " median; nothing about patients",
+            n=int((~np.isnan(target)).any(axis=1).sum()),
+        )
+        if all(part.shape[1] <= drawn for parts in similar for part in parts):
+            return replace(metric, reason=f"no class has more than {drawn} prompts to draw from")
+        values = [measure(target, self._scores(some)) for some in self._draws(names, similar)]
+        known = [value for value in values if value is not None]
+        if not known:
+            return replace(metric, reason=_why(names, target, self.exclusive))
+        low, middle, high = (float(q) for q in np.quantile(known, [0.025, 0.5, 0.975]))
+        return replace(metric, value=middle, low=low, high=high)
+
+    def _measure(self) -> tuple[str, Callable[[Floats, Floats], float | None]]:
+        """Name and function of the primary metric."""
+        if self.exclusive:
+            return "accuracy", _accuracy
+        return "auroc" if len(self.classes) == 1 else "macro_auroc", _macro_auroc
+
+    def depends_on_seed(self, fraction: float) -> bool:
+        """Draws of prompts are the same for every seed."""
+        return False
+
+    def _similar(self, features: PromptSimilarities, prompts: Prompts) -> Similar:
+        return features.of(prompts.present), features.of(prompts.absent)
+
+    def _scores(self, similar: Sequence[Similar]) -> Floats:
+        """(T, C) log-odds, from the similarities of each class; no order of films matters."""
+        one = np.max if self.config.ensemble == "max" else _mean
+        present = np.stack([one(part, axis=1) for part, _ in similar], axis=1)  # (T, C)
+        if not self.exclusive:
+            absent = np.stack([one(part, axis=1) for _, part in similar], axis=1)
+            odds: Floats = present - absent
+            return odds
+        odds = log_odds(torch.from_numpy(_z_scores(present))).numpy()
+        return odds
+
+    def _draws(self, names: Sequence[str], similar: Sequence[Similar]) -> Iterator[list[Similar]]:
+        """Similarities to the prompts of each draw; a class with no more prompts than are drawn has them all."""
+        for draw in range(self.config.draws):
+            chosen = []
+            for name, parts in zip(names, similar, strict=True):
+                some = []
+                for which, part in zip(_PARTS, parts, strict=True):
+                    generator = np.random.Generator(
+                        np.random.PCG64(derive_seed("prompts", draw, name, which))
+                    )
+                    count = min(self.config.drawn, part.shape[1])
+                    some.append(part[:, np.sort(generator.permutation(part.shape[1])[:count])])
+                chosen.append(tuple(some))
+            yield chosen
+
+
+_PARTS = ("present", "absent")
+
+
+def _counts(prompts: Prompts) -> dict[str, int]:
+    counts = {"present": len(prompts.present), "absent": len(prompts.absent)}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _matrix(predictions: pd.DataFrame, column: str) -> Floats:
+    """(T, P) from a column of lists; (T, 0) without it."""
+    if column not in predictions:
+        return np.zeros((len(predictions), 0))
+    return np.stack(predictions[column].to_list()).astype(np.float64)
+
+
+def _mean(values: Floats, axis: int) -> Floats:
+    """Exact where all are equal, which a sum divided by its count is not."""
+    first = values.take([0], axis=axis)
+    mean: Floats = (values - first).mean(axis=axis) + first.squeeze(axis)
+    return mean
+
+
+def _z_scores(values: Floats) -> Floats:
+    """(T, C) -> columns with mean 0 and standard deviation 1 over the films, 0 where they are all equal."""
+    moved = values - values[:1]  # equal ones are then exactly 0, and no rounding is blown up
+    spread = moved.std(axis=0)
+    z: Floats = (moved - moved.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    return np.where(spread > 0, z, 0.0)
+
+
+def _accuracy(target: Floats, scores: Floats) -> float | None:
+    """Share of films whose class has the highest score, the first one of equals."""
+    known = ~np.isnan(target).any(axis=1)
+    if not known.any():
+        return None
+    return float((scores[known].argmax(axis=1) == target[known].argmax(axis=1)).mean())
+
+
+def _why(names: Sequence[str], target: Floats, exclusive: bool) -> str:
+    """Why the primary metric has no value for these labels."""
+    if exclusive:
+        return "no film has a known class"
+    counts = {
+        name: (int((t == 1).sum()), int((t == 0).sum())) for name, t in zip(names, target.T, strict=True)
+    }
+    return "; ".join(
+        f"{name}: {positives} positives and {negatives} negatives"
+        for name, (positives, negatives) in counts.items()
+        if not positives or not negatives
+    )
+
+
+def _macro_auroc(target: Floats, scores: Floats) -> float | None:
+    """Mean over the classes; None if one of them has only positives or only negatives."""
+    values = []
+    for truth, score in zip(target.T, scores.T, strict=True):
+        known = ~np.isnan(truth)
+        values.append(auroc(truth[known] == 1, score[known]))
+    return None if None in values else float(np.mean([v for v in values if v is not None]))

@@ -1,0 +1,275 @@
+"""Metrics computed again from the predictions of records, without images, weights or a GPU: `medbench results rescore`.
+
+Records are never edited: what is computed again is held against what is recorded, and can be written as records of a
+results folder of its own.
+"""
+
+import datetime
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from medbench import __version__
+from medbench.errors import DataError, MedbenchError, UsageError
+from medbench.files import sha256_file
+from medbench.plugins import Catalogue, declared
+from medbench.records import (
+    MetricValue,
+    Record,
+    ResultStore,
+    fraction_name,
+    read_predictions,
+    read_record,
+)
+
+SAME = 1e-12
+"""Difference up to which two numbers count as equal, as a part of the larger one where that is above 1."""
+
+Verdict = Literal["equal", "new", "gone", "another version", "changed"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of one record.
+
+    Attributes:
+        name: of the metric.
+        recorded: None where the record has it not.
+        now: None where the installed code has it not.
+        verdict: `equal`; `new` or `gone`, where one side lacks it; `another version` of the metric, which may then
+            differ; or `changed`, which nothing explains.
+        what: the parts that differ, in words.
+    """
+
+    name: str
+    recorded: MetricValue | None
+    now: MetricValue | None
+    verdict: Verdict
+    what: str = ""
+
+    @property
+    def difference(self) -> float | None:
+        """Of the values; None where one is not defined."""
+        if self.recorded is None or self.now is None:
+            return None
+        if self.recorded.value is None or self.now.value is None:
+            return None
+        return self.now.value - self.recorded.value
+
+
+@dataclass(frozen=True)
+class Rescored:
+    """One record, computed again.
+
+    Attributes:
+        path: of the record.
+        record: as it was read; None where it could not be.
+        comparisons: one a metric, those of the installed code first.
+        problem: why nothing was computed; "" where it was.
+    """
+
+    path: Path
+    record: Record | None = None
+    comparisons: Sequence[Comparison] = field(default=())
+    problem: str = ""
+
+    @property
+    def metrics(self) -> list[MetricValue]:
+        """As they are now."""
+        return [each.now for each in self.comparisons if each.now is not None]
+
+    @property
+    def wrong(self) -> bool:
+        """Whether something differs that nothing explains, or nothing could be computed."""
+        return bool(self.problem) or any(each.verdict in ("changed", "gone") for each in self.comparisons)
+
+
+def score_again(record: Record, predictions: pd.DataFrame, catalogue: Catalogue) -> list[MetricValue]:
+    """The metrics that the installed task computes from these predictions.
+
+    Raises:
+        DataError: the task is not installed.
+    """
+    spec = catalogue.tasks.get(declared(record.identity.task))
+    if spec is None:
+        raise DataError(
+            f"the task {record.identity.task} is not installed (it came with {record.identity.task_owner})"
+        )
+    task = catalogue.make_task(spec, record.identity.recipe)
+    return [MetricValue(**asdict(metric)) for metric in task.score(predictions)]
+
+
+def record_files(paths: Iterable[Path]) -> Iterator[Path]:
+    """The current records below folders, and those that are named themselves.
+
+    Raises:
+        UsageError: there is no such file or folder, or it holds no record.
+    """
+    for path in paths:
+        if path.is_dir():
+            found = sorted(file for file in path.rglob("*.json") if _is_record(file))
+            if not found:
+                raise UsageError(f"No records in {path.absolute()}.")
+            yield from found
+        elif path.is_file():
+            yield path
+        else:
+            raise UsageError(f"No file or folder {path.absolute()}.")
+
+
+def _is_record(path: Path) -> bool:
+    aside = any(word in path.name for word in (".failed-", ".superseded-"))
+    return not aside and path.parent.name != "splits"
+
+
+def rescore(path: Path, catalogue: Catalogue) -> Rescored:
+    """Compute the metrics of a record again; a skipped one has none."""
+    try:
+        record = read_record(path)
+    except DataError as error:
+        return Rescored(path, problem=str(error))
+    if record.status != "ok":
+        return Rescored(path, record)
+    try:
+        now = score_again(record, read_predictions(path, record), catalogue)
+    except MedbenchError as error:
+        return Rescored(path, record, problem=str(error))
+    except Exception as error:  # one record that can not be scored must not keep the others from it
+        return Rescored(
+            path, record, problem=f"its predictions can not be scored ({type(error).__name__}: {error})"
+        )
+    version = catalogue.tasks[declared(record.identity.task)].version
+    return Rescored(path, record, tuple(compare(record, now, version)))
+
+
+def compare(record: Record, now: Sequence[MetricValue], version: int) -> Iterator[Comparison]:
+    """What is recorded against what is computed now, by name.
+
+    Args:
+        record: what was recorded.
+        now: what the installed task computes.
+        version: of the installed task.
+    """
+    known = {metric.name: metric for metric in record.metrics}
+    task = _versions("task", record.identity.task_version, version)
+    for metric in now:
+        old = known.pop(metric.name, None)
+        if old is None:
+            yield Comparison(metric.name, None, metric, "new")
+            continue
+        differences = list(_differences(old, metric))
+        why = task + _versions("metric", old.version, metric.version)
+        verdict: Verdict = "another version" if why else "changed" if differences else "equal"
+        yield Comparison(metric.name, old, metric, verdict, "; ".join(why + differences))
+    for name, old in known.items():
+        verdict = "another version" if task else "gone"
+        yield Comparison(
+            name, old, None, verdict, "; ".join([*task, "the installed task does not compute it"])
+        )
+
+
+def _versions(what: str, recorded: int, installed: int) -> list[str]:
+    same = recorded == installed
+    return [] if same else [f"version {recorded} of the {what} recorded, {installed} installed"]
+
+
+def write(rescored: Rescored, store: ResultStore) -> Record:
+    """Write a record with its metrics as they are now into another results folder, with its predictions and id lists.
+
+    It is the same cell. `environment.rescored` says what it was made from.
+
+    Raises:
+        DataError: a record of this cell is there already.
+    """
+    if rescored.record is None or rescored.problem:
+        raise ValueError(f"{rescored.path} was not rescored: {rescored.problem}")
+    record, path = rescored.record, rescored.path
+    target = store.path(record.identity, record.cell_id)
+    if target.exists():
+        raise DataError(f"{target}: there is a record of this cell already. Name a new or empty folder.")
+    predictions = read_predictions(path, record) if record.predictions is not None else None
+    for root in path.absolute().parents[3:4]:  # the results folder that the record is in
+        for sha256 in (record.identity.split_sha256, record.identity.train_sha256):
+            if (lists := root / "splits" / f"{sha256}.json").exists():
+                store.write_ids(sha256, json.loads(lists.read_bytes()))
+    about = {
+        "medbench": __version__,
+        "record_sha256": sha256_file(path),
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    changed = {"metrics": rescored.metrics, "environment": {**record.environment, "rescored": about}}
+    return store.write(record.model_copy(update=changed), predictions)
+
+
+def rows(rescored: Rescored) -> list[dict[str, str]]:
+    """One row a metric, for a table."""
+    record = rescored.record
+    if record is None:
+        return []
+    identity = record.identity
+    seed = "any" if identity.seed is None else str(identity.seed)
+    return [
+        {
+            "method": identity.method,
+            "task": identity.task,
+            "labels": fraction_name(identity.fraction),
+            "seed": seed,
+            "metric": each.name,
+            "recorded": _shown(each.recorded),
+            "now": _shown(each.now),
+            "difference": "" if each.difference is None else f"{each.difference:.1e}",
+            "": f"{each.verdict}: {each.what}" if each.what else each.verdict,
+        }
+        for each in rescored.comparisons
+    ]
+
+
+def as_json(rescored: Rescored) -> dict[str, Any]:
+    """One record, JSON types only."""
+    return {
+        "path": str(rescored.path),
+        "cell_id": None if rescored.record is None else rescored.record.cell_id,
+        "status": None if rescored.record is None else rescored.record.status,
+        "problem": rescored.problem or None,
+        "metrics": [
+            {
+                "name": each.name,
+                "recorded": each.recorded and each.recorded.model_dump(mode="json"),
+                "now": each.now and each.now.model_dump(mode="json"),
+                "difference": each.difference,
+                "verdict": each.verdict,
+                "what": each.what,
+            }
+            for each in rescored.comparisons
+        ],
+    }
+
+
+def _shown(metric: MetricValue | None) -> str:
+    if metric is None:
+        return "-"
+    return "not defined" if metric.value is None else f"{metric.value:.6f}"
+
+
+def _differences(old: MetricValue, now: MetricValue) -> Iterator[str]:
+    words = {"version", "reason"}  # of which one is told apart, and the other is no number
+    one, other = old.model_dump(exclude=words), now.model_dump(exclude=words)
+    classes, found = one.pop("per_class"), other.pop("per_class")
+    for part, value in one.items():
+        if not same(value, other[part]):
+            yield f"{part} {value} -> {other[part]}"
+    for name in classes | found:
+        if not same(classes.get(name), found.get(name)) or (name in classes) != (name in found):
+            yield f"{name} {classes.get(name)} -> {found.get(name)}"
+
+
+def same(one: object, other: object, within: float = SAME) -> bool:
+    """Whether two values are equal, numbers up to rounding."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=within, abs_tol=within)
+    return one == other
