@@ -71,8 +71,8 @@ class FineTuneConfig:
 RECIPES: Mapping[str, FineTuneConfig] = {
     "paper": FineTuneConfig(),
     # 35, 350 and 3,500 films of 96 px, each cell within a minute on two CPU cores: small batches and rates at which few
-    # steps get somewhere. From an untrained encoder, films of the phantom: validation AUROC 0.93 at 10 % after 15
-    # epochs at 1e-3 and at 3e-3, 0.89 at 1e-2.
+    # steps get somewhere. From an untrained encoder, phantom films: validation AUROC 0.93 at 10 % after 15 epochs at
+    # 1e-3 and at 3e-3, 0.89 at 1e-2.
     "tiny": FineTuneConfig(
         schedules=(
             Schedule(up_to=0.05, lr=1e-3, batch_size=16, epochs=60, validate_every=10, patience=3),
