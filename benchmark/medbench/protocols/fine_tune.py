@@ -70,11 +70,14 @@ class FineTuneConfig:
 
 RECIPES: Mapping[str, FineTuneConfig] = {
     "paper": FineTuneConfig(),
+    # 35, 350 and 3,500 films of 96 px, each cell within a minute on two CPU cores: small batches and rates at which few
+    # steps get somewhere. From an untrained encoder, phantom films: validation AUROC 0.93 at 10 % after 15 epochs at
+    # 1e-3 and at 3e-3, 0.89 at 1e-2.
     "tiny": FineTuneConfig(
         schedules=(
-            Schedule(up_to=0.05, lr=1e-3, batch_size=8, epochs=30, validate_every=5, patience=3),
-            Schedule(up_to=0.5, lr=1e-3, batch_size=16, epochs=15, validate_every=3, patience=3),
-            Schedule(up_to=1.0, lr=1e-3, batch_size=32, epochs=3, validate_every=1, patience=3),
+            Schedule(up_to=0.05, lr=1e-3, batch_size=16, epochs=60, validate_every=10, patience=3),
+            Schedule(up_to=0.5, lr=1e-3, batch_size=16, epochs=12, validate_every=3, patience=3),
+            Schedule(up_to=1.0, lr=1e-3, batch_size=32, epochs=2, validate_every=1, patience=2),
         ),
         lr_factors=(1.0, 3.0),
         layer_decays=(1.0,),
