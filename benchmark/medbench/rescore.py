@@ -26,6 +26,8 @@ from medbench.records import (
     read_predictions,
     read_record,
 )
+from medbench.scoring import Scores, score
+from medbench.task import Task
 
 SAME = 1e-12
 """Difference up to which two numbers count as equal, as a part of the larger one where that is above 1."""
@@ -70,18 +72,15 @@ class Rescored:
         path: of the record.
         record: as it was read; None where it could not be.
         comparisons: one a metric, those of the installed code first.
+        now: metrics, subgroups and reliability of the installed code; None where nothing was computed.
         problem: why nothing was computed; "" where it was.
     """
 
     path: Path
     record: Record | None = None
     comparisons: Sequence[Comparison] = field(default=())
+    now: Scores | None = None
     problem: str = ""
-
-    @property
-    def metrics(self) -> list[MetricValue]:
-        """As they are now."""
-        return [each.now for each in self.comparisons if each.now is not None]
 
     @property
     def wrong(self) -> bool:
@@ -89,18 +88,28 @@ class Rescored:
         return bool(self.problem) or any(each.verdict in ("changed", "gone") for each in self.comparisons)
 
 
-def score_again(record: Record, predictions: pd.DataFrame, catalogue: Catalogue) -> list[MetricValue]:
-    """The metrics that the installed task computes from these predictions.
+def installed_task(record: Record, catalogue: Catalogue) -> Task:
+    """The task of a record.
 
     Raises:
-        DataError: the task is not installed.
+        DataError: it is not installed.
     """
     spec = catalogue.tasks.get(declared(record.identity.task))
     if spec is None:
         raise DataError(
             f"the task {record.identity.task} is not installed (it came with {record.identity.task_owner})"
         )
-    task = catalogue.make_task(spec, record.identity.recipe)
+    task: Task = catalogue.make_task(spec, record.identity.recipe)
+    return task
+
+
+def score_again(record: Record, predictions: pd.DataFrame, catalogue: Catalogue) -> list[MetricValue]:
+    """The metrics that the installed task computes from these predictions, of all samples together.
+
+    Raises:
+        DataError: the task is not installed.
+    """
+    task = installed_task(record, catalogue)
     return [MetricValue(**asdict(metric)) for metric in task.score(predictions)]
 
 
@@ -136,7 +145,7 @@ def rescore(path: Path, catalogue: Catalogue) -> Rescored:
     if record.status != "ok":
         return Rescored(path, record)
     try:
-        now = score_again(record, read_predictions(path, record), catalogue)
+        now = score(installed_task(record, catalogue), read_predictions(path, record))
     except MedbenchError as error:
         return Rescored(path, record, problem=str(error))
     except Exception as error:  # one record that can not be scored must not keep the others from it
@@ -144,7 +153,7 @@ def rescore(path: Path, catalogue: Catalogue) -> Rescored:
             path, record, problem=f"its predictions can not be scored ({type(error).__name__}: {error})"
         )
     version = catalogue.tasks[declared(record.identity.task)].version
-    return Rescored(path, record, tuple(compare(record, now, version)))
+    return Rescored(path, record, tuple(compare(record, now.metrics, version)), now)
 
 
 def compare(record: Record, now: Sequence[MetricValue], version: int) -> Iterator[Comparison]:
@@ -179,9 +188,9 @@ def _versions(what: str, recorded: int, installed: int) -> list[str]:
 
 
 def write(rescored: Rescored, store: ResultStore) -> Record:
-    """Write a record with its metrics as they are now into another results folder, with its predictions and id lists.
+    """Write a record with its metrics, subgroups and reliability as they are now into another results folder.
 
-    It is the same cell. `environment.rescored` says what it was made from.
+    It is the same cell, with its predictions and id lists. `environment.rescored` says what it was made from.
 
     Raises:
         DataError: a record of this cell is there already.
@@ -202,7 +211,9 @@ def write(rescored: Rescored, store: ResultStore) -> Record:
         "record_sha256": sha256_file(path),
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    changed = {"metrics": rescored.metrics, "environment": {**record.environment, "rescored": about}}
+    changed: dict[str, Any] = {"environment": {**record.environment, "rescored": about}}
+    if rescored.now is not None:
+        changed |= vars(rescored.now)
     return store.write(record.model_copy(update=changed), predictions)
 
 
