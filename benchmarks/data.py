@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from figures import Result
 from PIL import Image
 
 from medbench.data.decoding import Chunk, Target, _do
@@ -79,23 +80,6 @@ class Sizes:
     studies: int
     seconds: float
     progress: Progress
-
-
-@dataclass(frozen=True)
-class Result:
-    """One line: what, how much of it, and what it should be."""
-
-    what: str
-    value: float
-    unit: str
-    goal: float
-    most: bool = False
-    """Whether the goal is the most that is allowed, not the least."""
-
-    def __str__(self) -> str:
-        met = self.value <= self.goal if self.most else self.value >= self.goal
-        sign = "at most" if self.most else "at least"
-        return f"{self.what:<58}{self.value:10,.2f} {self.unit:<6} {sign} {self.goal:g}: {'met' if met else 'MISSED'}"
 
 
 def drawn(height: int, width: int, seed: int) -> npt.NDArray[np.uint8]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import Result
@@ -14,8 +15,16 @@ from typer.testing import CliRunner
 
 from medbench.cli import app
 from medbench.plugins import Catalogue, load_catalogue
-from medbench.records import MetricValue, Record, ResultStore, read_record, sha256_file
-from medbench.rescore import compare, rescore
+from medbench.records import (
+    MetricValue,
+    Record,
+    ResultStore,
+    read_predictions,
+    read_record,
+    sha256_file,
+)
+from medbench.rescore import compare, rescore, rows, score_again, write
+from medbench.scoring import Scores
 from medbench.task import Metric
 
 pytestmark = pytest.mark.usefixtures("medbench_home")
@@ -24,15 +33,25 @@ ACCEPTED = Path(__file__).resolve().parents[1] / "leaderboards" / "results"
 CELLS = "tiny/random/rsna_lp"
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Path:
-    """Three accepted records with their predictions."""
-    folder = tmp_path / "results"
-    (folder / CELLS).mkdir(parents=True)
-    for path in (ACCEPTED / CELLS).glob("*-s0-*"):
-        shutil.copy(path, folder / CELLS)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three accepted records, of the first sixty of their predictions."""
+    folder, catalogue = tmp_path_factory.mktemp("made"), load_catalogue(third_party=False)
+    store = ResultStore(folder)
     shutil.copytree(ACCEPTED / "splits", folder / "splits")
+    for path in sorted((ACCEPTED / CELLS).glob("*-s0-*.json")):
+        record = read_record(path)
+        predictions = read_predictions(path, record).head(60)
+        scores = score_again(record, predictions, catalogue)
+        blocks = {name: list(getattr(scores, name)) for name in ("metrics", "subgroups", "reliability")}
+        store.write(record.model_copy(update=blocks), predictions)
     return folder
+
+
+@pytest.fixture
+def results(made: Path, tmp_path: Path) -> Path:
+    """A copy of them, to be changed."""
+    return shutil.copytree(made, tmp_path / "results")
 
 
 @pytest.fixture
@@ -54,7 +73,12 @@ def verdicts(path: Path, catalogue: Catalogue | None = None) -> dict[str, str]:
     return {each.name: each.verdict for each in done.comparisons}
 
 
-def test_accepted_records_are_what_the_code_gives(results: Path) -> None:
+def test_an_accepted_record_is_what_the_code_gives() -> None:
+    found = verdicts(next((ACCEPTED / CELLS).glob("1pct-s0-*.json")))
+    assert found["auroc"] == "equal" and "changed" not in found.values()
+
+
+def test_what_is_equal_is_shown_and_costs_nothing(results: Path) -> None:
     done = medbench()
     assert done.exit_code == 0, done.output
     lines = done.stdout.splitlines()
@@ -114,7 +138,8 @@ def test_another_version_of_the_task_explains_a_difference(one: Path) -> None:
     content["metrics"][0]["value"] = 0.5
     content["identity"]["task_version"] = 77
     one.write_text(json.dumps(content))
-    assert set(verdicts(one).values()) == {"another version"}
+    assert verdicts(one)["auroc"] == "another version"
+    assert "changed" not in verdicts(one).values()
     assert "version 77 of the task recorded, 1 installed" in medbench(one).stdout
 
 
@@ -197,7 +222,7 @@ def test_skipped_records_have_nothing_to_score_and_are_copied(one: Path, tmp_pat
     one.write_text(json.dumps(content))
     done = medbench(one, "--out", tmp_path / "again")
     assert done.exit_code == 0
-    assert done.stdout.strip() == "1 records, 0 metrics"
+    assert done.stdout.strip() == "1 records, 0 numbers"
     [made] = ResultStore(tmp_path / "again").records()
     assert (made.status, made.reason) == ("skipped", "few")
 
@@ -214,8 +239,8 @@ def test_values_that_are_not_defined_and_classes_are_compared(one: Path) -> None
         return MetricValue(name="m", value=value, interval="", n=1, per_class=classes)
 
     def verdict(old: MetricValue, now: MetricValue) -> tuple[str, str, float | None]:
-        changed: Record = record.model_copy(update={"metrics": [old]})
-        [found] = compare(changed, [now], record.identity.task_version)
+        changed: Record = record.model_copy(update={"metrics": [old], "reliability": []})
+        [found] = compare(changed, Scores([now], [], []), record.identity.task_version)
         return found.verdict, found.what, found.difference
 
     assert verdict(metric(None), metric(None)) == ("equal", "", None)
@@ -233,3 +258,31 @@ def test_one_record_that_can_not_be_scored_costs_itself(one: Path, monkeypatch: 
     done = rescore(one, load_catalogue(third_party=False))
     assert done.problem == "its predictions can not be scored (KeyError: 'score_pneumonia')"
     assert done.wrong
+
+
+def test_groups_worst_groups_and_diagrams_are_computed_again(one: Path, tmp_path: Path) -> None:
+    catalogue = load_catalogue(third_party=False)
+    record = read_record(one)
+    predictions = read_predictions(one, record)
+    predictions["sex"] = np.where(np.arange(len(predictions)) % 3, "F", "M")
+    scores = score_again(record, predictions, catalogue)
+    blocks = {name: list(getattr(scores, name)) for name in ("metrics", "subgroups", "reliability")}
+    store = ResultStore(tmp_path / "grouped")
+    written = store.write(record.model_copy(update=blocks), predictions)
+    path = store.path(written.identity, written.cell_id)
+    done = rescore(path, catalogue)
+    names = {each.name: each.verdict for each in done.comparisons}
+    assert set(names.values()) == {"equal"}
+    assert {"auroc", "auroc [sex F]", "auroc [sex M]", "auroc [worst sex]"} <= names.keys()
+    assert any(name.startswith("reliability [") for name in names)
+    assert not any("[" in row["metric"] for row in rows(done))  # equal ones are not printed one by one
+
+    content = json.loads(path.read_text())
+    content["subgroups"][0]["groups"][0]["metrics"][0]["value"] = 0.123
+    path.write_text(json.dumps(content))
+    done = rescore(path, catalogue)
+    assert done.wrong
+    assert [row["metric"] for row in rows(done) if "changed" in row[""]] == ["auroc [sex F]"]
+    write(done, ResultStore(tmp_path / "again"))
+    [made] = ResultStore(tmp_path / "again").records()
+    assert made.subgroups == written.subgroups and made.reliability == written.reliability

@@ -300,7 +300,7 @@ def rescore_results(options: o.RescoreOptions) -> int:
                 typer.echo(f"{each.path}: {each.problem}")
         verdicts = [one.verdict for each in done for one in each.comparisons]
         counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
-        typer.echo(f"{len(done)} records, {len(verdicts)} metrics{f': {counts}' if counts else ''}")
+        typer.echo(f"{len(done)} records, {len(verdicts)} numbers{f': {counts}' if counts else ''}")
     return DataError.exit_code if any(each.wrong for each in done) else 0
 
 

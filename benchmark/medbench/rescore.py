@@ -8,7 +8,7 @@ import datetime
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,6 @@ from medbench.records import (
     read_record,
 )
 from medbench.scoring import Scores, score
-from medbench.task import Task
 
 SAME = 1e-12
 """Difference up to which two numbers count as equal, as a part of the larger one where that is above 1."""
@@ -37,7 +36,7 @@ Verdict = Literal["equal", "new", "gone", "another version", "changed"]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of one record.
+    """One number of one record.
 
     Attributes:
         name: of the metric.
@@ -71,15 +70,15 @@ class Rescored:
     Attributes:
         path: of the record.
         record: as it was read; None where it could not be.
-        comparisons: one a metric, those of the installed code first.
-        now: metrics, subgroups and reliability of the installed code; None where nothing was computed.
+        now: what the installed code says; None where nothing was computed.
+        comparisons: one a number of `numbers`, those of the installed code first.
         problem: why nothing was computed; "" where it was.
     """
 
     path: Path
     record: Record | None = None
-    comparisons: Sequence[Comparison] = field(default=())
     now: Scores | None = None
+    comparisons: Sequence[Comparison] = field(default=())
     problem: str = ""
 
     @property
@@ -88,29 +87,59 @@ class Rescored:
         return bool(self.problem) or any(each.verdict in ("changed", "gone") for each in self.comparisons)
 
 
-def installed_task(record: Record, catalogue: Catalogue) -> Task:
-    """The task of a record.
+def score_again(record: Record, predictions: pd.DataFrame, catalogue: Catalogue) -> Scores:
+    """What the installed task says of these predictions.
 
     Raises:
-        DataError: it is not installed.
+        DataError: the task is not installed.
     """
     spec = catalogue.tasks.get(declared(record.identity.task))
     if spec is None:
         raise DataError(
             f"the task {record.identity.task} is not installed (it came with {record.identity.task_owner})"
         )
-    task: Task = catalogue.make_task(spec, record.identity.recipe)
-    return task
+    task = catalogue.make_task(spec, record.identity.recipe)
+    return score(task, predictions)
 
 
-def score_again(record: Record, predictions: pd.DataFrame, catalogue: Catalogue) -> list[MetricValue]:
-    """The metrics that the installed task computes from these predictions, of all samples together.
+def numbers(scored: Record | Scores) -> dict[str, MetricValue]:
+    """Every number that is made of predictions, by name: metrics, then those of groups, worst groups and diagrams.
 
-    Raises:
-        DataError: the task is not installed.
+    The others have the metric's name with the group behind it: "auroc [sex F]", "auroc [worst sex]",
+    "reliability [pneumonia]".
     """
-    task = installed_task(record, catalogue)
-    return [MetricValue(**asdict(metric)) for metric in task.score(predictions)]
+    found = {metric.name: metric for metric in scored.metrics}
+    versions = {name: metric.version for name, metric in found.items()}
+
+    def add(metric: str, group: str, **values: Any) -> None:
+        name = f"{metric} [{group}]"
+        found[name] = MetricValue(name=name, version=versions.get(metric, 1), interval="", **values)
+
+    for block in scored.subgroups:
+        for group in block.groups:
+            for each in group.metrics:
+                values = each.model_dump(include={"value", "low", "high", "n", "per_class"})
+                add(each.name, f"{block.column} {group.name}", **values)
+        for spread in block.spreads:
+            bounds = {"low": spread.worst_low, "high": spread.worst_high}
+            gaps = {"best": spread.best, "gap": spread.gap}
+            counted = len(block.groups) - len(spread.left_out)
+            add(
+                spread.metric,
+                f"worst {block.column}",
+                value=spread.worst,
+                **bounds,
+                n=counted,
+                per_class=gaps,
+            )
+    for diagram in scored.reliability:
+        bins = {
+            f"{part} {number}": value
+            for part in ("edges", "counts", "confidence", "positives", "low", "high")
+            for number, value in enumerate(getattr(diagram, part))
+        }
+        add("reliability", f"{diagram.label} {diagram.binning}", value=None, n=diagram.n, per_class=bins)
+    return found
 
 
 def record_files(paths: Iterable[Path]) -> Iterator[Path]:
@@ -145,7 +174,7 @@ def rescore(path: Path, catalogue: Catalogue) -> Rescored:
     if record.status != "ok":
         return Rescored(path, record)
     try:
-        now = score(installed_task(record, catalogue), read_predictions(path, record))
+        now = score_again(record, read_predictions(path, record), catalogue)
     except MedbenchError as error:
         return Rescored(path, record, problem=str(error))
     except Exception as error:  # one record that can not be scored must not keep the others from it
@@ -153,20 +182,20 @@ def rescore(path: Path, catalogue: Catalogue) -> Rescored:
             path, record, problem=f"its predictions can not be scored ({type(error).__name__}: {error})"
         )
     version = catalogue.tasks[declared(record.identity.task)].version
-    return Rescored(path, record, tuple(compare(record, now.metrics, version)), now)
+    return Rescored(path, record, now, tuple(compare(record, now, version)))
 
 
-def compare(record: Record, now: Sequence[MetricValue], version: int) -> Iterator[Comparison]:
-    """What is recorded against what is computed now, by name.
+def compare(record: Record, now: Scores, version: int) -> Iterator[Comparison]:
+    """What is recorded against what is computed now, by name; see `numbers`.
 
     Args:
         record: what was recorded.
         now: what the installed task computes.
         version: of the installed task.
     """
-    known = {metric.name: metric for metric in record.metrics}
+    known = numbers(record)
     task = _versions("task", record.identity.task_version, version)
-    for metric in now:
+    for metric in numbers(now).values():
         old = known.pop(metric.name, None)
         if old is None:
             yield Comparison(metric.name, None, metric, "new")
@@ -188,9 +217,9 @@ def _versions(what: str, recorded: int, installed: int) -> list[str]:
 
 
 def write(rescored: Rescored, store: ResultStore) -> Record:
-    """Write a record with its metrics, subgroups and reliability as they are now into another results folder.
+    """Write a record with its numbers as they are now into another results folder, with its predictions and id lists.
 
-    It is the same cell, with its predictions and id lists. `environment.rescored` says what it was made from.
+    It is the same cell. `environment.rescored` says what it was made from.
 
     Raises:
         DataError: a record of this cell is there already.
@@ -213,12 +242,14 @@ def write(rescored: Rescored, store: ResultStore) -> Record:
     }
     changed: dict[str, Any] = {"environment": {**record.environment, "rescored": about}}
     if rescored.now is not None:
-        changed |= vars(rescored.now)
+        changed |= {
+            name: list(getattr(rescored.now, name)) for name in ("metrics", "subgroups", "reliability")
+        }
     return store.write(record.model_copy(update=changed), predictions)
 
 
 def rows(rescored: Rescored) -> list[dict[str, str]]:
-    """One row a metric, for a table."""
+    """One row a metric, for a table; of groups and diagrams only what is not equal."""
     record = rescored.record
     if record is None:
         return []
@@ -237,6 +268,7 @@ def rows(rescored: Rescored) -> list[dict[str, str]]:
             "": f"{each.verdict}: {each.what}" if each.what else each.verdict,
         }
         for each in rescored.comparisons
+        if each.verdict != "equal" or "[" not in each.name
     ]
 
 

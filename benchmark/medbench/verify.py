@@ -8,7 +8,7 @@ from medbench.data.splits import ids_sha256, parts_sha256
 from medbench.errors import DataError
 from medbench.plugins import Catalogue, declared
 from medbench.records import MetricValue, ResultStore, read_predictions, read_record
-from medbench.rescore import same, score_again
+from medbench.rescore import numbers, same, score_again
 
 SAME = 1e-9
 """Difference up to which a metric that is computed again counts as the recorded one: on another machine a sum may
@@ -78,18 +78,18 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
             f"primary_metric is {record.primary_metric}, that of {spec.name} is {spec.primary_metric}"
         )
     try:
-        again = {metric.name: metric for metric in score_again(record, predictions, catalogue)}
+        scores = score_again(record, predictions, catalogue)
     except (
         Exception
     ) as error:  # one record that can not be scored must not keep the others from being checked
         return [*wrong, f"metrics can not be computed again: {type(error).__name__}: {error}"]
-    if list(again) != [metric.name for metric in record.metrics]:
-        wrong.append(
-            f"metrics recorded: {', '.join(m.name for m in record.metrics)}; computed: {', '.join(again)}"
-        )
-    for metric in record.metrics:
-        if metric.name in again:
-            wrong += _differences(metric, again[metric.name])
+    held, again = ([metric.name for metric in metrics] for metrics in (record.metrics, scores.metrics))
+    if held != again:
+        wrong.append(f"metrics recorded: {', '.join(held)}; computed: {', '.join(again)}")
+    computed = numbers(scores)
+    for name, number in numbers(record).items():  # those of groups and diagrams, too
+        if name in computed:
+            wrong += _differences(number, computed[name])
     return wrong
 
 

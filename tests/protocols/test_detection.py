@@ -15,6 +15,7 @@ from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
 from medbench.data.splits import Split
 from medbench.errors import DataError
+from medbench.heads.feature_pyramid import OverPatches
 from medbench.metrics.detection import OBJECT
 from medbench.model import ImageFeatures, Preprocessing
 from medbench.progress import Progress
@@ -525,6 +526,38 @@ def test_an_encoder_without_batchnorm_has_nothing_that_drifts(data: TaskData, tm
     )  # type: ignore[arg-type]
     assert not films.drifts
     assert len(films.maps(data.split.val)) == 3
+
+
+class Patches(nn.Module):
+    """As a ViT: one map of patches."""
+
+    pyramid_from_patches = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.preprocessing = Preprocessing(SIDE, SIDE + 8)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            self.embed = nn.Conv2d(3, 24, 16, 16)
+
+    def encode_image(self, images: Tensor, pyramid: bool = False) -> ImageFeatures:
+        assert not pyramid  # nobody needs it
+        local = self.embed(images).flatten(2).transpose(1, 2)
+        return ImageFeatures(local.mean(1), local)
+
+
+@pytest.mark.parametrize("name", ["drift", "learn"])
+def test_patches_of_a_vit_get_a_pyramid(name: str, data: TaskData, tmp_path: Path) -> None:
+    once = replace(QUICK.schedules[0], epochs=1)
+    model = Patches()
+    made = trial(replace(LIVE[name], schedules=(once,)), data, tmp_path, model)
+    assert isinstance(made.head, OverPatches)
+    if name == "drift":  # there is nothing that could
+        assert made.encoder is None
+    else:
+        assert isinstance(made.encoder, nn.Module)
+        assert not torch.equal(made.encoder.embed.weight, model.embed.weight)  # type: ignore[arg-type]
+    assert len(made.detections(data.split.test)) == len(data.split.test)
 
 
 def test_an_encoder_learns_with_its_statistics_kept(data: TaskData, tmp_path: Path) -> None:

@@ -130,12 +130,15 @@ def test_several_labels_some_of_them_unknown() -> None:
     assert spread.n == 30
 
 
-def test_a_class_without_positives_has_no_number_and_says_why() -> None:
+def test_a_class_without_positives_is_left_out_and_said() -> None:
     labels = {**ONE_OF, "rib": [0.0] * 30}
     _, found = run(pairs(), dataset(SHOWN, labels=labels))
-    assert found["macro_auroc"].value is None
-    assert found["macro_auroc_prompts_5"].value is None
+    _, others = run(pairs("lung", "heart"), dataset(SHOWN, labels=ONE_OF))
+    assert found["macro_auroc_prompts_5"].value == others["macro_auroc_prompts_5"].value
     assert found["macro_auroc_prompts_5"].reason == "rib: 0 positives and 30 negatives"
+    _, nothing = run(pairs("rib"), dataset(SHOWN, labels=labels))
+    for name in ("auroc", "auroc_prompts_5"):
+        assert nothing[name].value is None and nothing[name].reason.startswith("rib: 0 positives")
 
 
 def test_a_collapsed_encoder_is_at_chance() -> None:

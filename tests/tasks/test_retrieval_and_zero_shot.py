@@ -29,7 +29,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def catalogue() -> Catalogue:
     """The built-in one, with phantoms of a second or two."""
     found = load_catalogue(third_party=False)
-    small = {"mimic_cxr": 30, "rsna": 80, "mimic_5x200": 130}
+    small = {"mimic_cxr": 20, "rsna": 60, "mimic_5x200": 100}
     for name, patients in small.items():
         found.datasets[name] = replace(found.datasets[name], phantom_patients={"micro": patients})  # type: ignore[index]
     return found
@@ -37,7 +37,15 @@ def catalogue() -> Catalogue:
 
 def request(cache: Path, results: Path, *tasks: str, method: str = "clip", **changes: object) -> RunRequest:
     return RunRequest(
-        (method,), tasks, results=results, cache=cache, recipe="micro", device="cpu", quiet=True, **changes
+        (method,),
+        tasks,
+        results=results,
+        cache=cache,
+        recipe="micro",
+        device="cpu",
+        quiet=True,
+        workers=1,
+        **changes,
     )
 
 

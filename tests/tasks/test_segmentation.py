@@ -7,7 +7,7 @@ import pytest
 
 from medbench.metrics.segmentation import segmentation_metrics
 from medbench.plugins import load_catalogue
-from medbench.protocols.segmentation import Segmentation
+from medbench.protocols.segmentation import RECIPES, Segmentation
 from medbench.records import read_predictions
 from medbench.request import RunRequest
 from medbench.runner import run
@@ -46,6 +46,23 @@ def test_every_task_can_be_made(spec: object, recipe: str) -> None:
     assert task.config.balanced == declared.name.startswith("siim")
     assert task.config.mgca_batch == (8 if declared.name.startswith("siim") else 16)
     assert declared.primary_metric == "dice" and declared.higher_is_better
+
+
+def test_the_page_has_the_numbers_of_the_protocol() -> None:
+    text = (Path(__file__).parents[2] / "docs/tasks/segmentation.md").read_text()
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[2:5] for line in text.splitlines() if line.startswith("|")
+    }
+    for column, recipe in enumerate(("paper", "tiny", "micro")):
+        config = RECIPES[recipe]
+        for row, widths in (("over a CNN", config.unet.widths), ("over a ViT", config.setr.widths)):
+            assert ", ".join(map(str, widths)) in rows[f"decoder {row}"][column]
+        assert f"{config.patience}" in rows["stop"][column]
+        if column:
+            assert f"rate {config.lr * 1e3:g}e-3" in rows["optimiser"][column]
+    assert "rate 5e-4, weight decay 0.05" in rows["optimiser"][0]
+    assert f"{RECIPES['tiny'].films:,} films" in rows["epochs"][1]
+    assert f"at most {RECIPES['tiny'].validations}," in rows["validations"][1]
 
 
 def test_siim_goes_the_whole_way(tmp_path: Path) -> None:

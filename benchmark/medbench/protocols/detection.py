@@ -136,9 +136,9 @@ LIVE: Mapping[str, tuple[Schedule, ...]] = {
     "paper": RECIPES["paper"].schedules,
     # Less, since the encoder has to work for each step and for each validation.
     "tiny": (
-        Schedule(up_to=0.05, lr=1e-3, batch_size=8, epochs=24, validate_every=24, patience=1),
-        Schedule(up_to=0.5, lr=1e-3, batch_size=16, epochs=6, validate_every=3, patience=1),
-        Schedule(up_to=1.0, lr=1e-3, batch_size=16, epochs=1, validate_every=1, patience=1),
+        Schedule(up_to=0.05, lr=2e-3, batch_size=8, epochs=24, validate_every=24, patience=2),
+        Schedule(up_to=0.5, lr=2e-3, batch_size=16, epochs=8, validate_every=4, patience=2),
+        Schedule(up_to=1.0, lr=2e-3, batch_size=16, epochs=2, validate_every=1, patience=2),
     ),
     "micro": RECIPES["micro"].schedules,
 }

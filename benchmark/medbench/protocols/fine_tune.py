@@ -74,7 +74,7 @@ RECIPES: Mapping[str, FineTuneConfig] = {
         schedules=(
             Schedule(up_to=0.05, lr=1e-3, batch_size=8, epochs=30, validate_every=5, patience=3),
             Schedule(up_to=0.5, lr=1e-3, batch_size=16, epochs=15, validate_every=3, patience=3),
-            Schedule(up_to=1.0, lr=1e-3, batch_size=32, epochs=5, validate_every=1, patience=5),
+            Schedule(up_to=1.0, lr=1e-3, batch_size=32, epochs=3, validate_every=1, patience=3),
         ),
         lr_factors=(1.0, 3.0),
         layer_decays=(1.0,),
@@ -127,8 +127,10 @@ class FineTune(Classification):
         labels = _Labels(self, data, train)
         schedule = schedule_for(self.config.schedules, len(train), len(data.split.train))
         copy = trainable_copy(features)
+        layers, several = describe_layers(copy), layer_count(copy) > 1
+        del copy
         rates = [factor * schedule.lr for factor in self.config.lr_factors]
-        decays = list(self.config.layer_decays) if layer_count(copy) > 1 else [1.0]
+        decays = list(self.config.layer_decays) if several else [1.0]
         points = list(product(rates, decays)) if labels.judged else []
         best: _Trial | None = None
         tried: list[dict[str, Any]] = []
@@ -162,7 +164,7 @@ class FineTune(Classification):
             "chosen": {} if best is None else best.summary(),
             "tried": tried,
             "budget": {what: sum(trial[what] for trial in tried) for what in ("epochs", "steps", "films")},
-            "layers": describe_layers(copy),
+            "layers": layers,
             "schedule": asdict(schedule),
             "notes": labels.notes,
         }

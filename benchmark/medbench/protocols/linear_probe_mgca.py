@@ -19,7 +19,7 @@ What differs from the released code:
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -63,8 +63,8 @@ class MgcaProbeConfig:
     """AdamW at a constant rate; patience in epochs."""
     weight_decay: float = 1e-6
     """Of AdamW, on the weights and the bias."""
-    jitter: FilmAugmentation = field(default_factory=lambda: JITTER)
-    """What is done to CheXpert's films beside the random crop that all films get."""
+    jitter: FilmAugmentation | None = None
+    """What is done to films beside the random crop: `JITTER` to CheXpert's, nothing to others."""
 
 
 RECIPES: Mapping[str, MgcaProbeConfig] = {
@@ -126,8 +126,7 @@ class MgcaLinearProbe(Classification):
         jitter: bool = False,
     ) -> None:
         super().__init__(recipe, split=split, classes=classes, exclusive=exclusive)
-        self.jitter = jitter
-        self.config = RECIPES[recipe]
+        self.config = replace(RECIPES[recipe], jitter=JITTER if jitter else None)
 
     def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> FrozenEncoder:
         """Features of the films that are not augmented."""
@@ -156,7 +155,7 @@ class MgcaLinearProbe(Classification):
                 f"{data.index.dataset}: no label of the {len(split.val):,} validation films is known, so nothing can "
                 "be chosen on them. The split needs films with labels."
             )
-        films = _Films(features.model, data, self.config.jitter if self.jitter else None, env)
+        films = _Films(features.model, data, self.config.jitter, env)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed("linear probe mgca head", seed))
             head = nn.Linear(features.val.shape[1], len(classes)).to(env.device)
@@ -169,7 +168,7 @@ class MgcaLinearProbe(Classification):
             train,
             seed,
             env,
-            {"config": asdict(self.config), "jitter": self.jitter, "encoder": features.digest},
+            {"config": asdict(self.config), "encoder": features.digest},
             step=lambda rows, generator: self.loss(
                 head(films.features(rows, generator)), labels[rows].to(env.device)
             ),

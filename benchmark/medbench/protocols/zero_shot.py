@@ -179,8 +179,11 @@ class ZeroShot(Classification):
             return replace(metric, reason=f"no class has more than {drawn} prompts to draw from")
         values = [measure(target, self._scores(some)) for some in self._draws(names, similar)]
         known = [value for value in values if value is not None]
+        metric = replace(
+            metric, reason="" if self.exclusive and known else _why(names, target, self.exclusive)
+        )
         if not known:
-            return replace(metric, reason=_why(names, target, self.exclusive))
+            return metric
         low, middle, high = (float(q) for q in np.quantile(known, [0.025, 0.5, 0.975]))
         return replace(metric, value=middle, low=low, high=high)
 
@@ -263,7 +266,7 @@ def _accuracy(target: Floats, scores: Floats) -> float | None:
 
 
 def _why(names: Sequence[str], target: Floats, exclusive: bool) -> str:
-    """Why the primary metric has no value for these labels."""
+    """Why the primary metric has no value for these labels, or which classes are left out of its mean."""
     if exclusive:
         return "no film has a known class"
     counts = {
@@ -277,9 +280,10 @@ def _why(names: Sequence[str], target: Floats, exclusive: bool) -> str:
 
 
 def _macro_auroc(target: Floats, scores: Floats) -> float | None:
-    """Mean over the classes; None if one of them has only positives or only negatives."""
+    """Mean over the classes with positives and negatives; None if none has both."""
     values = []
     for truth, score in zip(target.T, scores.T, strict=True):
         known = ~np.isnan(truth)
         values.append(auroc(truth[known] == 1, score[known]))
-    return None if None in values else float(np.mean([v for v in values if v is not None]))
+    known_ones = [value for value in values if value is not None]
+    return float(np.mean(known_ones)) if known_ones else None
