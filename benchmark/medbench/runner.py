@@ -359,9 +359,9 @@ class Runner:
             reason=cell.train.too_small if status == "skipped" else None,
             identity=cell.identity,
             primary_metric=group.spec.primary_metric,
-            metrics=[] if scores is None else list(scores.metrics),
-            subgroups=[] if scores is None else list(scores.subgroups),
-            reliability=[] if scores is None else list(scores.reliability),
+            metrics=[] if scores is None else scores.metrics,
+            subgroups=[] if scores is None else scores.subgroups,
+            reliability=[] if scores is None else scores.reliability,
             counts=Counts(
                 train=len(cell.train.rows),
                 train_patients=cell.train.patients,

@@ -30,9 +30,9 @@ COLUMNS: Final = ("sex", "age", "view")
 class Scores:
     """Blocks of a record that are functions of the predictions alone."""
 
-    metrics: Sequence[MetricValue]
-    subgroups: Sequence[SubgroupsBlock]
-    reliability: Sequence[ReliabilityBlock]
+    metrics: list[MetricValue]
+    subgroups: list[SubgroupsBlock]
+    reliability: list[ReliabilityBlock]
 
 
 def with_patient_columns(predictions: pd.DataFrame, index: Index) -> pd.DataFrame:

@@ -351,9 +351,7 @@ class _Ranked:
         counted = np.cumsum(drawn, axis=1, dtype=np.int32)  # the rank of the next probability's first sample
         last = np.maximum(counted[:, -1:].astype(np.int64) - 1, 1)
         highest = (last * np.arange(1, BINS) // BINS).astype(np.int32)  # (D, 14) ranks of the upper edges
-        inside = [
-            np.searchsorted(own, ranks, side="right") for own, ranks in zip(counted, highest, strict=True)
-        ]
+        inside = [own.searchsorted(ranks, side="right") for own, ranks in zip(counted, highest, strict=True)]
         cuts = np.zeros((draws, BINS + 1), np.int64)
         cuts[:, 1:-1] = np.minimum(np.stack(inside) + 1, groups)
         cuts[:, -1] = groups
