@@ -157,6 +157,8 @@ def test_worst_follows_the_direction_of_the_metric() -> None:
     for measure, worst in ((auroc_of_x, min), (calibration_of_x, max)):
         result = subgroup_metrics(table, "sex", measure)
         for k, spread in enumerate(result.spreads):
+            if spread.metric.startswith("ece"):
+                continue
             values = {g.name: g.metrics[k].value for g in result.groups}
             assert spread.worst == worst(values.values())
             assert values[spread.worst_group] == spread.worst
@@ -233,7 +235,10 @@ def test_the_class_that_is_missing_is_named() -> None:
     result = subgroup_metrics(
         table, "sex", lambda rows: classification_metrics(rows, ["x", "y", "z"], macro=True)[:2]
     )
-    note = "a mean without y, z, which all samples have: neither worst nor best"
+    note = (
+        "y: 0 positives and 30 negatives (left out of the mean); z: 0 positives and 0 negatives (left out of the mean);"
+        " a mean without y, z, which all samples have: neither worst nor best"
+    )
     assert result.groups[0].notes == {"macro_auroc": note, "macro_average_precision": note}
     assert result.groups[1].notes == {}
     assert (result.spreads[0].worst_group, result.spreads[0].left_out) == ("M", ("F",))
@@ -353,3 +358,36 @@ def test_a_metric_says_itself_why_it_has_no_value() -> None:
         return (Metric("m", None if reason else 0.5, None, None, "none", len(rows), reason=reason),)
 
     assert subgroup_metrics(table, "sex", silent).groups[0].notes == {"m": "the gallery is empty"}
+
+
+def test_what_a_metric_says_of_its_value_is_kept() -> None:
+    table = films({"F": 30, "M": 15})
+
+    def one_score(rows: pd.DataFrame) -> tuple[Metric, ...]:
+        return (Metric("m", 0.5, None, None, "none", len(rows), reason="one score for all films"),)
+
+    women, men = subgroup_metrics(table, "sex", one_score).groups
+    assert women.notes == {"m": "one score for all films"}
+    assert men.notes == {"m": "one score for all films; 15 samples, fewer than 20: neither worst nor best"}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("ece_width_15", "different sizes"),
+        ("macro_ece_mass_15", "different sizes"),
+        ("macro_auroc_prompts_5", "own samples"),
+    ],
+)
+def test_what_depends_on_the_number_of_samples_is_not_compared(name: str, said: str) -> None:
+    table = films({"F": 30, "M": 60})
+
+    def measure(rows: pd.DataFrame) -> tuple[Metric, ...]:
+        return (Metric(name, 1 / len(rows), None, None, "none", len(rows), higher_is_better=False),)
+
+    result = subgroup_metrics(table, "sex", measure)
+    assert [group.metrics[0].value for group in result.groups] == [1 / 30, 1 / 60]
+    (spread,) = result.spreads
+    assert (spread.worst, spread.worst_group, spread.best, spread.gap) == (None, None, None, None)
+    assert spread.left_out == ("F", "M")
+    assert said in spread.reason

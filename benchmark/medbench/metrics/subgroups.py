@@ -6,6 +6,9 @@ number; smaller ones are shown and say so. So are those that lack the positives 
 mean over classes is one over other classes. Samples whose group is not known are a group of their own, which is
 never the worst and never the best: nobody can act on it.
 
+Some metrics depend on how many samples there are, whoever they are: a calibration error grows as samples get fewer, and
+the spread over prompts is in units of the samples' own. These have a value in each group, and no worst and no gap.
+
 Both the worst figure and the gap are extremes over groups. They get worse the more and the smaller the groups
 are, even where all are served alike, so they are read beside the intervals of the groups.
 """
@@ -32,6 +35,12 @@ UNKNOWN: Final = "unknown"
 
 AGE_BANDS: Final = ("0-17", "18-39", "40-59", "60-79", "80 and above")
 """Bands of completed years."""
+
+_NOT_COMPARED: Final = {
+    "ece_": "grows by chance as samples get fewer: groups of different sizes are not compared",
+    "_prompts_": "is in units of each group's own samples: groups are not compared",
+}
+"""Why metrics with this in their name are not compared between groups."""
 
 _BAND_STARTS: Final = (18, 40, 60, 80)
 
@@ -72,7 +81,7 @@ class Spread:
         best_group: its name; of equal ones the first.
         gap: distance of best and worst, 0 or more; None with fewer than two groups that count.
         left_out: groups that do not count, because they are small, not known, have no value, or a mean over fewer
-            classes than all samples have.
+            classes than all samples have; all of them for a metric that is not compared between groups.
         reason: why there is no worst or no gap, "" where there are both.
     """
 
@@ -201,6 +210,8 @@ def _group(name: str, rows: pd.DataFrame, measure: Measure, whole: Sequence[Metr
         said = []
         if metric.value is None:
             said.append(refused or metric.reason or "not defined on these samples")
+        elif metric.reason:
+            said.append(metric.reason)
         if patients == 1 and metric.value is not None:
             said.append("one patient: no interval")
         if metric.value is not None and (lacking := _lacking(metric, known[metric.name])):
@@ -232,6 +243,9 @@ def _lacking(metric: Metric, whole: Metric) -> list[str]:
 
 def _spread(position: int, metric: Metric, groups: Sequence[Group]) -> Spread:
     """Worst, best and gap of the metric at that position of every group."""
+    not_compared = next((why for part, why in _NOT_COMPARED.items() if part in metric.name), "")
+    if not_compared:
+        return _no_spread(metric, [group.name for group in groups], not_compared)
     counting = [
         (group.name, group.metrics[position], value)
         for group in groups
@@ -243,10 +257,7 @@ def _spread(position: int, metric: Metric, groups: Sequence[Group]) -> Spread:
     names = {name for name, _, _ in counting}
     left_out = tuple(group.name for group in groups if group.name not in names)
     if not counting:
-        reason = f"no group has a value from at least {LEAST} samples"
-        return Spread(
-            metric.name, metric.higher_is_better, None, None, None, None, None, None, None, left_out, reason
-        )
+        return _no_spread(metric, left_out, f"no group has a value from at least {LEAST} samples")
     sign = 1 if metric.higher_is_better else -1
     worst = min(counting, key=lambda entry: sign * entry[2])  # of equal ones the first
     best = max(counting, key=lambda entry: sign * entry[2])
@@ -264,3 +275,9 @@ def _spread(position: int, metric: Metric, groups: Sequence[Group]) -> Spread:
         left_out=left_out,
         reason="" if several else f"only one group has a value from at least {LEAST} samples",
     )
+
+
+def _no_spread(metric: Metric, left_out: Sequence[str], reason: str) -> Spread:
+    """Of groups none of which counts."""
+    nothing = (None, None, None, None, None, None, None)
+    return Spread(metric.name, metric.higher_is_better, *nothing, tuple(left_out), reason)
