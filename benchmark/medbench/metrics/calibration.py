@@ -20,7 +20,8 @@ Patients are drawn without strata here. A draw that keeps the number of ill pati
 shift of prevalence alone moves calibration.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -157,9 +158,8 @@ def calibration_metrics(
     defined = [answer for answer in answers if answer is not None]
     complete = len(defined) == len(classes)
     if complete and table.drawn:
-        for weights in bootstrap_blocks(table.patients, np.zeros(len(table.patients), np.bool_)):
-            columns = np.ascontiguousarray(weights.T, dtype=np.float64)
-            drawn_of = [answer.metrics(weights, columns) for answer in defined]
+        for columns in table.draws():
+            drawn_of = [answer.metrics(columns) for answer in defined]
             for name in _METRICS:
                 draws[name].append(np.mean([own[name] for own in drawn_of], axis=0))
 
@@ -183,7 +183,7 @@ def calibration_metrics(
                 low=low,
                 high=high,
                 interval=INTERVAL if name == "brier" else CENTRED_INTERVAL,
-                n=len(table.patients),
+                n=len(table.target),
                 higher_is_better=False,
                 per_class=dict(zip(classes, values[name], strict=True)) if several else {},
                 reason=reason,
@@ -212,8 +212,7 @@ def reliability_diagrams(
     members = {k: _members(answer) for k in range(len(classes)) if (answer := table.ranked(k)) is not None}
     shares: dict[int, list[Floats]] = {k: [] for k in members}
     if table.drawn:
-        for weights in bootstrap_blocks(table.patients, np.zeros(len(table.patients), np.bool_)):
-            columns = np.ascontiguousarray(weights.T, dtype=np.float64)
+        for columns in table.draws():
             for k, own in members.items():
                 total, positive = np.split(own @ columns, 2)  # (30, D) each
                 shares[k].append(
@@ -257,65 +256,69 @@ def centred_interval(values: Floats, value: float) -> tuple[float | None, float 
 class _Ranked:
     """Samples of one class with a known label, by rising probability.
 
-    A bootstrap draw is a weight for each of the N rows of the table. All that is a sum of weights, each times a number
-    that the draw does not change, is one product with a sparse matrix for all draws of a block; only bins of equally
-    many samples move with the draw.
+    A bootstrap draw is a weight for each of the P patients. All that is a sum of weights, each times a number that the
+    draw does not change, is one product with a sparse matrix for all draws of a block. Only bins of equally many
+    samples move with the draw: their edges are looked for in sums over parts of a few samples, then in one part.
 
     Attributes:
-        rows: (M,) rows of the table, sorted by probability.
-        truth: (M,) of these rows.
-        probability: (M,) of these rows, ascending.
-        first: (G,) where in `rows` each distinct probability begins.
-        sums: (17, N) sparse: the excess of probability over truth in each of the 15 bins of equal width, the squared
-            difference of both, and 1; in the columns of `rows`.
+        patient: (M,) of the samples, sorted by probability.
+        truth: (M,) of these samples.
+        probability: (M,) of these samples, ascending.
+        above: (M,) where the samples with a higher probability begin.
+        sums: (17, P) sparse: the excess of probability over truth in each of the 15 bins of equal width, the squared
+            difference of both, and 1; in the columns of the patients.
+        size: samples of a part.
+        parts: (2 ceil(M / size), P) sparse: 1 for the samples of each part, then their excesses.
     """
 
-    rows: Ints
+    patient: Ints
     truth: npt.NDArray[np.bool_]
     probability: Floats
-    first: Ints
+    above: Ints
     sums: sparse.csr_array
+    size: int
+    parts: sparse.csr_array
 
     @classmethod
-    def of(cls, truth: npt.NDArray[np.bool_], probability: Floats, rows: Ints) -> "_Ranked":
-        """From (N,) truth and probability, of which `rows` (M,), at least one, count."""
+    def of(cls, truth: npt.NDArray[np.bool_], probability: Floats, patient: Ints, patients: int) -> "_Ranked":
+        """From (M,) truth, probability and patient, one of so many, of at least one sample."""
         if truth.ndim != 1 or truth.shape != probability.shape:
             raise ValueError(
                 f"one truth and probability a sample; shapes are {truth.shape}, {probability.shape}"
             )
-        outside = ~((probability[rows] >= 0) & (probability[rows] <= 1))  # NaN is outside, too
+        outside = ~((probability >= 0) & (probability <= 1))  # NaN is outside, too
         if outside.any():
             raise ValueError(
-                f"{np.count_nonzero(outside)} of {len(rows)} probabilities are not between 0 and 1"
+                f"{np.count_nonzero(outside)} of {len(probability)} probabilities are not between 0 and 1"
             )
-        rows = rows[np.argsort(probability[rows], kind="stable")]
-        ranked = probability[rows]
-        first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
-        excess = ranked - truth[rows]
-        bins = _width_bins(ranked)
-        sums = sparse.csr_array(
-            (
-                np.concatenate([excess, excess**2, np.ones(len(rows))]),
-                (
-                    np.concatenate([bins, np.full_like(bins, BINS), np.full_like(bins, BINS + 1)]),
-                    np.tile(rows, 3),
-                ),
-            ),
-            shape=(BINS + 2, len(truth)),
+        order = np.argsort(probability, kind="stable")
+        truth, probability, patient = truth[order], probability[order], patient[order]
+        excess = probability - truth
+        bins = _width_bins(probability)
+        once = np.ones(len(order))
+        sums = _sums(
+            [(bins, excess), (np.full_like(bins, BINS), excess**2), (np.full_like(bins, BINS + 1), once)],
+            patient,
+            (BINS + 2, patients),
         )
-        return cls(rows, truth[rows], ranked, first, sums)
+        # A draw looks at every part once, and at the samples of one part for each of the bins.
+        size = max(1, math.isqrt(len(order) // BINS))
+        part = np.arange(len(order)) // size
+        count = int(part[-1]) + 1
+        parts = _sums([(part, once), (part + count, excess)], patient, (2 * count, patients))
+        above = np.searchsorted(probability, probability, side="right")
+        return cls(patient, truth, probability, above, sums, size, parts)
 
-    def metrics(self, weights: npt.NDArray[np.integer], columns: Floats) -> dict[str, Floats]:
+    def metrics(self, columns: Floats) -> dict[str, Floats]:
         """(D,) values of each metric of `_METRICS`, NaN for draws without a sample of the class.
 
         Args:
-            weights: (D, N) whole numbers.
-            columns: (N, D) the same turned round.
+            columns: (P, D) whole numbers, how often each patient is drawn.
         """
         found = self.sums @ columns  # (17, D)
-        excess = {"width": found[:BINS].T, "mass": self._mass_excess(weights)}
+        excess = {"width": found[:BINS], "mass": np.diff(self._up_to_cuts(columns)[1], axis=0)}
         total = found[BINS + 1]
-        amounts = {f"ece_{binning}_{BINS}": np.abs(own).sum(axis=1) for binning, own in excess.items()}
+        amounts = {f"ece_{binning}_{BINS}": np.abs(own).sum(axis=0) for binning, own in excess.items()}
         return {
             name: np.divide(amount, total, out=np.full(len(total), np.nan), where=total > 0)
             for name, amount in (amounts | {"brier": found[BINS]}).items()
@@ -323,39 +326,61 @@ class _Ranked:
 
     def once(self) -> dict[str, float]:
         """`metrics` with every sample counted once."""
-        everyone = np.ones((1, self.sums.shape[1]), np.int32)
-        found = self.metrics(everyone, everyone.T.astype(np.float64))
-        return {name: float(values[0]) for name, values in found.items()}
+        return {name: float(values[0]) for name, values in self.metrics(self._everyone()).items()}
 
-    def _mass_excess(self, weights: npt.NDArray[np.integer]) -> Floats:
-        """(D, 15) excess of probability over truth in bins that hold equally many samples of each draw."""
-        drawn = weights[:, self.rows]  # (D, M)
-        draws, samples = drawn.shape
-        edges = np.append(self.first, samples)[self.mass_cuts(drawn)]  # (D, 16) places among the M
-        excess = np.zeros(draws * samples + 1)  # one more, since an edge may be the very end
-        np.multiply(drawn, self.probability - self.truth, out=excess[:-1].reshape(drawn.shape))
-        starts = edges[:, :-1] + np.arange(draws)[:, None] * samples
-        sums = np.add.reduceat(excess, starts.ravel()).reshape(starts.shape)
-        return np.where(edges[:, :-1] < edges[:, 1:], sums, 0.0)  # of an empty bin it gives what stands there
+    def mass_cuts(self) -> Ints:
+        """(16,) where, among the M samples, each bin of equally many begins and ends."""
+        cuts: Ints = self._up_to_cuts(self._everyone())[0][:, 0]
+        return cuts
 
-    def mass_cuts(self, drawn: npt.NDArray[np.integer]) -> Ints:
-        """(D, M) weights by rising probability -> (D, 16) where, among the distinct ones, each bin begins and ends.
+    def _everyone(self) -> Floats:
+        return np.ones((self.sums.shape[1], 1))
+
+    def _up_to_cuts(self, columns: Floats) -> tuple[Ints, Floats]:
+        """Bins of equally many samples in each draw, weights (P, D).
 
         The upper edge of bin b is the sample of rank floor((W - 1) (b + 1) / 15), from 0, of the W in the draw, so a
         probability falls into the first bin whose edge has no smaller rank than its own first sample. Counts of
         samples are whole numbers: no rounding decides on a bin.
+
+        Returns:
+            (16, D) where, among the M samples, each bin begins and ends, and (16, D) the excess of probability over
+            truth of all samples before.
         """
-        draws, groups = len(drawn), len(self.first)
-        if groups < drawn.shape[1]:
-            drawn = np.add.reduceat(drawn, self.first, axis=1)  # (D, M) -> (D, G)
-        counted = np.cumsum(drawn, axis=1, dtype=np.int32)  # the rank of the next probability's first sample
-        last = np.maximum(counted[:, -1:].astype(np.int64) - 1, 1)
-        highest = (last * np.arange(1, BINS) // BINS).astype(np.int32)  # (D, 14) ranks of the upper edges
-        inside = [own.searchsorted(ranks, side="right") for own, ranks in zip(counted, highest, strict=True)]
-        cuts = np.zeros((draws, BINS + 1), np.int64)
-        cuts[:, 1:-1] = np.minimum(np.stack(inside) + 1, groups)
-        cuts[:, -1] = groups
-        return cuts
+        samples, draws = len(self.patient), columns.shape[1]
+        of_parts = np.asarray(self.parts @ columns).reshape(2, -1, draws)
+        before = np.zeros((2, of_parts.shape[1] + 1, draws))
+        np.cumsum(of_parts, axis=1, out=before[:, 1:])  # samples and their excess before each part
+        last = np.maximum(before[0, -1] - 1, 1)
+        ranks = last * np.arange(1, BINS)[:, None] // BINS  # (14, D) of the upper edges
+        counted = np.ascontiguousarray(before[0, 1:].T)  # (D, parts)
+        part = np.stack(
+            [own.searchsorted(rank, side="right") for own, rank in zip(counted, ranks.T, strict=True)], axis=1
+        )  # (14, D) of the edge; beyond the last where a draw has no sample
+        draw = np.arange(draws)
+        place = np.arange(self.size)[:, None, None]
+        padded = np.concatenate([self.patient, np.zeros(2 * self.size, np.int64)])
+        drawn = columns[padded[part * self.size + place], draw]  # (size, 14, D)
+        inside = np.count_nonzero(before[0, part, draw] + np.cumsum(drawn, axis=0) <= ranks, axis=0)
+        edge = np.minimum(part * self.size + inside, samples - 1)
+        cuts = np.zeros((BINS + 1, draws), np.int64)
+        cuts[1:-1], cuts[-1] = self.above[edge], samples
+
+        part, inside = np.divmod(cuts[1:-1], self.size)
+        taken = columns[padded[part * self.size + place], draw] * (place < inside)
+        excess = np.concatenate([self.probability - self.truth, np.zeros(2 * self.size)])
+        sums = np.zeros(cuts.shape)
+        sums[1:-1] = before[1, part, draw] + (excess[part * self.size + place] * taken).sum(axis=0)
+        sums[-1] = before[1, -1]
+        return cuts, sums
+
+
+def _sums(rows: Sequence[tuple[Ints, Floats]], patient: Ints, shape: tuple[int, int]) -> sparse.csr_array:
+    """Sparse matrix with these (rows, values) of the M samples in the columns of their patients."""
+    where = np.concatenate([row for row, _ in rows]), np.tile(patient, len(rows))
+    sums = sparse.csr_array((np.concatenate([values for _, values in rows]), where), shape=shape)
+    sums.eliminate_zeros()
+    return sums
 
 
 @dataclass(frozen=True)
@@ -363,13 +388,15 @@ class _Table:
     """Predictions of the samples with a known label.
 
     Attributes:
-        patients: of the N samples.
+        patients: names of the P patients.
+        patient: (N,) of each sample.
         target: (N, C) 1, 0 or NaN.
         probability: (N, C), NaN throughout where there is no classifier.
         known: (N, C) where the label is known.
     """
 
     patients: list[str]
+    patient: Ints
     target: Floats
     probability: Floats
     known: npt.NDArray[np.bool_]
@@ -398,19 +425,26 @@ class _Table:
                     " probabilities; if they are log-odds, say scale='log-odds'"
                 )
         probability = score if scale == "probability" else expit(score)
-        return cls(predictions["patient"].to_numpy(dtype=str)[kept].tolist(), target, probability, known)
+        patients, patient = np.unique(predictions["patient"].to_numpy(dtype=str)[kept], return_inverse=True)
+        return cls(patients.tolist(), patient, target, probability, known)
 
     @property
     def drawn(self) -> bool:
         """Whether drawing patients changes anything: a single one is always drawn."""
-        return len(set(self.patients)) > 1
+        return len(self.patients) > 1
+
+    def draws(self) -> Iterator[Floats]:
+        """(P, D) how often each patient is drawn, in blocks of draws."""
+        for weights in bootstrap_blocks(self.patients, np.zeros(len(self.patients), np.bool_)):
+            yield np.ascontiguousarray(weights.T, dtype=np.float64)
 
     def ranked(self, k: int) -> _Ranked | None:
         """Class k, or None without a known label or without a classifier."""
         rows = np.flatnonzero(self.known[:, k])
         if len(rows) == 0 or np.isnan(self.probability[:, k]).all():
             return None
-        return _Ranked.of(self.target[:, k] == 1, self.probability[:, k], rows)
+        truth, probability = self.target[rows, k] == 1, self.probability[rows, k]
+        return _Ranked.of(truth, probability, self.patient[rows], len(self.patients))
 
 
 def _width_bins(probability: Floats) -> Ints:
@@ -426,32 +460,31 @@ def _whole(metric: str, truth: npt.NDArray[np.bool_], probability: Floats) -> fl
     """The metric with every sample counted once; None without samples."""
     if truth.shape == probability.shape == (0,):
         return None
-    return _Ranked.of(truth, probability, np.arange(len(probability))).once()[metric]
+    return _Ranked.of(truth, probability, np.zeros(len(probability), np.int64), 1).once()[metric]
+
+
+def _bins(answer: _Ranked) -> Ints:
+    """(2, M) bin of equal width of each sample, and bin of equal mass, from 15 on."""
+    by_mass = np.repeat(np.arange(BINS), np.diff(answer.mass_cuts()))
+    return np.stack([_width_bins(answer.probability), by_mass + BINS])
 
 
 def _members(answer: _Ranked) -> sparse.csr_array:
-    """(60, N): which samples are in the 15 bins of equal width and the 15 of equal mass, then which positives."""
-    counted = len(answer.rows)
-    cuts = answer.mass_cuts(np.ones((1, counted), np.int32))[0]
-    by_mass = np.repeat(np.arange(BINS), np.diff(np.append(answer.first, counted)[cuts]))
-    bins = np.concatenate([_width_bins(answer.probability), by_mass + BINS])  # (2M,) of 30
-    rows, positive = np.tile(answer.rows, 2), np.tile(answer.truth, 2)
-    bins, rows = (
-        np.concatenate([bins, bins[positive] + 2 * BINS]),
-        np.concatenate([rows, rows[positive]]),
-    )
-    return sparse.csr_array((np.ones(len(bins)), (bins, rows)), shape=(4 * BINS, answer.sums.shape[1]))
+    """(60, P) samples of each patient in the 15 bins of equal width and the 15 of equal mass, then positives."""
+    shape = (4 * BINS, answer.sums.shape[1])
+    bins, positive = _bins(answer), answer.truth.astype(np.float64)
+    rows = [(own, np.ones(len(own))) for own in bins] + [(own + 2 * BINS, positive) for own in bins]
+    return _sums(rows, answer.patient, shape)
 
 
 def _diagrams(
     answer: _Ranked, members: sparse.csr_array, shares: Floats, label: str, missing: int
 ) -> list[Reliability]:
     """One diagram a binning of a class with samples and scores; `shares` (30, D) of positives in each draw."""
-    counted = len(answer.rows)
+    counted = len(answer.patient)
     count, found = np.split(members.sum(axis=1), 2)  # (30,) each
-    probability = np.zeros(members.shape[1])
-    probability[answer.rows] = answer.probability
-    confidence = (members @ probability)[: 2 * BINS] / np.maximum(count, 1)
+    claimed = np.bincount(_bins(answer).ravel(), np.tile(answer.probability, 2), 2 * BINS)
+    confidence = claimed / np.maximum(count, 1)
     bounds = [percentile_interval(own) for own in shares]
     edges: dict[Binning, Floats] = {
         "width": _EDGES,

@@ -362,29 +362,34 @@ def weighted_average_precision(matches: Matches, weights: npt.NDArray[np.int32])
         (R, T) float64, NaN where no true box has a weight.
     """
     thresholds, boxes = matches.hits.shape
-    weights = weights.astype(np.float64)
-    total = weights @ matches.truth  # (R,)
-    result = np.full((len(weights), thresholds), np.nan)
+    columns = np.ascontiguousarray(weights.T, dtype=np.float64)  # (N, R): what is summed lies apart
+    total = matches.truth @ columns  # (R,)
+    result = np.full((len(total), thresholds), np.nan)
     defined = np.flatnonzero(total > 0)
-    weights, total = weights[defined], total[defined]
+    columns, total = columns[:, defined], total[defined]
+    # Least number of true boxes with which each of the 101 recalls is reached, (101, R). What is rounded is the recall
+    # itself, as COCO compares it.
+    needed = np.ceil(_RECALLS[:, None] * total)
+    needed -= (needed - 1) / total >= _RECALLS[:, None]
+    needed += needed / total < _RECALLS[:, None]
     # Boxes fall into segments, each of which ends at a box that hits at some threshold (what follows the last
     # hit never matters): the weights of all boxes up to a hit are then cumulative sums over few segments.
     ends = np.flatnonzero(matches.hits.any(axis=0))  # (K,)
     segment = np.searchsorted(ends, np.arange(boxes))
     inside = segment < len(ends)
     members = csr_array(  # (K, N) boxes of each image in each segment
-        (np.ones(int(inside.sum())), (segment[inside], matches.image[inside])), (len(ends), weights.shape[1])
+        (np.ones(int(inside.sum())), (segment[inside], matches.image[inside])), (len(ends), len(columns))
     )
-    found = np.cumsum((members @ weights.T).T, axis=1)  # (R, K); whole numbers, so exact
+    found = np.cumsum(np.asarray(members @ columns), axis=0)  # (K, R); whole numbers, so exact
     for t in range(thresholds):
         hit = np.flatnonzero(matches.hits[t, ends])
-        true = np.cumsum(weights[:, matches.image[ends[hit]]], axis=1)  # (R, H)
-        precision = true / (found[:, hit] + _EPS)
-        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]  # at this recall or beyond
-        # How many of the 101 recalls are reached at each hit, and not before.
-        reached = np.searchsorted(_RECALLS, true / total[:, None], side="right")  # (R, H)
-        newly = np.diff(reached, axis=1, prepend=0)
-        result[defined, t] = (best * newly).sum(axis=1) / len(_RECALLS)
+        true = np.cumsum(columns[matches.image[ends[hit]]], axis=0)  # (H, R)
+        best = np.zeros((len(hit) + 1, len(total)))  # behind the last hit nothing is found
+        np.divide(true, found[hit] + _EPS, out=best[:-1])
+        np.maximum.accumulate(best[::-1], axis=0, out=best[::-1])  # at this recall or beyond
+        reached = [own.searchsorted(least) for own, least in zip(true.T.copy(), needed.T, strict=True)]
+        for row, places, own in zip(defined, reached, best.T, strict=True):
+            result[row, t] = own[places].mean()
     return result
 
 
