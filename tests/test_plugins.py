@@ -143,8 +143,8 @@ def test_a_misspelt_hook_takes_the_other_hooks_of_its_plugin_along(install: Inst
             "medbench_tasks gave the task 'lp' on the dataset 'table'",
         ),
         (
-            f"def medbench_methods(): return [{method('mine:table')}]",
-            "medbench_methods gave the name 'mine:table', which only a task on anyone's table may have",
+            "def medbench_datasets(): return [DatasetSpec('mine:table', 'a:B', '', '')]",
+            "medbench_datasets gave the name 'mine:table', which only a task on anyone's table may have",
         ),
     ],
 )
