@@ -6,9 +6,9 @@
 
 A row is a method that pretrains, or a baseline. A column is a task at all its label fractions, by default one of each
 family; another task is one more name for `--tasks`. Tasks with a difference to `random` come first, the other families
-follow in a table of their own. The tables are made from the records below `--results` alone, so an interrupted grid goes
-on by the same command, and `--table-only` computes nothing. Words after `--` go to `medbench run`. Exit code 1: a cell
-failed.
+follow in a table of their own. The tables are made from the records below `--results` alone, so an interrupted grid
+goes on by the same command, and `--table-only` computes nothing. Words after `--` go to `medbench run`. Exit code 1: a
+cell failed.
 """
 
 import argparse
