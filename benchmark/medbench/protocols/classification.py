@@ -142,7 +142,7 @@ def label_loss(logits: Tensor, labels: Tensor, exclusive: bool) -> Tensor:
         truth = torch.where(known, labels.nan_to_num().argmax(1), -1)
         total = functional.cross_entropy(logits, truth, ignore_index=-1, reduction="sum")
     else:
-        known = ~labels.isnan()  # (B, L)
+        known = ~labels.isnan()  # (B, C)
         total = functional.binary_cross_entropy_with_logits(
             logits, labels.nan_to_num(), weight=known.to(logits.dtype), reduction="sum"
         )
