@@ -267,19 +267,18 @@ def label_accuracy(predictions: pd.DataFrame, names: Sequence[str], *, macro: bo
     """Share of films whose label is told right, there or not; of several labels the plain mean over them.
 
     Args:
-        predictions: one row a film with `patient`, `target_<class>`, `score_<class>` and `threshold_<class>`.
+        predictions: one row a film with `patient`, `target_<class>` and `score_<class>`; above 0 the label is there.
         names: of the classes.
         macro: whether it is the mean that is asked for; False needs a single class.
 
     Returns:
         `accuracy` or `macro_accuracy`. A class that no film is labelled for is left out, and named.
     """
-    target, score, threshold = (
-        predictions[[f"{part}_{name}" for name in names]].to_numpy(np.float64)
-        for part in ("target", "score", "threshold")
+    target, score = (
+        predictions[[f"{part}_{name}" for name in names]].to_numpy(np.float64) for part in ("target", "score")
     )
     known = ~np.isnan(target)
-    right = known & ((score >= threshold) == (target == 1))
+    right = known & ((score > 0) == (target == 1))
     there, shares = known.any(axis=0), _shares(right.sum(axis=0), known.sum(axis=0))
     each = [float(share) if some else None for share, some in zip(shares, there, strict=True)]
     metric = Metric(
