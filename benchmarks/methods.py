@@ -4,9 +4,11 @@
     python benchmarks/methods.py --results DIR --methods random,clip --tasks rsna_lp --seeds 0 -- --device cuda
     python benchmarks/methods.py --results DIR --table-only
 
-A row is a method that pretrains, or a baseline. A column is a task at all its label fractions; another task is one more
-name for `--tasks`. The table is made from the records below `--results` alone, so an interrupted grid goes on by the
-same command, and `--table-only` computes nothing. Words after `--` go to `medbench run`. Exit code 1: a cell failed.
+A row is a method that pretrains, or a baseline. A column is a task at all its label fractions, by default one of each
+family; another task is one more name for `--tasks`. Tasks with a difference to `random` come first, the other families
+follow in a table of their own. The tables are made from the records below `--results` alone, so an interrupted grid
+goes on by the same command, and `--table-only` computes nothing. Words after `--` go to `medbench run`. Exit code 1: a
+cell failed.
 """
 
 import argparse
@@ -24,7 +26,9 @@ from medbench_leaderboards.groups import row_key
 from medbench_leaderboards.summary import Summary
 
 BLOCK, TITLE = "methods", "Measured on phantoms"
-TASKS = "rsna_lp,rsna_det"
+OVER = ("rsna_lp", "rsna_det")
+"""Tasks whose difference to the floor has a column."""
+TASKS = ",".join((*OVER, "rsna_lp@mgca", "rsna_knn", "rsna_ft", "siim_seg", "mimic_5x200_ret", "rsna_zs"))
 FLOOR = "random"
 
 
@@ -40,7 +44,10 @@ def main() -> int:
     parser.add_argument("--seeds", default="0,1,2", help="default: 0,1,2")
     parser.add_argument("--recipe", default="tiny", help="default: tiny")
     parser.add_argument("--table-only", action="store_true", help="print the table of what is there")
-    parser.add_argument("--write", type=Path, metavar="PAGE", help=f"put the table into its block `{BLOCK}`")
+    parser.add_argument(
+        "--write", type=Path, metavar="PAGE", help="put the tables into their block of a page"
+    )
+    parser.add_argument("--block", default=BLOCK, help=f"of the page (default: {BLOCK})")
     options = parser.parse_args(words[:at])
     catalogue = load_catalogue()
     failed: list[grid.Part] = []
@@ -55,13 +62,16 @@ def main() -> int:
         ]
         grid.estimate(parts)
         failed = grid.run(parts)
-    text = table(tables.read(options.results, options.recipe))
+    records = tables.read(options.results, options.recipe)
+    if options.tasks != TASKS:
+        records = [record for record in records if record.identity.task in options.tasks.split(",")]
+    text = table(records)
     if not text:
         grid.say(f"{options.results} holds no record of recipe {options.recipe} on phantoms")
         return 1
     print(text)
     if options.write is not None:
-        tables.write(options.write, BLOCK, text, TITLE)
+        tables.write(options.write, options.block, text, TITLE)
     if failed:
         grid.say(f"failed in part: {', '.join(part.method for part in failed)}; the same command tries again")
     return 1 if failed else 0
@@ -93,23 +103,35 @@ def table(records: Sequence[Record]) -> str:
         key=lambda task: (first.index(task) if task in first else len(first), task),
     )
     floors = [key for key in keys if names[key] == FLOOR]
-    rows, notes = [], []
-    for key in keys:
-        own = encoders[key]
-        several = list(names.values()).count(names[key]) > 1
-        name = f"{names[key]} ({own[0].identity.fidelity})" + (f" #{key[:6]}" if several else "")
-        row = {"method": name, "retrieval": tables.retrieval(own)}
-        for task in tasks:
-            shares = tables.fractions(records, task)
-            cells = [tables.summary(own, task, fraction) for fraction in shares]
-            row[tables.heading(records, task)] = tables.across(cells)
-            over = f"{task} over {FLOOR} at {fraction_name(shares[0])}"
-            row[over] = "–"
-            if len(floors) == 1 and key not in floors:
-                row[over] = tables.over(cells[0], tables.summary(encoders[floors[0]], task, shares[0]))
-            notes += _notes(name, task, shares, cells)
-        rows.append(row)
-    return f"{_caption(records)}\n\n{tables.markdown(rows, notes)}"
+    parts, notes = [], []
+    for shown in ([t for t in tasks if t in OVER], [t for t in tasks if t not in OVER]):
+        rows = []
+        for key in keys:
+            own = encoders[key]
+            if not any(record.identity.task in shown for record in own):
+                continue
+            several = list(names.values()).count(names[key]) > 1
+            name = f"{names[key]} ({own[0].identity.fidelity})" + (f" #{key[:6]}" if several else "")
+            row = {"method": name, "retrieval": tables.retrieval(own)}
+            for task in shown:
+                shares = tables.fractions(records, task)
+                cells = [tables.summary(own, task, fraction) for fraction in shares]
+                row[tables.heading(records, task)] = tables.across(cells)
+                notes += _notes(name, task, shares, cells)
+                if task not in OVER:
+                    continue
+                over = f"{task} over {FLOOR} at {fraction_name(shares[0])}"
+                row[over] = "–"
+                if len(floors) == 1 and key not in floors:
+                    row[over] = tables.over(cells[0], tables.summary(encoders[floors[0]], task, shares[0]))
+            if not set(shown) & set(OVER):
+                del row["retrieval"]  # stands in the first table
+            rows.append(row)
+        if rows:
+            parts.append(tables.markdown(rows, []))
+    return "\n\n".join(
+        [_caption(records), *parts, *(["\n".join(f"- {note}" for note in notes)] if notes else [])]
+    )
 
 
 def _notes(name: str, task: str, shares: Sequence[float], cells: Sequence[Summary]) -> list[str]:

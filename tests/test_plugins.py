@@ -134,6 +134,18 @@ def test_a_misspelt_hook_takes_the_other_hooks_of_its_plugin_along(install: Inst
             "def medbench_tasks(): return [TaskSpec('name', 'a.B', '', '')]",
             "medbench_tasks gave the target 'a.B' for 'name', expected 'package.module:attribute'",
         ),
+        (
+            "def medbench_tasks(): return [TaskSpec('lp:table', 'a:B', '', '', dataset='rsna')]",
+            "medbench_tasks gave the task 'lp:table' on the dataset 'rsna'; a task on anyone's table has",
+        ),
+        (
+            "def medbench_tasks(): return [TaskSpec('lp', 'a:B', '', '', dataset='table')]",
+            "medbench_tasks gave the task 'lp' on the dataset 'table'",
+        ),
+        (
+            "def medbench_datasets(): return [DatasetSpec('mine:table', 'a:B', '', '')]",
+            "medbench_datasets gave the name 'mine:table', which only a task on anyone's table may have",
+        ),
     ],
 )
 def test_a_hook_that_fails_costs_only_itself(install: Install, hook: str, expected: str) -> None:

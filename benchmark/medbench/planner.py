@@ -3,6 +3,7 @@
 A group holds one cell a label fraction, each with its record if it is done. The runner computes those without one.
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -401,7 +402,7 @@ class Planner:
             pretrain_config=config_json(encoder.recipe.pretrain)
             if encoder.identity.kind == "pretrained"
             else None,
-            task_config=config_json(task.config),
+            task_config={**config_json(task.config), "given": json.loads(json.dumps(dict(spec.given)))},
         )
         return Cell(fraction, identity.seed, identity, train, self.store.find(identity))
 

@@ -444,6 +444,13 @@ def _wrong(spec: object, kind: type[Spec]) -> str:
         return (
             f"the name {spec.name!r}, expected lower case, digits and underscores, and `@` before a variant"
         )
+    if isinstance(spec, TaskSpec) and spec.family != (spec.dataset == TABLE):
+        return (
+            f"the task {spec.name!r} on the dataset {spec.dataset!r}; a task on anyone's table has the dataset "
+            f"{TABLE!r} and a name that ends in `:{TABLE}`, and no other has either"
+        )
+    if not isinstance(spec, TaskSpec) and spec.name.endswith(f":{TABLE}"):
+        return f"the name {spec.name!r}, which only a task on anyone's table may have"
     if not _TARGET.fullmatch(spec.target):
         return f"the target {spec.target!r} for {spec.name!r}, expected 'package.module:attribute'"
     return ""
