@@ -31,11 +31,12 @@ pytestmark = pytest.mark.usefixtures("medbench_home")
 
 ACCEPTED = Path(__file__).resolve().parents[1] / "leaderboards" / "results"
 CELLS = "tiny/random/rsna_lp"
+VERSION = load_catalogue(third_party=False).tasks["rsna_lp"].version
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three accepted records, of the first sixty of their predictions."""
+    """Three accepted records, of the first sixty of their predictions, as if the installed task had made them."""
     folder, catalogue = tmp_path_factory.mktemp("made"), load_catalogue(third_party=False)
     store = ResultStore(folder)
     shutil.copytree(ACCEPTED / "splits", folder / "splits")
@@ -44,7 +45,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         predictions = read_predictions(path, record).head(60)
         scores = score_again(record, predictions, catalogue)
         blocks = {name: list(getattr(scores, name)) for name in ("metrics", "subgroups", "reliability")}
-        store.write(record.model_copy(update=blocks), predictions)
+        identity = record.identity.model_copy(update={"task_version": VERSION})
+        about = {"identity": identity, "cell_id": identity.cell_id()}
+        store.write(record.model_copy(update=blocks | about), predictions)
     return folder
 
 
@@ -75,7 +78,7 @@ def verdicts(path: Path, catalogue: Catalogue | None = None) -> dict[str, str]:
 
 def test_an_accepted_record_is_what_the_code_gives() -> None:
     found = verdicts(next((ACCEPTED / CELLS).glob("1pct-s0-*.json")))
-    assert found["auroc"] == "equal" and "changed" not in found.values()
+    assert found["auroc"] in ("equal", "another version") and "changed" not in found.values()
 
 
 def test_what_is_equal_is_shown_and_costs_nothing(results: Path) -> None:
@@ -140,7 +143,7 @@ def test_another_version_of_the_task_explains_a_difference(one: Path) -> None:
     one.write_text(json.dumps(content))
     assert verdicts(one)["auroc"] == "another version"
     assert "changed" not in verdicts(one).values()
-    assert "version 77 of the task recorded, 1 installed" in medbench(one).stdout
+    assert f"version 77 of the task recorded, {VERSION} installed" in medbench(one).stdout
 
 
 def test_what_the_record_lacks_is_new_and_what_the_code_lacks_is_gone(one: Path) -> None:
@@ -209,6 +212,34 @@ def test_rescored_records_are_written_as_a_results_folder_of_their_own(results: 
     done = medbench(results, "--out", out)
     assert done.exit_code == 3
     assert "there is a record of this cell already" in done.stderr
+
+
+def test_numbers_of_another_version_of_the_task_are_shown_and_not_written(
+    results: Path, tmp_path: Path
+) -> None:
+    """Nor is anything else of that call."""
+    one = sorted((results / CELLS).glob("*.json"))[-1]
+    content = json.loads(one.read_text())
+    content["identity"]["task_version"] = 77
+    one.write_text(json.dumps(content))
+    assert medbench(results).exit_code == 0
+    out = tmp_path / "again"
+    done = medbench(results, "--out", out)
+    assert done.exit_code == 3
+    assert f"version 77 of rsna_lp, and version {VERSION} is installed" in done.stderr
+    assert not out.exists()
+
+
+def test_what_can_not_be_written_is_told_before_anything_is(results: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    last = sorted((results / CELLS).glob("*.json"))[-1]
+    assert medbench(last, "--out", out).exit_code == 0
+    assert medbench(results, "--out", out).exit_code == 3
+    assert len(list(ResultStore(out).files())) == 1
+    done = medbench(last, last, "--out", tmp_path / "twice")
+    assert done.exit_code == 3
+    assert "several of the records are of this cell" in done.stderr
+    assert not (tmp_path / "twice").exists()
 
 
 def test_skipped_records_have_nothing_to_score_and_are_copied(one: Path, tmp_path: Path) -> None:
