@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from medbench.records import (
 from medbench.rescore import compare, rescore, rows, score_again, write
 from medbench.scoring import Scores
 from medbench.task import Metric
+from medbench.verify import verify_record
 
 pytestmark = pytest.mark.usefixtures("medbench_home")
 
@@ -291,16 +292,23 @@ def test_one_record_that_can_not_be_scored_costs_itself(one: Path, monkeypatch: 
     assert done.wrong
 
 
-def test_groups_worst_groups_and_diagrams_are_computed_again(one: Path, tmp_path: Path) -> None:
-    catalogue = load_catalogue(third_party=False)
+@pytest.fixture
+def grouped(one: Path, results: Path, tmp_path: Path) -> Path:
+    """A record whose patients have a sex, in a results folder of its own."""
     record = read_record(one)
     predictions = read_predictions(one, record)
     predictions["sex"] = np.where(np.arange(len(predictions)) % 3, "F", "M")
-    scores = score_again(record, predictions, catalogue)
+    scores = score_again(record, predictions, load_catalogue(third_party=False))
     blocks = {name: list(getattr(scores, name)) for name in ("metrics", "subgroups", "reliability")}
+    shutil.copytree(results / "splits", tmp_path / "grouped" / "splits")
     store = ResultStore(tmp_path / "grouped")
     written = store.write(record.model_copy(update=blocks), predictions)
-    path = store.path(written.identity, written.cell_id)
+    return store.path(written.identity, written.cell_id)
+
+
+def test_groups_worst_groups_and_diagrams_are_computed_again(grouped: Path, tmp_path: Path) -> None:
+    catalogue, path = load_catalogue(third_party=False), grouped
+    written = read_record(path)
     done = rescore(path, catalogue)
     names = {each.name: each.verdict for each in done.comparisons}
     assert set(names.values()) == {"equal"}
@@ -317,3 +325,66 @@ def test_groups_worst_groups_and_diagrams_are_computed_again(one: Path, tmp_path
     write(done, ResultStore(tmp_path / "again"))
     [made] = ResultStore(tmp_path / "again").records()
     assert made.subgroups == written.subgroups and made.reliability == written.reliability
+
+
+def raise_value(record: dict[str, Any]) -> None:
+    record["subgroups"][0]["groups"][0]["metrics"][0]["value"] = 0.9999
+
+
+def raise_count(record: dict[str, Any]) -> None:
+    record["subgroups"][0]["groups"][0]["samples"] += 1
+
+
+def rename_worst(record: dict[str, Any]) -> None:
+    record["subgroups"][0]["spreads"][0]["worst_group"] = "X"
+
+
+def drop_group(record: dict[str, Any]) -> None:
+    record["subgroups"][0]["groups"].pop()
+
+
+def drop_block(record: dict[str, Any]) -> None:
+    record["subgroups"].clear()
+
+
+def add_block(record: dict[str, Any]) -> None:
+    record["subgroups"].append(record["subgroups"][0] | {"column": "view"})
+
+
+def repeat_block(record: dict[str, Any]) -> None:
+    record["subgroups"].insert(0, record["subgroups"][0])
+
+
+def change_note(record: dict[str, Any]) -> None:
+    record["reliability"][0]["reason"] = "because"
+
+
+def drop_diagrams(record: dict[str, Any]) -> None:
+    record["reliability"].clear()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (raise_value, "subgroups sex: groups F metrics auroc value 0.9999 recorded, "),
+        (raise_count, "subgroups sex: groups F samples "),
+        (rename_worst, "subgroups sex: spreads auroc worst_group X recorded, "),
+        (drop_group, "subgroups sex: groups "),
+        (drop_block, "blocks recorded: reliability "),
+        (add_block, "blocks recorded: subgroups sex, subgroups view, "),
+        (repeat_block, "blocks recorded: subgroups sex, subgroups sex, "),
+        (change_note, "reliability pneumonia width: reason because recorded, "),
+        (drop_diagrams, "blocks recorded: subgroups sex; computed: "),
+    ],
+)
+def test_verify_finds_every_change_of_a_block(
+    change: Callable[[dict[str, Any]], None], expected: str, grouped: Path
+) -> None:
+    catalogue, store = load_catalogue(third_party=False), ResultStore(grouped.parents[3])
+    if change is raise_value:
+        assert verify_record(grouped, store, catalogue) == []
+    content = json.loads(grouped.read_text())
+    change(content)
+    grouped.write_text(json.dumps(content))
+    [wrong] = verify_record(grouped, store, catalogue)
+    assert wrong.startswith(expected)
