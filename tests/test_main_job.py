@@ -135,9 +135,16 @@ def test_what_is_done_is_not_done_again(cache: Path, tmp_path: Path) -> None:
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} == before
 
 
-def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "task",
+    [
+        "rsna_det",
+        *(pytest.param(task, marks=pytest.mark.slow) for task in ("rsna_seg", "rsna_ft", "rsna_zs")),
+    ],
+)
+def test_the_same_seed_gives_the_same_bytes(task: str, tmp_path: Path) -> None:
     for name in "ab":  # nothing shared: each writes its phantom, pretrains, trains
-        run(request(tmp_path / name / "cache", tmp_path / name / "results", "place", "rsna_det"), CATALOGUE)
+        run(request(tmp_path / name / "cache", tmp_path / name / "results", "place", task), CATALOGUE)
     assert contents(tmp_path / "a" / "results") == contents(tmp_path / "b" / "results")
 
 

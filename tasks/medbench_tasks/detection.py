@@ -58,6 +58,9 @@ def _variants(
             dataset=dataset,
             needs=_NEEDS,
             primary_metric=metric,
+            version=1
+            if suffix
+            else 2,  # over a ViT, 1 took maps resampled from its patches, 2 trains a pyramid
             given=given,
         )
 

@@ -35,9 +35,6 @@ _SETS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
 }
 """By name: what is outlined, where it comes from, the dataset, and what the protocol is given."""
 
-_AT_512 = ("siim", "rsna")
-"""Sets with numbers at 512 px in the literature (GLoRIA, SISTA)."""
-
 
 def _spec(name: str, what: str, reference: str, dataset: str, given: dict[str, Any], how: str) -> TaskSpec:
     return TaskSpec(
@@ -56,9 +53,8 @@ def _specs() -> Iterator[TaskSpec]:
     for name, (what, reference, dataset, given) in _SETS.items():
         frozen = "the frozen encoder's feature maps"
         yield _spec(f"{name}_seg", what, reference, dataset, given, frozen)
-        if name in _AT_512:
-            larger = {**given, "side": 512}
-            yield _spec(f"{name}_seg@512", what, reference, dataset, larger, f"{frozen}, films of 512 px")
+        larger = {**given, "side": 512}  # as GLoRIA and SISTA
+        yield _spec(f"{name}_seg@512", what, reference, dataset, larger, f"{frozen}, films of 512 px")
         learns = {**given, "frozen": False}
         yield _spec(f"{name}_seg_ft", what, reference, dataset, learns, "an encoder that learns with it")
     yield _spec(

@@ -27,8 +27,10 @@ def test_names() -> None:
         "rsna_seg@512",
         "rsna_seg_ft",
         "tbx11k_seg",
+        "tbx11k_seg@512",
         "tbx11k_seg_ft",
         "object_cxr_seg",
+        "object_cxr_seg@512",
         "object_cxr_seg_ft",
         "seg:table",
     ]
