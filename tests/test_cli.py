@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -877,6 +878,18 @@ def drop_metric(record: dict[str, Any]) -> None:
     record["metrics"].pop()
 
 
+def repeat_metric(record: dict[str, Any]) -> None:
+    record["metrics"].append(record["metrics"][0])
+
+
+def change_bin(record: dict[str, Any]) -> None:
+    record["reliability"][0]["edges"][1] += 0.001
+
+
+def drop_diagram(record: dict[str, Any]) -> None:
+    record["reliability"].pop()
+
+
 def old_version(record: dict[str, Any]) -> None:
     record["identity"]["task_version"] = 0
 
@@ -895,7 +908,10 @@ def old_version(record: dict[str, Any]) -> None:
         (raise_count, "counts: 9999 test samples recorded, its id list has "),
         (add_field, "not a medbench.result/1 record (note: "),
         (drop_metric, "metrics recorded: "),
-        (old_version, "rsna_lp is installed at version 1, not 0"),
+        (repeat_metric, "metrics recorded: "),
+        (change_bin, "reliability pneumonia width: edges 1 "),
+        (drop_diagram, "blocks recorded: "),
+        (old_version, "rsna_lp is installed at version "),
     ],
 )
 def test_an_edited_record_is_found(
@@ -906,6 +922,11 @@ def test_an_edited_record_is_found(
     assert done.exit_code == 3
     assert f"{path}: " in done.stdout and expected in done.stdout
     assert "3 records checked, 1 with something wrong" in done.stdout
+
+
+def test_an_older_record_without_groups_and_diagrams_is_as_it_should_be(in_finished: Path) -> None:
+    change_record(in_finished, lambda record: record.update(subgroups=[], reliability=[]))
+    assert medbench("results", "verify").exit_code == 0
 
 
 def test_an_edited_id_list_is_found(in_finished: Path) -> None:
@@ -935,6 +956,38 @@ def test_missing_id_lists_are_found(in_finished: Path) -> None:
     done = medbench("results", "verify")
     assert done.exit_code == 3
     assert "split_sha256: its id list" in done.stdout
+
+
+def test_kernels_that_are_not_deterministic_are_recorded(
+    in_finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in in_finished.glob("*/*/*/*.json"):
+        assert json.loads(path.read_text())["environment"]["nondeterministic"] == []
+        path.unlink()
+
+    def warns(kernel: str, error: bool) -> Callable[..., None]:
+        def call(*args: object) -> None:
+            warnings.warn(
+                f"{kernel} does not have a deterministic implementation, but you set it", stacklevel=2
+            )
+            if error:
+                raise ValueError("planted")
+
+        return call
+
+    monkeypatch.setattr(
+        "medbench.protocols.linear_probe.LinearProbe.extract", warns("extracting_cuda", False)
+    )
+    monkeypatch.setattr("medbench.protocols.linear_probe.LinearProbe.evaluate", warns("training_cuda", True))
+    done = medbench("run", "-m", "random", "-t", "rsna_lp", "--recipe", "micro", "--device", "cpu", "-q")
+    assert done.exit_code == 1
+    records = [json.loads(path.read_text()) for path in in_finished.rglob("*.failed-*.json")]
+    assert records
+    for record in records:
+        assert record["environment"]["nondeterministic"] == [
+            "extracting_cuda does not have a deterministic implementation",
+            "training_cuda does not have a deterministic implementation",
+        ]
 
 
 def test_the_leaderboard_is_made_of_the_records(in_finished: Path) -> None:

@@ -238,6 +238,86 @@ def test_a_disk_that_does_not_take_them_costs_no_run(
     assert f"features are not kept: {tmp_path} can not be written to" in capsys.readouterr().err
 
 
+def test_a_cache_of_somebody_else_costs_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither what may not be locked, nor what may not be removed, nor what may not be listed."""
+    lock = tmp_path / f"{IDENTITY.key()}.lock"
+    lock.mkdir()  # opening it fails, as that of a file of another user does
+    assert get(tmp_path) is None
+    assert f"features are not kept: Is a directory ({lock})" in capsys.readouterr().err
+    lock.rmdir()
+    kept = get(tmp_path)
+    assert kept is not None
+    cut(kept.folder)
+    del kept
+
+    def refuse(path: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    assert get(tmp_path) is None
+    assert "features are not kept: Permission denied" in capsys.readouterr().err
+    assert free(held(tmp_path)) == []
+    maps = replace(IDENTITY, kind="patches")
+    monkeypatch.setattr(feature_cache, "MAPS_BYTES", 0)
+    for encoder in "ab":  # eviction is asked for, and refused
+        assert get(tmp_path, replace(maps, encoder=encoder)) is not None
+    FeatureCache(tmp_path, Progress()).trim()
+    assert [entry.maps for entry in held(tmp_path)].count(True) == 2
+
+    def unlisted(root: Path) -> list[Any]:
+        raise PermissionError(13, "Permission denied", str(root))
+
+    monkeypatch.setattr(feature_cache, "held", unlisted)
+    FeatureCache(tmp_path, Progress()).trim()
+
+
+def test_an_error_of_the_extraction_is_not_taken_for_one_of_the_cache(tmp_path: Path) -> None:
+    def fill(array: npt.NDArray[Any]) -> None:
+        raise FileNotFoundError("a film")
+
+    with pytest.raises(FileNotFoundError, match="a film"):
+        get(tmp_path, fill=fill)
+    assert held(tmp_path) == []
+
+
+@pytest.mark.parametrize("kind", ["patches", "maps of 3 levels"])
+def test_all_maps_count_and_what_a_killed_process_left_goes_first(kind: str, tmp_path: Path) -> None:
+    identity = replace(IDENTITY, kind=kind)
+    kept = get(tmp_path, identity)
+    assert kept is not None
+    shutil.copytree(kept.folder, tmp_path / "left.partial")
+    shutil.copytree(kept.folder, tmp_path / "made.partial")
+    (tmp_path / "made.partial" / ABOUT).unlink()
+    del kept
+    with FileLock(tmp_path / "made.lock"):
+        FeatureCache(tmp_path, Progress()).trim()
+        names = {entry.folder.name: entry.maps for entry in held(tmp_path)}
+        assert names == {identity.key(): True, "made.partial": False}
+    FeatureCache(tmp_path, Progress()).trim()
+    assert [entry.folder.name for entry in held(tmp_path)] == [identity.key()]
+
+
+def test_nothing_stays_of_what_was_freed(tmp_path: Path) -> None:
+    get(tmp_path)
+    assert len(free(held(tmp_path))) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert get(tmp_path) is not None
+
+
+def test_features_are_in_use_as_long_as_a_part_of_them_is(tmp_path: Path) -> None:
+    kept = get(tmp_path)
+    assert kept is not None
+    part = kept.array[1:, :2]
+    del kept
+    assert free(held(tmp_path)) == []
+    np.testing.assert_array_equal(part, ROWS[1:, :2])
+    del part
+    assert len(free(held(tmp_path))) == 1
+
+
 def test_nothing_is_held_where_nothing_is(tmp_path: Path) -> None:
     assert held(tmp_path / "nowhere") == []
     FeatureCache(tmp_path / "nowhere", Progress()).trim()

@@ -126,6 +126,20 @@ def test_mistakes(words: tuple[str, ...], message: str, films: Path, tmp_path: P
     assert not (tmp_path / "features.parquet").exists()
 
 
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("folder.parquet", "is a folder"), ("mine.csv/x.parquet", "can not be made: File exists")],
+)
+def test_a_file_that_can_not_be_written_is_told_before_the_work(
+    out: str, message: str, films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder.parquet").mkdir()
+    monkeypatch.setattr("medbench.extraction._extract", None)
+    done = extract(films, tmp_path / out)
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+
+
 def test_films_that_are_not_there(tmp_path: Path) -> None:
     done = features("extract", "rnsa", "-m", "random", "--out", tmp_path / "x.parquet")
     assert done.exit_code == 2

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,18 @@ from medbench.records import (
 from medbench.rescore import compare, rescore, rows, score_again, write
 from medbench.scoring import Scores
 from medbench.task import Metric
+from medbench.verify import verify_record
 
 pytestmark = pytest.mark.usefixtures("medbench_home")
 
 ACCEPTED = Path(__file__).resolve().parents[1] / "leaderboards" / "results"
 CELLS = "tiny/random/rsna_lp"
+VERSION = load_catalogue(third_party=False).tasks["rsna_lp"].version
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three accepted records, of the first sixty of their predictions."""
+    """Three accepted records, of the first sixty of their predictions, as if the installed task had made them."""
     folder, catalogue = tmp_path_factory.mktemp("made"), load_catalogue(third_party=False)
     store = ResultStore(folder)
     shutil.copytree(ACCEPTED / "splits", folder / "splits")
@@ -44,7 +46,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         predictions = read_predictions(path, record).head(60)
         scores = score_again(record, predictions, catalogue)
         blocks = {name: list(getattr(scores, name)) for name in ("metrics", "subgroups", "reliability")}
-        store.write(record.model_copy(update=blocks), predictions)
+        identity = record.identity.model_copy(update={"task_version": VERSION})
+        about = {"identity": identity, "cell_id": identity.cell_id()}
+        store.write(record.model_copy(update=blocks | about), predictions)
     return folder
 
 
@@ -75,7 +79,7 @@ def verdicts(path: Path, catalogue: Catalogue | None = None) -> dict[str, str]:
 
 def test_an_accepted_record_is_what_the_code_gives() -> None:
     found = verdicts(next((ACCEPTED / CELLS).glob("1pct-s0-*.json")))
-    assert found["auroc"] == "equal" and "changed" not in found.values()
+    assert found["auroc"] in ("equal", "another version") and "changed" not in found.values()
 
 
 def test_what_is_equal_is_shown_and_costs_nothing(results: Path) -> None:
@@ -140,7 +144,7 @@ def test_another_version_of_the_task_explains_a_difference(one: Path) -> None:
     one.write_text(json.dumps(content))
     assert verdicts(one)["auroc"] == "another version"
     assert "changed" not in verdicts(one).values()
-    assert "version 77 of the task recorded, 1 installed" in medbench(one).stdout
+    assert f"version 77 of the task recorded, {VERSION} installed" in medbench(one).stdout
 
 
 def test_what_the_record_lacks_is_new_and_what_the_code_lacks_is_gone(one: Path) -> None:
@@ -211,6 +215,34 @@ def test_rescored_records_are_written_as_a_results_folder_of_their_own(results: 
     assert "there is a record of this cell already" in done.stderr
 
 
+def test_numbers_of_another_version_of_the_task_are_shown_and_not_written(
+    results: Path, tmp_path: Path
+) -> None:
+    """Nor is anything else of that call."""
+    one = sorted((results / CELLS).glob("*.json"))[-1]
+    content = json.loads(one.read_text())
+    content["identity"]["task_version"] = 77
+    one.write_text(json.dumps(content))
+    assert medbench(results).exit_code == 0
+    out = tmp_path / "again"
+    done = medbench(results, "--out", out)
+    assert done.exit_code == 3
+    assert f"version 77 of rsna_lp, and version {VERSION} is installed" in done.stderr
+    assert not out.exists()
+
+
+def test_what_can_not_be_written_is_told_before_anything_is(results: Path, tmp_path: Path) -> None:
+    out = tmp_path / "again"
+    last = sorted((results / CELLS).glob("*.json"))[-1]
+    assert medbench(last, "--out", out).exit_code == 0
+    assert medbench(results, "--out", out).exit_code == 3
+    assert len(list(ResultStore(out).files())) == 1
+    done = medbench(last, last, "--out", tmp_path / "twice")
+    assert done.exit_code == 3
+    assert "several of the records are of this cell" in done.stderr
+    assert not (tmp_path / "twice").exists()
+
+
 def test_skipped_records_have_nothing_to_score_and_are_copied(one: Path, tmp_path: Path) -> None:
     content = json.loads(one.read_text()) | {
         "status": "skipped",
@@ -260,16 +292,23 @@ def test_one_record_that_can_not_be_scored_costs_itself(one: Path, monkeypatch: 
     assert done.wrong
 
 
-def test_groups_worst_groups_and_diagrams_are_computed_again(one: Path, tmp_path: Path) -> None:
-    catalogue = load_catalogue(third_party=False)
+@pytest.fixture
+def grouped(one: Path, results: Path, tmp_path: Path) -> Path:
+    """A record whose patients have a sex, in a results folder of its own."""
     record = read_record(one)
     predictions = read_predictions(one, record)
     predictions["sex"] = np.where(np.arange(len(predictions)) % 3, "F", "M")
-    scores = score_again(record, predictions, catalogue)
+    scores = score_again(record, predictions, load_catalogue(third_party=False))
     blocks = {name: list(getattr(scores, name)) for name in ("metrics", "subgroups", "reliability")}
+    shutil.copytree(results / "splits", tmp_path / "grouped" / "splits")
     store = ResultStore(tmp_path / "grouped")
     written = store.write(record.model_copy(update=blocks), predictions)
-    path = store.path(written.identity, written.cell_id)
+    return store.path(written.identity, written.cell_id)
+
+
+def test_groups_worst_groups_and_diagrams_are_computed_again(grouped: Path, tmp_path: Path) -> None:
+    catalogue, path = load_catalogue(third_party=False), grouped
+    written = read_record(path)
     done = rescore(path, catalogue)
     names = {each.name: each.verdict for each in done.comparisons}
     assert set(names.values()) == {"equal"}
@@ -286,3 +325,66 @@ def test_groups_worst_groups_and_diagrams_are_computed_again(one: Path, tmp_path
     write(done, ResultStore(tmp_path / "again"))
     [made] = ResultStore(tmp_path / "again").records()
     assert made.subgroups == written.subgroups and made.reliability == written.reliability
+
+
+def raise_value(record: dict[str, Any]) -> None:
+    record["subgroups"][0]["groups"][0]["metrics"][0]["value"] = 0.9999
+
+
+def raise_count(record: dict[str, Any]) -> None:
+    record["subgroups"][0]["groups"][0]["samples"] += 1
+
+
+def rename_worst(record: dict[str, Any]) -> None:
+    record["subgroups"][0]["spreads"][0]["worst_group"] = "X"
+
+
+def drop_group(record: dict[str, Any]) -> None:
+    record["subgroups"][0]["groups"].pop()
+
+
+def drop_block(record: dict[str, Any]) -> None:
+    record["subgroups"].clear()
+
+
+def add_block(record: dict[str, Any]) -> None:
+    record["subgroups"].append(record["subgroups"][0] | {"column": "view"})
+
+
+def repeat_block(record: dict[str, Any]) -> None:
+    record["subgroups"].insert(0, record["subgroups"][0])
+
+
+def change_note(record: dict[str, Any]) -> None:
+    record["reliability"][0]["reason"] = "because"
+
+
+def drop_diagrams(record: dict[str, Any]) -> None:
+    record["reliability"].clear()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (raise_value, "subgroups sex: groups F metrics auroc value 0.9999 recorded, "),
+        (raise_count, "subgroups sex: groups F samples "),
+        (rename_worst, "subgroups sex: spreads auroc worst_group X recorded, "),
+        (drop_group, "subgroups sex: groups "),
+        (drop_block, "blocks recorded: reliability "),
+        (add_block, "blocks recorded: subgroups sex, subgroups view, "),
+        (repeat_block, "blocks recorded: subgroups sex, subgroups sex, "),
+        (change_note, "reliability pneumonia width: reason because recorded, "),
+        (drop_diagrams, "blocks recorded: subgroups sex; computed: "),
+    ],
+)
+def test_verify_finds_every_change_of_a_block(
+    change: Callable[[dict[str, Any]], None], expected: str, grouped: Path
+) -> None:
+    catalogue, store = load_catalogue(third_party=False), ResultStore(grouped.parents[3])
+    if change is raise_value:
+        assert verify_record(grouped, store, catalogue) == []
+    content = json.loads(grouped.read_text())
+    change(content)
+    grouped.write_text(json.dumps(content))
+    [wrong] = verify_record(grouped, store, catalogue)
+    assert wrong.startswith(expected)

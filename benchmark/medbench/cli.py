@@ -281,14 +281,12 @@ def rescore_results(options: o.RescoreOptions) -> int:
     catalogue = read_plugins(options)
     from medbench.describe import table
     from medbench.records import ResultStore
-    from medbench.rescore import as_json, record_files, rescore, rows, write
+    from medbench.rescore import as_json, record_files, rescore, rows, write_all
 
     files = list(record_files(options.paths or [_results_folder(options)]))
     done = [rescore(path, catalogue) for path in files]
     if options.out is not None:
-        for each in done:
-            if not each.problem:
-                write(each, ResultStore(options.out))
+        write_all(done, ResultStore(options.out))
     if options.as_json:
         print_json([as_json(each) for each in done])
     else:

@@ -46,7 +46,8 @@ def extract(request: RunRequest, catalogue: Catalogue, out: Path) -> tuple[int, 
         Films and D.
 
     Raises:
-        UsageError: the method gives no pooled features, or several methods or seeds are named.
+        UsageError: the method gives no pooled features, several methods or seeds are named, or the file can not be
+            written.
     """
     if len(request.methods) != 1 or len(request.seeds) != 1:
         raise UsageError(
@@ -58,6 +59,9 @@ def extract(request: RunRequest, catalogue: Catalogue, out: Path) -> tuple[int, 
     if "image.pooled" not in spec.provides:
         raise UsageError(f"{spec.name} gives no pooled features (it provides {', '.join(spec.provides)}).")
     deterministic()
+    if out.is_dir():
+        raise UsageError(f"--out {out} is a folder. Name the file that the features go into.")
+    runner.check_folder("--out", out.absolute().parent)
     runner.check_folder("cache", request.cache)
     runner.planner.sources.check_corpus()
     return runner.without_broken(partial(_extract, runner, out))

@@ -18,8 +18,8 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -58,7 +58,7 @@ class Identity:
         probe: SHA-256 over what the encoder gives for a few films.
         preprocessing: fields of `medbench.model.Preprocessing`.
         fit: how the films became square.
-        kind: `pooled`, or `maps of N levels`.
+        kind: `pooled`; or of feature maps `maps of N levels`, `patches`.
         dtype: numpy's name.
         films: SHA-256 over the pixels of all prepared films.
         rows: SHA-256 over the positions of those that were asked for.
@@ -84,13 +84,13 @@ class Kept:
     """Features on disk.
 
     Attributes:
-        array: (M, V), mapped; writing to it changes nothing on disk. It stays readable when the folder is freed.
-        folder: where it is. As long as this object lives nobody frees it.
+        array: (M, V), mapped; writing to it changes nothing on disk. As long as it or a view of it lives nobody frees
+            the folder.
+        folder: where it is.
     """
 
     array: npt.NDArray[Any]
     folder: Path
-    _hold: Hold = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,8 @@ class Entry:
     @property
     def maps(self) -> bool:
         """Whether it holds feature maps."""
-        return str(self.about.get("identity", {}).get("kind", "")).startswith("maps")
+        kind: str = self.about.get("identity", {}).get("kind", "pooled")
+        return kind != "pooled"
 
 
 class FeatureCache:
@@ -155,11 +156,15 @@ class FeatureCache:
             self.progress.say(f"{what}: found in {folder}")
             return kept
         try:
-            self._begin_root()
-            with locked(folder.with_suffix(".lock"), "extracting the same features", self.progress):
-                if folder.exists() and (kept := self._open(folder)) is None:
-                    self.progress.say(f"{folder} is not as it was written: its features are made anew")
-                    shutil.rmtree(folder)
+            with ExitStack() as lock:
+                with self._refused():
+                    self._begin_root()
+                    lock.enter_context(
+                        locked(folder.with_suffix(".lock"), "extracting the same features", self.progress)
+                    )
+                    if folder.exists() and (kept := self._open(folder)) is None:
+                        self.progress.say(f"{folder} is not as it was written: its features are made anew")
+                        shutil.rmtree(folder)
                 if kept is None:
                     self._make(folder, identity, shape, what, about, fill)
                     kept = self._open(folder)
@@ -171,9 +176,16 @@ class FeatureCache:
     def trim(self, room: int = 0) -> None:
         """Free the feature maps used longest ago, until the others and `room` bytes more take at most `MAPS_BYTES`.
 
-        What a process uses is left alone.
+        Before them goes what killed processes left unfinished. What a process uses or makes is left alone, and so is
+        what this one may not remove.
         """
-        maps = sorted((entry for entry in held(self.root) if entry.maps), key=lambda entry: entry.used)
+        try:
+            entries = held(self.root)
+        except OSError:  # a cache that may not be listed
+            return
+        for entry in free(entry for entry in entries if entry.state == "unfinished"):
+            self.progress.say(f"freed {entry.folder}, which a killed process left")
+        maps = sorted((entry for entry in entries if entry.maps), key=lambda entry: entry.used)
         total = sum(entry.bytes for entry in maps)
         for entry in maps:
             if total + room <= MAPS_BYTES:
@@ -193,11 +205,12 @@ class FeatureCache:
             if not _sound(folder, about, CHECKED):
                 return None
             array = np.load(folder / ARRAY, mmap_mode="c")
+            array.hold = hold  # lives as long as the mapping
         except (OSError, ValueError, LookupError, TypeError):  # not there, or damaged in whatever way
             return None
         with suppress(OSError):  # a cache that may only be read
             os.utime(folder / ABOUT)
-        return Kept(array, folder, hold)
+        return Kept(array, folder)
 
     def _make(
         self,
@@ -214,21 +227,30 @@ class FeatureCache:
         except BaseException:  # an interruption, too: nothing of it can be used
             shutil.rmtree(folder.with_suffix(".partial"), ignore_errors=True)
             raise
-        try:
+        with self._refused():
             self._finish(folder, identity, array, about)
+
+    @contextmanager
+    def _refused(self) -> Iterator[None]:
+        """What the system refuses costs the user the cache, not the run.
+
+        Raises:
+            _NoRoomError: in place of every other OSError.
+        """
+        try:
+            yield
+        except _NoRoomError:
+            raise
         except OSError as error:
-            raise _NoRoomError(f"{error.strerror} ({self.root})") from error
+            raise _NoRoomError(f"{error.strerror or error} ({error.filename or self.root})") from error
 
     def _begin_root(self) -> None:
         """Make the cache's folder.
 
         Raises:
-            _NoRoomError: it can not be made or written to.
+            OSError: it can not be made or written to.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _NoRoomError(f"{error.strerror} ({self.root})") from error
+        self.root.mkdir(parents=True, exist_ok=True)
         if not os.access(self.root, os.W_OK):
             raise _NoRoomError(f"{self.root} can not be written to")
 
@@ -242,26 +264,25 @@ class FeatureCache:
         size = int(np.prod(shape)) * np.dtype(identity.dtype).itemsize
         if identity.kind != "pooled":
             self.trim(size)
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            # The other half is for checkpoints and whoever else writes.
-            if size > (free_bytes := shutil.disk_usage(partial).free) // 2:
-                raise _NoRoomError(
-                    f"they take {size / 1e9:,.2f} GB, and {self.root} has {free_bytes / 1e9:,.2f} GB free, of which "
-                    "half may be taken"
+        with self._refused():
+            try:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir()
+                # The other half is for checkpoints and whoever else writes.
+                if size > (free_bytes := shutil.disk_usage(partial).free) // 2:
+                    raise _NoRoomError(
+                        f"they take {size / 1e9:,.2f} GB, and {self.root} has {free_bytes / 1e9:,.2f} GB free, of "
+                        "which half may be taken"
+                    )
+                array = np.lib.format.open_memmap(
+                    partial / ARRAY, mode="w+", dtype=np.dtype(identity.dtype), shape=shape
                 )
-            array = np.lib.format.open_memmap(
-                partial / ARRAY, mode="w+", dtype=np.dtype(identity.dtype), shape=shape
-            )
-            # Otherwise the file has holes, and a disk that fills up later kills the process without a word.
-            with (partial / ARRAY).open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
-        except OSError as error:
-            shutil.rmtree(partial, ignore_errors=True)
-            if isinstance(error, _NoRoomError):
+                # Otherwise the file has holes, and a disk that fills up later kills the process without a word.
+                with (partial / ARRAY).open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+            except OSError:
+                shutil.rmtree(partial, ignore_errors=True)
                 raise
-            raise _NoRoomError(f"{error.strerror} ({self.root})") from error
         self.progress.say(f"{what} take {size / 1e6:,.0f} MB in {folder}")
         return array
 
@@ -309,20 +330,25 @@ def held(root: Path, check: bool = False) -> list[Entry]:
 
 
 def free(entries: Iterable[Entry]) -> list[Entry]:
-    """Remove folders; those that a process makes or uses are left alone.
+    """Remove folders with their locks.
+
+    Those that a process makes or uses are left alone, and those that this one may not remove, in a cache that several
+    users share.
 
     Returns:
         What was removed.
     """
-    from filelock import FileLock, Timeout
+    from filelock import FileLock
 
     freed = []
     for entry in entries:
         lock = entry.folder.with_suffix(".lock")
         try:
-            with FileLock(lock, timeout=0), unheld(entry.folder / ABOUT):
-                shutil.rmtree(entry.folder)
-        except (Timeout, BlockingIOError, FileNotFoundError):  # being made, in use, or gone already
+            with FileLock(lock, timeout=0):
+                with unheld(entry.folder / ABOUT):
+                    shutil.rmtree(entry.folder)
+                lock.unlink()  # while it is held: who comes later makes a new one
+        except OSError:  # being made (filelock's Timeout is one), in use, gone already, or somebody else's
             continue
         freed.append(entry)
     return freed

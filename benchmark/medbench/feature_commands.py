@@ -80,7 +80,8 @@ def features_gc(options: o.FeaturesGcOptions) -> int:
     word = "would free" if options.dry_run else "freed"
     typer.echo(f"{word} {total:,.2f} GB in {len(freed)} folders of {root}")
     if len(freed) < len(wanted):
-        typer.echo(f"{len(wanted) - len(freed)} more are being used or made and were left alone")
+        left = len(wanted) - len(freed)
+        typer.echo(f"{left} more are being used or made and were left alone, or are not yours to remove")
     return 0
 
 

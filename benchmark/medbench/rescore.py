@@ -7,10 +7,11 @@ results folder of its own.
 import datetime
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pandas as pd
 
@@ -73,6 +74,7 @@ class Rescored:
         now: what the installed code says; None where nothing was computed.
         comparisons: one a number of `numbers`, those of the installed code first.
         problem: why nothing was computed; "" where it was.
+        version: of the installed task; None where nothing was computed.
     """
 
     path: Path
@@ -80,6 +82,7 @@ class Rescored:
     now: Scores | None = None
     comparisons: Sequence[Comparison] = field(default=())
     problem: str = ""
+    version: int | None = None
 
     @property
     def wrong(self) -> bool:
@@ -182,7 +185,7 @@ def rescore(path: Path, catalogue: Catalogue) -> Rescored:
             path, record, problem=f"its predictions can not be scored ({type(error).__name__}: {error})"
         )
     version = catalogue.tasks[declared(record.identity.task)].version
-    return Rescored(path, record, now, tuple(compare(record, now, version)))
+    return Rescored(path, record, now, tuple(compare(record, now, version)), version=version)
 
 
 def compare(record: Record, now: Scores, version: int) -> Iterator[Comparison]:
@@ -216,20 +219,30 @@ def _versions(what: str, recorded: int, installed: int) -> list[str]:
     return [] if same else [f"version {recorded} of the {what} recorded, {installed} installed"]
 
 
+def write_all(done: Sequence[Rescored], store: ResultStore) -> list[Record]:
+    """Write all records of which nothing kept their numbers from being computed, or none.
+
+    Raises:
+        DataError: for one of them `write` would say so.
+    """
+    sound = [each for each in done if not each.problem]
+    targets = [_target(each, store) for each in sound]
+    if twice := [path for path, count in Counter(targets).items() if count > 1]:
+        raise DataError(f"{twice[0]}: several of the records are of this cell. Name those that you mean.")
+    return [write(each, store) for each in sound]
+
+
 def write(rescored: Rescored, store: ResultStore) -> Record:
     """Write a record with its numbers as they are now into another results folder, with its predictions and id lists.
 
     It is the same cell. `environment.rescored` says what it was made from.
 
     Raises:
-        DataError: a record of this cell is there already.
+        DataError: a record of this cell is there already, or the installed task has another version than the record's:
+            what another version computes is another cell.
     """
-    if rescored.record is None or rescored.problem:
-        raise ValueError(f"{rescored.path} was not rescored: {rescored.problem}")
-    record, path = rescored.record, rescored.path
-    target = store.path(record.identity, record.cell_id)
-    if target.exists():
-        raise DataError(f"{target}: there is a record of this cell already. Name a new or empty folder.")
+    _target(rescored, store)
+    record, path = cast(Record, rescored.record), rescored.path
     predictions = read_predictions(path, record) if record.predictions is not None else None
     for root in path.absolute().parents[3:4]:  # the results folder that the record is in
         for sha256 in (record.identity.split_sha256, record.identity.train_sha256):
@@ -246,6 +259,23 @@ def write(rescored: Rescored, store: ResultStore) -> Record:
             name: list(getattr(rescored.now, name)) for name in ("metrics", "subgroups", "reliability")
         }
     return store.write(record.model_copy(update=changed), predictions)
+
+
+def _target(rescored: Rescored, store: ResultStore) -> Path:
+    """Where a record goes; raises what `write` says."""
+    record = rescored.record
+    if record is None or rescored.problem:
+        raise ValueError(f"{rescored.path} was not rescored: {rescored.problem}")
+    if rescored.version not in (None, record.identity.task_version):
+        raise DataError(
+            f"{rescored.path} is of version {record.identity.task_version} of {record.identity.task}, and version "
+            f"{rescored.version} is installed: its numbers are of another cell and are not written. Look at them "
+            "without --out, name records of the installed version, or run the task again."
+        )
+    target = store.path(record.identity, record.cell_id)
+    if target.exists():
+        raise DataError(f"{target}: there is a record of this cell already. Name a new or empty folder.")
+    return target
 
 
 def rows(rescored: Rescored) -> list[dict[str, str]]:

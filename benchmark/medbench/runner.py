@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medbench.data.prepared import BrokenImages
-from medbench.devices import describe, deterministic, resolve_device, resolve_precision
+from medbench.devices import describe, deterministic, resolve_device, resolve_precision, watch_determinism
 from medbench.errors import MedbenchError, UsageError
 from medbench.feature_cache import FOLDER
 from medbench.files import locked
@@ -69,11 +69,16 @@ class _Work:
     evaluation: Evaluation | None = None
     scores: Scores | None = None
     error: BaseException | None = None
+    nondeterministic: set[str] = field(default_factory=set)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         start = time.monotonic()
-        yield
+        with watch_determinism() as seen:
+            try:
+                yield
+            finally:
+                self.nondeterministic |= seen
         self.phases[name] = round(time.monotonic() - start, 3)
 
 
@@ -310,21 +315,21 @@ class Runner:
         workdir.mkdir(parents=True, exist_ok=True)
         env = self.environment(workdir, group.encoder, info)
         features: Any = None
-        extract: dict[str, float] = {}
+        shared = _Work(cells[0])  # what all of them are made from
         try:
-            start = time.monotonic()
-            features = group.task.extract(model, group.data, env)
-            extract = {"extract": round(time.monotonic() - start, 3)}
+            with shared.phase("extract"):
+                features = group.task.extract(model, group.data, env)
         except BrokenImages:
             raise
         except Exception as caught:
             self._note(caught, outcome, name)
             for cell in cells:
-                yield self._record(group, _Work(cell, error=caught), info, "failed")
+                work = _Work(cell, error=caught, nondeterministic=shared.nondeterministic)
+                yield self._record(group, work, info, "failed")
             return
         try:
             for cell in cells:
-                work = _Work(cell, phases=dict(extract))
+                work = _Work(cell, phases=dict(shared.phases), nondeterministic=set(shared.nondeterministic))
                 try:
                     with work.phase("evaluate"):
                         seed = group.encoder.seed if cell.seed is not None else 0
@@ -373,7 +378,7 @@ class Runner:
             ),
             weights=info,
             search=dict(work.evaluation.search) if work.evaluation is not None and status == "ok" else {},
-            environment=self._environment(),
+            environment=self._environment() | {"nondeterministic": sorted(work.nondeterministic)},
             config_sha256=cell.identity.config_sha256(),
             error=None
             if error is None

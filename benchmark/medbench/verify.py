@@ -1,14 +1,16 @@
 """Checking records again: `medbench results verify`."""
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from medbench.data.splits import ids_sha256, parts_sha256
 from medbench.errors import DataError
 from medbench.plugins import Catalogue, declared
-from medbench.records import MetricValue, ResultStore, read_predictions, read_record
-from medbench.rescore import numbers, same, score_again
+from medbench.records import Record, ResultStore, read_predictions, read_record
+from medbench.rescore import same, score_again
+from medbench.scoring import Scores
 
 SAME = 1e-9
 """Difference up to which a metric that is computed again counts as the recorded one: on another machine a sum may
@@ -19,8 +21,8 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
     """Everything that is wrong with one record.
 
     Its schema; that its id is the hash of its identity, config_sha256 that of its configs, and its file has the name
-    of that id; the hash of its predictions; that the id lists it names are kept; and the metrics, computed again from
-    the predictions by the installed task, if that has the recorded version.
+    of that id; the hash of its predictions; that the id lists it names are kept; and the metrics and the blocks of
+    groups and diagrams, computed again from the predictions by the installed task, if that has the recorded version.
 
     Args:
         path: of the record.
@@ -83,14 +85,25 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
         Exception
     ) as error:  # one record that can not be scored must not keep the others from being checked
         return [*wrong, f"metrics can not be computed again: {type(error).__name__}: {error}"]
-    held, again = ([metric.name for metric in metrics] for metrics in (record.metrics, scores.metrics))
-    if held != again:
-        wrong.append(f"metrics recorded: {', '.join(held)}; computed: {', '.join(again)}")
-    computed = numbers(scores)
-    for name, number in numbers(record).items():  # those of groups and diagrams, too
-        if name in computed:
-            wrong += _differences(number, computed[name])
+    wrong += _compare("metrics", _metrics(record), _metrics(scores))
+    if record.subgroups or record.reliability:  # older records have neither
+        wrong += _compare("blocks", _blocks(record), _blocks(scores))
     return wrong
+
+
+_Named = Sequence[tuple[str, dict[str, Any]]]
+
+
+def _metrics(scored: Record | Scores) -> _Named:
+    return [(metric.name, metric.model_dump()) for metric in scored.metrics]
+
+
+def _blocks(scored: Record | Scores) -> _Named:
+    """Blocks of groups and diagrams by name, as in "subgroups sex"."""
+    return [
+        *((f"subgroups {block.column}", block.model_dump()) for block in scored.subgroups),
+        *((f"reliability {block.label} {block.binning}", block.model_dump()) for block in scored.reliability),
+    ]
 
 
 def _ids(store: ResultStore, sha256: str, name: str, wrong: list[str]) -> dict[str, list[str]]:
@@ -110,17 +123,33 @@ def _ids(store: ResultStore, sha256: str, name: str, wrong: list[str]) -> dict[s
     return parts
 
 
-def _differences(recorded: MetricValue, computed: MetricValue) -> list[str]:
-    one, other = recorded.model_dump(), computed.model_dump()
-    return [
-        f"{recorded.name}: {part} {one[part]} recorded, {other[part]} computed"
-        for part in one
-        if not _same(one[part], other[part])
-    ]
+def _compare(what: str, recorded: _Named, computed: _Named) -> list[str]:
+    """One line where the names differ, and one for each field of what has the same name, with its first difference."""
+    wrong = []
+    held, again = ([name for name, _ in named] for named in (recorded, computed))
+    if held != again:
+        wrong.append(f"{what} recorded: {', '.join(held)}; computed: {', '.join(again)}")
+    now = dict(computed)
+    for name, fields in recorded:
+        for part, value in fields.items() if name in now else ():
+            if found := next(_differences(part, value, now[name][part]), ""):
+                wrong.append(f"{name}: {found}")
+    return wrong
 
 
-def _same(one: Any, other: Any) -> bool:
-    """Whether two values of a metric's field are equal, numbers up to rounding."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    return same(one, other, SAME)
+def _differences(where: str, one: Any, other: Any) -> Iterator[str]:
+    """The parts in which two JSON values differ; numbers may by rounding."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        for key in one:
+            yield from _differences(f"{where} {key}", one[key], other[key])
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for number, (mine, theirs) in enumerate(zip(one, other, strict=True)):
+            yield from _differences(f"{where} {_called(mine, number)}", mine, theirs)
+    elif not same(one, other, SAME):
+        yield f"{where} {one} recorded, {other} computed"
+
+
+def _called(item: Any, number: int) -> str:
+    """What a member of a list is called in a message."""
+    name = item.get("name", item.get("metric")) if isinstance(item, dict) else None
+    return str(number if name is None else name)

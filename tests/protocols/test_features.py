@@ -157,8 +157,22 @@ def test_they_are_read_once(data: TaskData, tmp_path: Path) -> None:
         "split": "s",
         "films": FILMS,
     }
+    del made, features
+    assert free([entry]) == []  # `found` is in use
+    del found
     assert free([entry]) == [entry]
-    np.testing.assert_array_equal(found[1:], plain[1:])  # what is mapped outlives its file
+
+
+def test_how_many_are_written_at_once_does_not_matter(
+    data: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.arange(FILMS)
+    plain = pooled_features(Encoder(), data, rows, environment(), batch_size=3)
+    for together in (1, 2, FILMS):
+        monkeypatch.setattr("medbench.protocols.features.TOGETHER", together)
+        for env in (environment(), known(tmp_path / str(together))):
+            found = pooled_features(Encoder(), data, rows, env, batch_size=3)
+            np.testing.assert_array_equal(found, plain)
 
 
 def test_without_a_name_of_the_encoder_nothing_is_kept(data: TaskData, tmp_path: Path) -> None:

@@ -246,13 +246,15 @@ def test_an_encoder_that_gives_something_else_under_the_same_name_is_noticed(tmp
     )
 
 
+@pytest.mark.parametrize("patches", [False, True])
 def test_those_used_longest_ago_give_way_and_those_in_use_never(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    patches: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, root = some_data(), tmp_path / "cache"
 
     def make(encoder: str) -> Pyramids:
-        return Pyramids(Encoder(), data, 3, PLENTY, known(tmp_path, encoder, encoder))
+        model = Patches() if patches else Encoder()
+        return Pyramids(model, data, 3, PLENTY, known(tmp_path, encoder, encoder))
 
     def encoders() -> list[str]:
         return [entry.about["identity"]["encoder"] for entry in held(root)]

@@ -26,6 +26,9 @@ from medbench.task import Environment, TaskData
 BATCH_SIZE = 64
 """Films a forward pass. The features do not depend on it beyond the rounding of a matrix product."""
 
+TOGETHER = 32
+"""Batches whose features stay on the device until they are copied back at once: copying waits for the device."""
+
 PROBE = 8
 """Films that an encoder is recognised by."""
 
@@ -88,7 +91,7 @@ def pooled_features(
     )
 
     def fill(array: npt.NDArray[Any]) -> None:
-        array[:] = _extract(model, data, rows, env, batch_size)
+        _extract(model, data, rows, env, batch_size, array)
 
     kept = FeatureCache(env.cache, env.progress).get(
         identity,
@@ -97,7 +100,6 @@ def pooled_features(
         about(data, rows, env),
         fill,
     )
-    # What is mapped stays there when the folder is freed, so nothing has to hold it.
     return kept.array if kept is not None else _extract(model, data, rows, env, batch_size)
 
 
@@ -123,19 +125,31 @@ def _extract(
     rows: npt.NDArray[np.int64],
     env: Environment,
     batch_size: int,
+    features: npt.NDArray[np.float32] | None = None,
 ) -> npt.NDArray[np.float32]:
+    """See `pooled_features`; written into `features` (M, D) where that is given."""
     inputs = model.preprocessing
     films = data.images(inputs.resize, "pad").images
-    parts = []
+    parts: list[Tensor] = []
+    written, finite = 0, np.ones(len(rows), bool)
     with evaluating(model), env.progress.track("extracting features", len(rows), "films") as advance:
         for start in range(0, len(rows), batch_size):
             batch = read_films(films, rows[start : start + batch_size], env.device)
             with autocast(env.device, env.precision):
                 pooled = model.encode_image(inputs.normalise(centre_crop(batch, inputs.size))).pooled
-            parts.append(pooled.float())  # stays on the device: copying it back would wait for every step
+            parts.append(pooled.float())
+            if len(parts) == TOGETHER or start + batch_size >= len(rows):
+                part = torch.cat(parts).cpu().numpy()
+                if features is None:
+                    features = np.empty((len(rows), part.shape[1]), np.float32)
+                to = slice(written, written + len(part))
+                features[to], finite[to] = part, np.isfinite(part).all(axis=1)
+                written += len(part)
+                parts.clear()
             advance(len(batch))
-    features = torch.cat(parts).cpu().numpy()
-    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if features is None:
+        raise ValueError("no rows to extract features of")
+    broken = np.flatnonzero(~finite)
     if len(broken):
         sample = data.index.table["sample"].iloc[rows[broken[0]]]
         raise WeightsError(
