@@ -75,6 +75,16 @@ def test_columns_of_patients_go_to_their_samples() -> None:
     pd.testing.assert_frame_equal(with_patient_columns(plain, index_of()), plain)
 
 
+def test_a_row_about_several_films_gets_what_is_the_same_for_all_of_them() -> None:
+    views = ["PA", "LATERAL", "PA", "PA"] * (N // 4)
+    index = index_of(sex=SEX, age=AGE, view=views)
+    films = [["s0"], ["s0", "s1"], ["s0", "s2"], ["s2", "s6"], ["s0", "unheard of"]]
+    told = with_patient_columns(predictions(range(5)).assign(films=films), index)
+    assert told["view"].tolist() == ["PA", "", "PA", "PA", ""]
+    assert told["sex"].tolist() == ["F", "", "F", "F", ""]
+    np.testing.assert_array_equal(told["age"], [20, np.nan, np.nan, np.nan, np.nan])
+
+
 def test_blocks_are_those_of_the_metrics_files(tmp_path: Path) -> None:
     task = LinearProbe("micro", split="any", classes=("x",))
     told = with_patient_columns(predictions(), index_of(sex=SEX, age=AGE, view=["PA"] * N))

@@ -5,9 +5,10 @@ Needs no images, weights or index: the columns of patients are in the prediction
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from medbench.data.index import Index
@@ -40,18 +41,26 @@ def with_patient_columns(predictions: pd.DataFrame, index: Index) -> pd.DataFram
 
     Args:
         predictions: rows with a `sample`, which may come several times; a sample that the index does not have gets
-            blanks.
+            blanks. Rows about several films (a report of several views) list their ids in a column `films`, and get
+            what is the same for all of them, else a blank.
         index: of the dataset.
 
     Returns:
         The predictions with those of `COLUMNS` that the index has any value of, unless they have it already.
     """
     wanted = [name for name in COLUMNS if index.knows(name) and name not in predictions]
-    rows = pd.Index(index.table["sample"]).get_indexer(pd.Index(predictions["sample"]))
-    known = {name: index.table[name].to_numpy()[rows] for name in wanted}
-    for name, values in known.items():
+    films = predictions["films" if "films" in predictions else "sample"].reset_index(drop=True).explode()
+    rows = pd.Index(index.table["sample"]).get_indexer(pd.Index(films))
+    row = films.index.to_numpy()  # of each film, rising
+    first = np.unique(row, return_index=True)[1]  # film of each row
+    known: dict[str, npt.NDArray[Any]] = {}
+    for name in wanted:
         blank = np.nan if name == "age" else ""
-        known[name] = np.where(rows >= 0, values, blank)
+        values = np.where(rows >= 0, index.table[name].to_numpy()[rows], blank)
+        codes = pd.factorize(values)[0]
+        mixed = np.zeros(len(predictions), np.bool_)
+        mixed[row[codes != codes[first][row]]] = True
+        known[name] = np.where(mixed, blank, values[first])
     return predictions.assign(**known)
 
 
@@ -80,7 +89,7 @@ def _subgroups(task: Task, predictions: pd.DataFrame, whole: Sequence[Metric]) -
         names = pd.Series(age_bands(own), own.index) if column == "age" else own
         if len(set(group_names(names)) - {UNKNOWN}) < 2:
             continue
-        found = subgroup_metrics(predictions.assign(**{column: names}), column, task.score, whole=whole)
+        found = subgroup_metrics(predictions.assign(**{column: names}), column, task.score_group, whole=whole)
         spreads = [SpreadBlock(**asdict(spread)) for spread in found.spreads]
         blocks.append(
             SubgroupsBlock(column=column, groups=[_group(group) for group in found.groups], spreads=spreads)

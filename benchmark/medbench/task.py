@@ -151,6 +151,10 @@ class Task(ABC):
     def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
         """All metrics of these predictions, the primary one first."""
 
+    def score_group(self, predictions: pd.DataFrame) -> Sequence[Metric]:
+        """Metrics of one group of patients or films, some rows of the predictions; here the same as of all."""
+        return self.score(predictions)
+
     @abstractmethod
     def positives(self, index: Index) -> npt.NDArray[np.bool_]:
         """(N,) True where a sample holds something to learn; a fraction without any is not trained."""

@@ -1,8 +1,8 @@
 """Metrics of retrieval.
 
-`--pairs` images against as many texts by the cosine of vectors of 512 numbers, in five classes: rankings in both
-directions, all metrics and their intervals, in a process of its own. Its time, and the most memory that it takes at any
-time, libraries included.
+`--pairs` images against as many texts by the similarity that the tasks rank by, of vectors of 512 numbers, in five
+classes: rankings in both directions, all metrics and their intervals, in a process of its own. Its time, and the most
+memory that it takes at any time, libraries included.
 """
 
 import argparse
@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection
 import numpy as np
 from figures import Result, alone, peak
 
-from medbench.metrics.retrieval import Items, cosine, rank, retrieval_metrics
+from medbench.metrics.retrieval import Items, rank, retrieval_metrics
+from medbench.protocols.similarity import Compared
 
 WIDTH = 512
 """Of a vector: wider than MGCA (128), as wide as CLIP."""
@@ -36,6 +37,7 @@ def measure_retrieval(pairs: int, answer: Connection) -> None:
     images = rng.standard_normal((pairs, WIDTH), np.float32)
     images += rng.standard_normal((CLASSES, WIDTH), np.float32)[label] / 4
     texts = images + 4 * rng.standard_normal((pairs, WIDTH), np.float32)
+    compared = Compared(images, texts, np.arange(pairs), None)
     items = Items(
         samples=[f"s{k}" for k in range(pairs)],
         patients=[f"p{k // 2}" for k in range(pairs)],
@@ -43,6 +45,6 @@ def measure_retrieval(pairs: int, answer: Connection) -> None:
         pairs=[str(k) for k in range(pairs)],
     )
     start = time.perf_counter()
-    retrieval_metrics(rank(cosine(images, texts), items, items))
+    retrieval_metrics(rank(compared.standardised(), items, items))
     seconds = time.perf_counter() - start
     answer.send((seconds, peak()))

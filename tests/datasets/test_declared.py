@@ -37,4 +37,4 @@ def test_tasks_run_on_declared_datasets() -> None:
     for spec in medbench_tasks():
         assert spec.dataset in names
         assert spec.primary_metric
-        assert spec.fractions == (0.01, 0.1, 1.0)
+        assert spec.fractions in ((0.01, 0.1, 1.0), ())  # nothing is trained

@@ -33,15 +33,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Readings of a method that take another way through its code."""
 
 PRETRAINED = [
-    pytest.param(spec, changes, id="-".join([spec.name, *changes]))
+    pytest.param(
+        *(spec, changes, backbone),
+        id="-".join([spec.name, *changes, backbone]),
+        # Ten seconds each: over a ViT by default one method, for the encoder's own code.
+        marks=[pytest.mark.slow] if backbone == "vit" and (changes or spec.name != "mgca") else [],
+    )
     for spec in medbench_methods()
     if spec.pretrains
     for changes in ({}, *([VARIANTS[spec.name]] if spec.name in VARIANTS else []))
+    for backbone in ("resnet", "vit")
 ]
 
 
-@pytest.mark.parametrize("backbone", ["resnet", "vit"])
-@pytest.mark.parametrize(("spec", "changes"), PRETRAINED)
+@pytest.mark.parametrize(("spec", "changes", "backbone"), PRETRAINED)
 def test_a_step_is_one_graph_with_the_eager_values(
     spec: MethodSpec, changes: dict[str, Any], backbone: str
 ) -> None:

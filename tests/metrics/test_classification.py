@@ -20,10 +20,12 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 
 from medbench.metrics.bootstrap import patient_bootstrap_weights, percentile_interval
 from medbench.metrics.classification import (
+    accuracy,
     auroc,
     average_precision,
     classification_metrics,
     f1_threshold,
+    macro_auroc,
 )
 from medbench.task import Metric
 
@@ -186,12 +188,16 @@ def test_a_class_that_can_not_be_measured_is_left_out() -> None:
         assert metric.low < metric.value < metric.high
 
 
-def test_a_class_without_a_classifier_takes_the_mean_with_it() -> None:
-    for metric in classification_metrics(frame(40, 2).assign(score_1=np.nan), ["0", "1"], macro=True):
-        assert (metric.value, metric.low, metric.high) == (None, None, None)
-        assert metric.per_class["0"] is not None
-        assert metric.per_class["1"] is None
-        assert metric.reason == "1: no classifier could be trained"
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_without_any_known_label_there_is_no_value(exclusive: bool) -> None:
+    table = frame(40, 2).assign(target_0=np.nan, target_1=np.nan)
+    whole = exclusive_frame(np.array([0, 1]), np.zeros((2, 2))) if exclusive else frame(40, 2)
+    found = classification_metrics(table, ["0", "1"], macro=True, exclusive=exclusive)
+    names = [m.name for m in classification_metrics(whole, ["0", "1"], macro=True, exclusive=exclusive)]
+    assert [metric.name for metric in found] == names
+    for metric in found:
+        assert (metric.value, metric.low, metric.high, metric.n) == (None, None, None, 0)
+        assert metric.reason == "0: no known label; 1: no known label"
 
 
 def test_one_class_only_is_none_and_says_over_how_many() -> None:
@@ -234,8 +240,8 @@ def test_broken_predictions_are_refused() -> None:
         )
     with pytest.raises(ValueError, match="not 0, 1 or NaN"):
         classification_metrics(table.assign(target_0=2.0), ["0"], macro=False)
-    with pytest.raises(ValueError, match="no sample has a known label"):
-        classification_metrics(table.assign(target_0=np.nan), ["0"], macro=False)
+    with pytest.raises(ValueError, match="20 of 20 scores of 0 are not finite"):
+        classification_metrics(table.assign(score_0=np.nan), ["0"], macro=False)
 
 
 def test_memory_and_time_of_a_full_test_set_are_bounded() -> None:
@@ -258,10 +264,10 @@ def test_the_threshold_is_the_best_of_all(samples: list[tuple[bool, float]]) -> 
     truth = np.array([t for t, _ in samples])
     score = np.unique([s for _, s in samples], return_inverse=True)[1].astype(float)
     threshold = f1_threshold(truth, score)
-    if not truth.any():
-        assert threshold == 0
-        return
     levels = np.unique(score)
+    if not truth.any() or len(levels) == 1:
+        assert np.isnan(threshold)
+        return
     values = [2 * (truth & (score >= t)).sum() / (truth.sum() + (score >= t).sum()) for t in levels]
     best = max(np.flatnonzero(np.array(values) > max(values) - 1e-12))
     assert ((score >= threshold) == (score >= levels[best])).all()
@@ -349,25 +355,6 @@ def test_intervals_of_accuracy_are_those_of_literal_resamples() -> None:
         assert (found[name].low, found[name].high) == pytest.approx(bounds)
 
 
-def test_a_class_without_a_classifier_is_never_named() -> None:
-    truth = np.array([0, 1, 2, 0, 1, 2])
-    score = np.array([[1.0, 0, np.nan]] * 3 + [[0, 1.0, np.nan]] * 3)
-    table = exclusive_frame(truth, score)
-    found = by_name(classification_metrics(table, ["0", "1", "2"], macro=True, exclusive=True))
-    assert found["accuracy"].value == pytest.approx(2 / 6)
-    assert found["accuracy"].reason == "2: no classifier could be trained"
-    assert found["balanced_accuracy"].value == pytest.approx(1 / 3)
-    named = np.array([0, 0, 0, 1, 1, 1])
-    assert found["macro_f1"].value == pytest.approx(f1_score(truth, named, average="macro"))
-    assert found["macro_auroc"].value is None
-    nothing = classification_metrics(
-        exclusive_frame(truth, np.full((6, 3), np.nan)), ["0", "1", "2"], macro=True, exclusive=True
-    )
-    for metric in nothing:
-        assert metric.value is None
-        assert "no classifier" in metric.reason
-
-
 def test_films_of_several_classes_are_no_exclusive_set() -> None:
     table = exclusive_frame(np.array([0, 1, 0]), np.zeros((3, 2)))
     table.loc[1, "target_0"] = 1.0
@@ -386,8 +373,35 @@ def test_what_has_to_be_said() -> None:
     found = by_name(classification_metrics(bare, ["0"], macro=False))
     assert found["auroc"].value is not None
     assert found["auroc"].reason == ""
-    assert (found["f1"].value, found["f1"].reason) == (None, "0: no threshold was stored")
+    assert (found["f1"].value, found["f1"].reason) == (None, "0: no threshold was chosen")
+    part = by_name(classification_metrics(frame(40, 2).assign(threshold_1=np.nan), ["0", "1"], macro=True))
+    for name in ("macro_f1", "macro_balanced_accuracy"):
+        assert part[name].value == part[name].per_class["0"]
+        assert part[name].per_class["1"] is None
+        assert part[name].reason == "1: no threshold was chosen (left out of the mean)"
+    assert part["macro_auroc"].reason == ""
     uneven = frame(40, 1)
     uneven.loc[3, "threshold_0"] = 1.0
     with pytest.raises(ValueError, match="the threshold of 0 is not one number"):
         classification_metrics(uneven, ["0"], macro=False)
+    uneven.loc[3, "threshold_0"] = np.nan
+    with pytest.raises(ValueError, match="the threshold of 0 is not one number"):
+        classification_metrics(uneven, ["0"], macro=False)
+
+
+def test_plain_numbers_for_validation_are_those_of_the_metrics() -> None:
+    table = frame(60, 3).assign(target_2=1.0)
+    names = ["0", "1", "2"]
+    target, score = (table[[f"{kind}_{k}" for k in names]].to_numpy() for kind in ("target", "score"))
+    assert macro_auroc(target, score) == classification_metrics(table, names, macro=True)[0].value
+    assert macro_auroc(np.full((4, 2), np.nan), np.zeros((4, 2))) is None
+    rng = np.random.default_rng(0)
+    table = exclusive_frame(rng.integers(0, 3, 30), rng.integers(0, 3, (30, 3)).astype(float))  # with ties
+    target, score = (table[[f"{kind}_{k}" for k in names]].to_numpy() for kind in ("target", "score"))
+    found = classification_metrics(table, names, macro=True, exclusive=True)[0]
+    assert accuracy(target, score) == found.value
+    target = target.copy()
+    target[:10] = np.nan
+    assert accuracy(target, score) == accuracy(target[10:], score[10:])
+    assert accuracy(np.full((4, 2), np.nan), np.zeros((4, 2))) is None
+    assert accuracy(np.zeros((0, 2)), np.zeros((0, 2))) is None

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
 from medbench.data.splits import Split
-from medbench.errors import PluginError
+from medbench.errors import DataError, PluginError
 from medbench.model import ImageFeatures, Preprocessing
 from medbench.plugins import load_catalogue
 from medbench.progress import Progress
 from medbench.protocols import fine_tune
-from medbench.protocols.fine_tune import RECIPES, FineTune, FineTuneConfig, label_loss, rate
+from medbench.protocols.fine_tune import RECIPES, FineTune, FineTuneConfig, rate
 from medbench.protocols.training import Schedule, Training
 from medbench.request import RunRequest
 from medbench.runner import run
@@ -403,6 +403,15 @@ def test_validation_films_of_no_known_class_choose_nothing(tmp_path: Path) -> No
     assert set(found.search["notes"]) == {"c0", "c1", "c2"}
 
 
+def test_parts_without_a_film(data: TaskData, tmp_path: Path) -> None:
+    rows, nobody = data.split, np.zeros(0, np.int64)
+    found = evaluate(replace(data, split=Split("bars", rows.train, nobody, rows.test)), tmp_path)
+    assert found.search["trials"] == 0
+    assert found.predictions["threshold_c0"].isna().all()
+    with pytest.raises(DataError, match="split bars has no film to test"):
+        evaluate(replace(data, split=Split("bars", rows.train, rows.val, nobody)), tmp_path)
+
+
 def test_exclusive_classes_are_chosen_by_accuracy(tmp_path: Path) -> None:
     data = data_of(exclusive_labels(160))
     found = evaluate(data, tmp_path, exclusive=True, encoder=Sharp())
@@ -434,34 +443,6 @@ def test_unknown_labels_do_not_count(tmp_path: Path) -> None:
     found = evaluate(data_of(labels), tmp_path)
     assert np.isfinite(scores_of(found)).all()
     assert found.predictions["target_c0"].isna().sum() > 0
-
-
-@pytest.mark.parametrize("exclusive", [False, True])
-def test_loss_is_that_of_a_loop(exclusive: bool) -> None:
-    rng = np.random.default_rng(0)
-    labels = exclusive_labels(9) if exclusive else labels_of(9, 3)
-    labels[[2, 5]] = np.nan
-    if not exclusive:
-        labels[7, 1] = np.nan
-    logits = torch.tensor(rng.normal(size=(9, 3)), requires_grad=True)
-    loss = label_loss(logits, torch.tensor(labels), exclusive)
-    terms = []
-    for z, row in zip(logits, labels, strict=True):
-        if exclusive and not np.isnan(row).any():
-            terms.append(torch.log(torch.exp(z).sum()) - z[int(row.argmax())])
-        elif not exclusive:
-            for k in range(3):
-                if not np.isnan(row[k]):
-                    p = 1 / (1 + torch.exp(-z[k]))
-                    terms.append(-torch.log(p) if row[k] == 1 else -torch.log(1 - p))
-    slow = torch.stack(terms).mean()
-    torch.testing.assert_close(loss, slow)
-    torch.testing.assert_close(
-        torch.autograd.grad(loss, logits, retain_graph=True), torch.autograd.grad(slow, logits)
-    )
-    nothing = label_loss(logits, torch.full((9, 3), torch.nan, dtype=torch.float64), exclusive)
-    assert nothing.item() == 0
-    assert torch.autograd.grad(nothing, logits)[0].abs().sum() == 0
 
 
 def test_rates_rise_and_fall() -> None:

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from medbench.data.prepared import prepare
-from medbench.model import VisionLanguageModel
+from medbench.model import ImageFeatures, VisionLanguageModel
 from medbench.plugins import load_catalogue
 from medbench.progress import Progress
 from medbench.protocols import features, pyramids
@@ -35,8 +37,11 @@ BATCHES = ("predict_batch",)
 TRUTH = ("label_", "boxes", "box_labels", "regions")
 """Columns of an index that tell the truth, by how they start."""
 
-PREDICTED = ("score", "pred")
-"""Columns of predictions that do not, by how they start."""
+PREDICTED = ("score", "pred", "present_", "absent_", "pair_")
+"""Columns of predictions that do not, by how they start; a pair is a film and its report, whatever their labels."""
+
+TOLD = ("sample", "patient", "direction", "gallery", "films")
+"""Columns of predictions that say what a row is about."""
 
 
 def tasks() -> list[Any]:
@@ -117,6 +122,20 @@ def numbers(metrics: Sequence[Metric]) -> dict[str, list[float]]:
     }
 
 
+def watch_batches(model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Films a forward pass without gradient, of all passes to come."""
+    seen: set[int] = set()
+    encode = type(model).encode_image
+
+    def watched(self: VisionLanguageModel, images: Tensor) -> ImageFeatures:
+        if not torch.is_grad_enabled():
+            seen.add(len(images))
+        return encode(self, images)
+
+    monkeypatch.setattr(type(model), "encode_image", watched)
+    return seen
+
+
 def with_batches(config: Any, size: int) -> Any:
     """The same config with other sizes of batches that nothing is trained on."""
     if not is_dataclass(config) or isinstance(config, type):
@@ -130,13 +149,17 @@ def test_the_size_of_a_batch_changes_no_metric(
 ) -> None:
     case = case_of(name)
     config = case.make().config
-    found = []
+    found, seen = [], []
     for size in (64, 7):
-        for module in (features, pyramids):
-            monkeypatch.setattr(module, "BATCH_SIZE", size)
-        monkeypatch.setattr(features.pooled_features, "__defaults__", (size,))
-        _, metrics = case.evaluate(tmp_path / str(size), config=with_batches(config, size), batch_size=size)
+        with monkeypatch.context() as patch:
+            patch.setattr(pyramids, "BATCH_SIZE", size)
+            patch.setattr(features.pooled_features, "__defaults__", (size,))
+            seen.append(watch_batches(case.model, patch))
+            _, metrics = case.evaluate(
+                tmp_path / str(size), config=with_batches(config, size), batch_size=size
+            )
         found.append(numbers(metrics))
+    assert seen[0] != seen[1]  # the size was changed indeed
     assert found[0].keys() == found[1].keys()
     for metric, values in found[0].items():
         np.testing.assert_allclose(found[1][metric], values, atol=1e-6, rtol=0, err_msg=metric)
@@ -160,14 +183,12 @@ def test_the_labels_of_the_test_films_change_nothing_that_is_chosen(
     plain, _ = case.evaluate(tmp_path / "plain")
     other, _ = case.evaluate(tmp_path / "other", data=data)
     assert other.search == plain.search
-    if name.endswith("_ret"):  # predictions are ranks of the true report: both at once
-        return
     predicted = [column for column in plain.predictions if str(column).startswith(PREDICTED)]
     assert predicted
     for column in predicted:
         for one, two in zip(plain.predictions[column], other.predictions[column], strict=True):
             np.testing.assert_array_equal(np.asarray(one), np.asarray(two))
-    truth = [column for column in plain.predictions if column not in (*predicted, "sample", "patient")]
+    truth = [column for column in plain.predictions if column not in (*predicted, *TOLD)]
     same = [
         all(
             np.array_equal(np.asarray(one), np.asarray(two))

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import log_loss, roc_auc_score
 
 from medbench.data.index import Index
 from medbench.data.splits import Split
+from medbench.errors import DataError
 from medbench.progress import Progress
 from medbench.protocols.linear_probe import LinearProbe
 from medbench.protocols.probe_features import ProbeFeatures
@@ -80,19 +81,20 @@ def test_it_is_the_best_scikit_learn_fit_on_validation(case: Case) -> None:
     for name in ("a", "b"):
         y = table[f"label_{name}"].to_numpy()
         fit_on, choose_on = ~np.isnan(y[train]), ~np.isnan(y[split.val])
-        best = (-1.0, 0.0, np.array([]))
+        best: tuple[float, float, float, np.ndarray] = (-1.0, 0.0, 0.0, np.array([]))
         for penalty in task.config.penalties:
             oracle = LogisticRegression(
                 C=1 / (fit_on.sum() * penalty), solver="newton-cholesky", tol=1e-12, max_iter=1000
             ).fit(x["train"][fit_on], y[train][fit_on])
-            value = roc_auc_score(y[split.val][choose_on], oracle.decision_function(x["val"])[choose_on])
-            if value >= best[0]:
-                best = (value, penalty, oracle.decision_function(x["test"]))
+            truth, odds = y[split.val][choose_on], oracle.decision_function(x["val"])[choose_on]
+            value, loss = roc_auc_score(truth, odds), log_loss(truth, 1 / (1 + np.exp(-odds)))
+            if (value, -loss) > best[:2]:
+                best = (value, -loss, penalty, oracle.decision_function(x["test"]))
         chosen = result.search["chosen"][name]
-        assert chosen["penalty"] == best[1]
+        assert chosen["penalty"] == best[2]
         assert chosen["validation_auroc"] == pytest.approx(best[0])
-        largest = np.abs(best[2]).max()
-        np.testing.assert_allclose(result.predictions[f"score_{name}"], best[2], atol=1e-4 * largest)
+        largest = np.abs(best[3]).max()
+        np.testing.assert_allclose(result.predictions[f"score_{name}"], best[3], atol=1e-4 * largest)
         np.testing.assert_array_equal(result.predictions[f"target_{name}"], y[split.test])
 
 
@@ -143,15 +145,63 @@ def test_the_scale_of_the_features_does_not_matter(case: Case) -> None:
     np.testing.assert_allclose(a.predictions["score_a"], b.predictions["score_a"], rtol=1e-3, atol=1e-4)
 
 
-def test_of_equal_validation_scores_the_strongest_penalty_wins(case: Case) -> None:
+def test_of_equal_validation_scores_the_best_probabilities_win(case: Case) -> None:
     values = case.features.pooled.copy()
     values[:, 1:] = 1.0  # one feature: every penalty ranks alike
+    table = case.data.index.table
+    first = case.features.of(case.data.split.train)[:, 0]
+    seen = np.full(N, np.nan)
+    seen[case.features.rows] = values[:, 0] > np.median(first)  # of which label_a is told exactly
+    task = TwoFindings("tiny")
+    data = relabelled(case, label_a=seen, label_b=table["label_b"].to_numpy())
+    split = data.split
+    result = task.evaluate(ProbeFeatures(case.features.rows, values), data, split.train, 0, ENV)
+    grid = task.config.penalties
+    for name in "ab":
+        chosen = result.search["chosen"][name]
+        losses = np.array(chosen["validation_log_loss_by_penalty"])
+        assert len(set(chosen["validation_auroc_by_penalty"])) == 1
+        assert chosen["penalty"] == grid[np.flatnonzero(losses <= losses.min() + 1e-6)[-1]]
+    chosen = result.search["chosen"]["a"]
+    assert chosen["validation_auroc"] == 1
+    loss = log_loss(seen[split.test], 1 / (1 + np.exp(-result.predictions["score_a"])))
+    assert loss < 0.1  # the share of the class alone gives 0.69
+
+
+def test_of_equal_probabilities_the_strongest_penalty_wins(case: Case) -> None:
+    values = np.ones_like(case.features.pooled)
     result = TwoFindings("tiny").evaluate(
         ProbeFeatures(case.features.rows, values), case.data, case.data.split.train, 0, ENV
     )
     for chosen in result.search["chosen"].values():
-        assert len(set(chosen["validation_auroc_by_penalty"])) == 1
+        assert set(chosen["validation_auroc_by_penalty"]) == {0.5}
         assert chosen["penalty"] == max(TwoFindings("tiny").config.penalties)
+
+
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_without_a_validation_film_the_strongest_penalty_is_taken(case: Case, exclusive: bool) -> None:
+    data = three_classes(case) if exclusive else case.data
+    split = data.split
+    data = dataclasses.replace(data, split=Split("any", split.train, split.val[:0], split.test))
+    names = ("c", "d", "e") if exclusive else ("a", "b")
+    task = LinearProbe("tiny", split="any", classes=names, exclusive=exclusive)
+    result = task.evaluate(case.features, data, split.train, 0, ENV)
+    chosen = result.search["chosen"]
+    for found in (chosen,) if exclusive else chosen.values():
+        assert found["penalty"] == max(task.config.penalties)
+    assert result.search["notes"]
+    assert json.loads(json.dumps(result.search)) == result.search
+    metrics = {metric.name: metric for metric in task.score(result.predictions)}
+    assert metrics["macro_auroc"].value is not None
+    if not exclusive:
+        assert metrics["macro_f1"].value is None
+        assert metrics["macro_f1"].reason == "a: no threshold was chosen; b: no threshold was chosen"
+
+
+def test_without_a_test_film_the_encoder_is_not_asked(case: Case) -> None:
+    split = Split("any", case.data.split.train, case.data.split.val, np.zeros(0, np.int64))
+    with pytest.raises(DataError, match="split any has no film to test"):
+        TwoFindings("tiny").extract(None, dataclasses.replace(case.data, split=split), ENV)
 
 
 def test_a_class_absent_from_the_fraction_has_one_score(case: Case) -> None:
@@ -173,6 +223,9 @@ def test_a_class_absent_from_the_fraction_has_one_score(case: Case) -> None:
     assert macro.per_class["a"] == 0.5
     assert macro.value == pytest.approx((0.5 + macro.per_class["b"]) / 2)
     assert macro.reason == "a: one score for all films"
+    named = {metric.name: metric for metric in task.score(result.predictions)}["macro_f1"]
+    assert named.value == named.per_class["b"]
+    assert named.reason == "a: no threshold was chosen (left out of the mean)"
 
 
 def test_a_class_absent_from_validation_takes_the_penalty_of_the_others(case: Case) -> None:
@@ -236,15 +289,20 @@ def test_classes_that_exclude_each_other_are_scikit_learns_softmax(case: Case) -
             C=1 / (len(known["train"]) * penalty), solver="newton-cholesky", tol=1e-12, max_iter=1000
         )
         oracle.fit(x["train"], labels[known["train"]].argmax(1))
-        accuracy = (oracle.predict(x["val"]) == labels[known["val"]].argmax(1)).mean()
-        found.append((accuracy, penalty, oracle.predict_proba(x["test"])))
+        truth = labels[known["val"]].argmax(1)
+        accuracy = (oracle.predict(x["val"]) == truth).mean()
+        loss = log_loss(truth, oracle.predict_proba(x["val"]))
+        found.append((accuracy, -loss, penalty, oracle.predict_proba(x["test"])))
     best = max(found, key=lambda each: each[:2])
+    losses = result.search["chosen"]["validation_log_loss_by_penalty"]
+    # the weakest penalties on separable films: scikit-learn clips probabilities and stops early
+    assert losses[4:] == pytest.approx([-each[1] for each in found[4:]], rel=1e-3)
     assert result.search["chosen"]["validation_accuracy_by_penalty"] == pytest.approx(
         [each[0] for each in found]
     )
-    assert result.search["chosen"]["penalty"] == best[1]
+    assert result.search["chosen"]["penalty"] == best[2]
     scores = result.predictions[["score_c", "score_d", "score_e"]].to_numpy()
-    np.testing.assert_allclose(1 / (1 + np.exp(-scores)), best[2], atol=1e-4)
+    np.testing.assert_allclose(1 / (1 + np.exp(-scores)), best[3], atol=1e-4)
     assert not [name for name in result.predictions if name.startswith("threshold")]
     metrics = task.score(result.predictions)
     assert metrics[0].name == "accuracy"

@@ -79,38 +79,6 @@ def test_paper_is_as_published() -> None:
     assert RECIPES["paper"].weight_decay == 1e-6
 
 
-def test_losses_are_the_loops() -> None:
-    logits = torch.randn(7, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    logits.requires_grad_()
-    labels = torch.tensor(
-        [[1, 0, 1], [0, 0, 1], [1, 1, 1], [0, 1, 0], [0, 0, 0], [1, 0, 0], [0, 1, 1]]
-    ).double()
-    labels[0, 1] = labels[3, 2] = labels[4] = torch.nan
-    total, count = torch.zeros((), dtype=torch.float64), 0
-    for row, known in zip(logits, labels, strict=True):
-        for z, y in zip(row, known, strict=True):
-            if not y.isnan():
-                p = 1 / (1 + torch.exp(-z))
-                total = total - (p.log() if y == 1 else (1 - p).log())
-                count += 1
-    found = task().loss(logits, labels)
-    torch.testing.assert_close(found, total / count)
-    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (found, total / count)]
-    torch.testing.assert_close(*gradients)
-
-    which = torch.tensor([0, 2, 1, 1, 0, 2, 1])
-    labels = torch.nn.functional.one_hot(which, 3).double()
-    labels[2] = torch.nan
-    total = torch.zeros((), dtype=torch.float64)
-    for i in (0, 1, 3, 4, 5, 6):
-        total = total - torch.log(torch.exp(logits[i, which[i]]) / sum(torch.exp(z) for z in logits[i]))
-    found = task(exclusive=True).loss(logits, labels)
-    torch.testing.assert_close(found, total / 6)
-    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (found, total / 6)]
-    torch.testing.assert_close(*gradients)
-    assert float(task().loss(logits.detach(), torch.full((7, 3), torch.nan))) == 0
-
-
 def test_the_encoder_stays_as_it_is(encoder: Encoder, data: TaskData, env: Environment) -> None:
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     rng = torch.random.get_rng_state()
@@ -265,6 +233,47 @@ def test_no_label_to_choose_on(encoder: Encoder, data: TaskData, env: Environmen
     table = data.index.table.copy()
     table.loc[data.split.val, ["label_a", "label_b"]] = np.nan
     own = dataclasses.replace(data, index=dataclasses.replace(data.index, table=table))
-    probe = task()
     with pytest.raises(DataError, match="no label of the 20 validation films is known"):
-        probe.evaluate(probe.extract(encoder, own, env), own, data.split.train, 0, env)
+        task().extract(encoder, own, env)
+    rows, nobody = data.split, np.zeros(0, np.int64)
+    for split, said in (
+        (Split("any", rows.train, nobody, rows.test), "no label of the 0 validation films"),
+        (Split("any", rows.train, rows.val, nobody), "split any has no film to test"),
+    ):
+        with pytest.raises(DataError, match=said):
+            task().extract(encoder, dataclasses.replace(data, split=split), env)
+    assert not encoder.seen
+
+
+def test_a_class_absent_from_the_fraction_has_one_score(
+    encoder: Encoder, data: TaskData, env: Environment
+) -> None:
+    train = data.split.train[data.index.table["label_a"].to_numpy()[data.split.train] == 0]
+    probe = task()
+    result = probe.evaluate(probe.extract(encoder, data, env), data, train, 0, env)
+    said = (
+        f"the training fraction holds 0 positives and {len(train)} negatives: every film has the same score"
+    )
+    assert result.search["notes"]["a"] == said
+    np.testing.assert_allclose(result.predictions["score_a"], np.log(0.5 / (len(train) + 0.5)))
+    assert result.predictions["threshold_a"].isna().all()
+
+
+def test_an_exclusive_class_absent_from_the_fraction_is_never_named(
+    encoder: Encoder, data: TaskData, env: Environment
+) -> None:
+    which = np.random.default_rng(0).integers(0, 3, N)
+    names = ("x", "y", "z")
+    table = data.index.table.assign(**{f"label_{name}": (which == k) * 1.0 for k, name in enumerate(names)})
+    own = dataclasses.replace(data, index=dataclasses.replace(data.index, table=table, labels=names))
+    probe = task(exclusive=True, classes=names)
+    features = probe.extract(encoder, own, env)
+    for left in ((0, 1), (1,)):
+        train = data.split.train[np.isin(which[data.split.train], left)]
+        found = probe.evaluate(features, own, train, 0, env)
+        scores = found.predictions[[f"score_{name}" for name in names]].to_numpy()
+        assert np.isin(scores.argmax(1), left).all()
+        assert len(set(scores[:, 2])) == 1
+        if len(left) == 2:
+            np.testing.assert_allclose(scores[:, 0], -scores[:, 1], atol=1e-9)
+            assert list(found.search["notes"]) == ["z"]

@@ -25,7 +25,7 @@ LABELS = {name: [float(word == name) for word in SHOWN] for name in CLASSES}
 def run(
     task: Retrieval, data: TaskData, model: Toy | None = None, batch_size: int = 64
 ) -> tuple[Evaluation, dict[str, Metric]]:
-    features = task.gallery(model or Toy(), data, ENV, batch_size)
+    features = task.extract(model or Toy(), data, ENV, batch_size)
     result = task.evaluate(features, data, np.zeros(0, np.int64), 0, ENV)
     return result, {metric.name: metric for metric in task.score(result.predictions)}
 
@@ -98,8 +98,10 @@ def test_films_of_a_patient_share_a_report_and_those_without_are_left_out() -> N
     assert "i2t_p_at_1" not in found
     t2i = rows[rows["direction"] == "t2i"].set_index("patient")
     assert t2i["pair_relevant"].to_dict() == {"a": 2, "b": 1, "d": 1}
+    assert t2i["films"].to_dict() == {"a": ["s000", "s001"], "b": ["s002"], "d": ["s004"]}
     i2t = rows[rows["direction"] == "i2t"]
     assert i2t["sample"].tolist() == ["s000", "s001", "s002", "s004"]
+    assert i2t["films"].tolist() == [["s000"], ["s001"], ["s002"], ["s004"]]
     # Two reports are tied for the films of a: either is first with a chance of one half.
     assert i2t.loc[i2t["patient"] == "a", "pair_tied"].tolist() == [2, 2]
 

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from medbench.errors import WeightsError
+from medbench.metrics.retrieval import Similarity, cosine
 from medbench.model import ImageFeatures, LocallySimilar
+from medbench.protocols import similarity
 from medbench.protocols.similarity import Compared, compare
 
 from .toy_pairs import ENV, LocalToy, Toy, dataset
@@ -67,15 +69,44 @@ def test_equal_texts_are_one() -> None:
 def test_standardised_is_the_mean_of_both_z_scores_in_any_block() -> None:
     found = compared()
     assert found.local is not None and "local" in found.said
-    similarity = found.standardised()
-    whole = similarity(slice(0, 7), slice(0, 5))
+    block = found.standardised()
+    whole = block(slice(0, 7), slice(0, 5))
     cosines, local = found.cosines(), found.local[:, found.text].astype(np.float64)
     z = [(values - values.mean()) / values.std() for values in (cosines, local)]
     np.testing.assert_allclose(whole, (z[0] + z[1]) / 2, atol=1e-9)
     for i in range(7):
         for t in range(5):
-            assert similarity(slice(i, i + 1), slice(t, t + 1))[0, 0] == whole[i, t]
+            assert block(slice(i, i + 1), slice(t, t + 1))[0, 0] == whole[i, t]
     np.testing.assert_allclose(found.averaged(), (cosines + local) / 2, atol=1e-12)
+
+
+@pytest.mark.parametrize("model", [Toy(), LocalToy()])
+def test_a_block_multiplies_no_pair_but_its_own(model: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    multiplied: list[tuple[int, int]] = []
+
+    def watched(images: np.ndarray, texts: np.ndarray) -> Similarity:
+        exact = cosine(images, texts)
+
+        def block(rows: slice, columns: slice) -> np.ndarray:
+            products = exact(rows, columns)
+            multiplied.append(products.shape)
+            return products
+
+        return block
+
+    monkeypatch.setattr(similarity, "cosine", watched)
+    block = compared(model.eval()).standardised()
+    multiplied.clear()
+    block(slice(0, 7), slice(2, 4))
+    assert multiplied == [(7, 2)]
+
+
+def test_text_features_that_have_no_room_on_the_device_change_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = compared()
+    monkeypatch.setattr(similarity, "_TEXTS_ON_DEVICE", 0)
+    np.testing.assert_array_equal(compared(batch_size=64).averaged(), whole.averaged())
 
 
 def test_a_local_similarity_that_says_nothing_changes_no_order() -> None:

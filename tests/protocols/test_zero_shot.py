@@ -63,7 +63,7 @@ def pairs(*classes: str, prompts: str = "medbench_tasks:prompts/pairs.toml") -> 
 def run(
     task: ZeroShot, data: TaskData, model: Toy | None = None, batch_size: int = 64
 ) -> tuple[Evaluation, dict[str, Metric]]:
-    features = task.similarities(model or Toy(), data, ENV, batch_size)
+    features = task.extract(model or Toy(), data, ENV, batch_size)
     result = task.evaluate(features, data, np.zeros(0, np.int64), 0, ENV)
     return result, {metric.name: metric for metric in task.score(result.predictions)}
 
@@ -91,7 +91,7 @@ def test_classes_that_exclude_each_other(ensemble: str) -> None:
 @pytest.mark.parametrize(("ensemble", "model"), [("max", Toy()), ("mean", LocalToy())])
 def test_scores_are_those_of_a_loop(ensemble: str, model: Toy) -> None:
     task, data = exclusive(ensemble), dataset(SHOWN, labels=ONE_OF, noise=90)
-    features = task.similarities(model, data, ENV)
+    features = task.extract(model, data, ENV)
     found = task.evaluate(features, data, np.zeros(0, np.int64), 0, ENV).predictions
     one = max if ensemble == "max" else lambda values: sum(values) / len(values)
     raw = {}
@@ -109,7 +109,7 @@ def test_a_label_and_its_denial() -> None:
     data = dataset(SHOWN, labels=ONE_OF)
     task = pairs("lung", prompts="toy_prompts:pairs.toml")
     result, found = run(task, data)
-    similar = task.similarities(Toy(), data, ENV)
+    similar = task.extract(Toy(), data, ENV)
     expected = similar.of(["lung"]) - similar.of(["no lung"])
     np.testing.assert_allclose(result.predictions["score_lung"], expected[:, 0], atol=1e-12)
     assert found["auroc"].value == pytest.approx(
@@ -118,6 +118,55 @@ def test_a_label_and_its_denial() -> None:
     spread = found["auroc_prompts_5"]
     assert (spread.value, spread.low, spread.high) == (None, None, None)
     assert spread.reason == "no class has more than 5 prompts to draw from"
+
+
+@pytest.mark.parametrize("classes", [("lung",), CLASSES])
+def test_a_label_is_there_where_its_being_there_is_more_similar(classes: tuple[str, ...]) -> None:
+    labels = {**ONE_OF, "rib": [float("nan")] * 5 + ONE_OF["rib"][5:]}
+    result, found = run(pairs(*classes), dataset(SHOWN, labels=labels, noise=90))
+    macro = "macro_" if len(classes) > 1 else ""
+    right, f1 = [], []
+    for name in classes:
+        pairs_of = [
+            (s > 0, t == 1)
+            for s, t in zip(result.predictions[f"score_{name}"], labels[name], strict=True)
+            if t in (0, 1)
+        ]
+        hit = sum(s and t for s, t in pairs_of)
+        right.append(sum(s == t for s, t in pairs_of) / len(pairs_of))
+        f1.append(2 * hit / sum(s + t for s, t in pairs_of))
+    accuracy = found[f"{macro}accuracy"]
+    assert accuracy.value == pytest.approx(np.mean(right)) and accuracy.n == 30
+    assert accuracy.low <= accuracy.value <= accuracy.high
+    assert found[f"{macro}f1"].value == pytest.approx(np.mean(f1))
+    assert list(accuracy.per_class.values()) == (pytest.approx(right) if macro else [])
+
+
+def test_accuracy_leaves_out_labels_that_nobody_knows() -> None:
+    labels = {**ONE_OF, "rib": [float("nan")] * 30}
+    _, found = run(pairs(*CLASSES), dataset(SHOWN, labels=labels))
+    assert found["macro_accuracy"].reason == "rib: no film has a label"
+    assert found["macro_accuracy"].per_class["rib"] is None
+    known = [found["macro_accuracy"].per_class[name] for name in ("lung", "heart")]
+    assert found["macro_accuracy"].value == pytest.approx(np.mean(known))
+
+
+@pytest.mark.parametrize("task", [0, 1])
+def test_no_probability_is_claimed(task: int) -> None:
+    made = (exclusive(), pairs())[task]
+    result, found = run(made, dataset(SHOWN, labels=ONE_OF))
+    assert not [name for name in found if "ece" in name or "brier" in name]
+    assert made.reliability(result.predictions) == ()
+
+
+def test_groups_have_no_draws_of_prompts() -> None:
+    task = exclusive()
+    result, found = run(task, dataset(SHOWN, labels=ONE_OF, noise=90))
+    groups = {metric.name: metric for metric in task.score_group(result.predictions.iloc[:20])}
+    assert list(groups) == list(found)
+    spread = groups["accuracy_prompts_5"]
+    assert spread.value is None and spread.low is None and "all test films alone" in spread.reason
+    assert groups["accuracy"].value is not None and groups["accuracy"].reason == ""
 
 
 def test_several_labels_some_of_them_unknown() -> None:
@@ -150,6 +199,7 @@ def test_a_collapsed_encoder_is_at_chance() -> None:
     assert spread.low == spread.value == spread.high
     _, found = run(pairs("lung"), dataset(SHOWN, labels=ONE_OF), Toy(collapsed=True))
     assert found["auroc"].value == found["auroc_prompts_5"].value == 0.5
+    assert found["accuracy"].value == pytest.approx(2 / 3)  # no film is named
 
 
 @pytest.mark.parametrize("task", [0, 1])

@@ -129,23 +129,22 @@ def calibration_metrics(
 ) -> tuple[Metric, ...]:
     """Both calibration errors and the Brier score of predictions, with intervals.
 
-    `macro_ece_width_15`, `macro_ece_mass_15` and `macro_brier` are plain means over the classes; such a mean is None
-    when one of the classes has no value, which `reason` then names.
+    `macro_ece_width_15`, `macro_ece_mass_15` and `macro_brier` are plain means over the classes with a known label;
+    `reason` names the others.
 
     Args:
         predictions: one row a sample with `patient`, `target_<class>` (1, 0, or NaN where not known: that
-            sample does not count for that class) and `score_<class>` (finite, or NaN throughout where no
-            classifier could be trained: that class is None).
+            sample does not count for that class) and `score_<class>` (finite).
         classes: names of the classes.
         scale: what the scores are.
         macro: whether it is means that are asked for; default: where there are several classes.
 
     Returns:
-        The three metrics. `n` counts the samples with a known label; a single patient has no interval.
+        The three metrics. `n` counts the samples with a known label; without any there is no value, and a single
+        patient has no interval.
 
     Raises:
-        ValueError: a score is missing for some samples only or is not on the scale, a label is not 0, 1 or NaN,
-            or none is known.
+        ValueError: a score is missing or is not on the scale, or a label is not 0, 1 or NaN.
     """
     table = _Table.of(predictions, classes, scale)
     answers = [table.ranked(k) for k in range(len(classes))]
@@ -155,23 +154,23 @@ def calibration_metrics(
     }
     draws: dict[str, list[Floats]] = {name: [] for name in _METRICS}
     defined = [answer for answer in answers if answer is not None]
-    complete = len(defined) == len(classes)
-    if complete and table.drawn:
+    if table.drawn:
         for weights in bootstrap_blocks(table.patients, np.zeros(len(table.patients), np.bool_)):
             columns = np.ascontiguousarray(weights.T, dtype=np.float64)
             drawn_of = [answer.metrics(weights, columns) for answer in defined]
             for name in _METRICS:
-                draws[name].append(np.mean([own[name] for own in drawn_of], axis=0))
+                draws[name].append(np.mean([own[name] for own in drawn_of], axis=0))  # NaN in one, NaN in all
 
     several = len(classes) > 1 if macro is None else macro
+    left = " (left out of the mean)" if defined else ""
     reason = "; ".join(
-        f"{label}: {'no classifier could be trained' if table.known[:, k].any() else 'no known label'}"
-        for k, (label, answer) in enumerate(zip(classes, answers, strict=True))
+        f"{label}: no known label{left}"
+        for label, answer in zip(classes, answers, strict=True)
         if answer is None
     )
     metrics = []
     for name in _METRICS:
-        value = float(np.mean([v for v in values[name] if v is not None])) if complete else None
+        value = float(np.mean([v for v in values[name] if v is not None])) if defined else None
         low, high = None, None
         if value is not None and draws[name]:
             drawn = np.concatenate(draws[name])
@@ -221,14 +220,14 @@ def reliability_diagrams(
                 )
     diagrams: list[Reliability] = []
     for k, label in enumerate(classes):
-        known = int(table.known[:, k].sum())
-        missing = len(predictions) - known
+        missing = len(predictions) - int(table.known[:, k].sum())
         answer = table.ranked(k)
         if answer is None:
-            reason = "no score: no classifier could be trained" if known else "no known label"
             for binning in _BINNINGS:
                 diagrams.append(
-                    Reliability(label, binning, (), (), (), (), (), (), INTERVAL, 0, missing, reason)
+                    Reliability(
+                        label, binning, (), (), (), (), (), (), INTERVAL, 0, missing, "no known label"
+                    )
                 )
         else:
             drawn = np.concatenate(shares[k], axis=1) if shares[k] else np.full((2 * BINS, 1), np.nan)
@@ -365,7 +364,7 @@ class _Table:
     Attributes:
         patients: of the N samples.
         target: (N, C) 1, 0 or NaN.
-        probability: (N, C), NaN throughout where there is no classifier.
+        probability: (N, C).
         known: (N, C) where the label is known.
     """
 
@@ -384,13 +383,11 @@ class _Table:
         if not np.isin(target[known], (0.0, 1.0)).all():
             raise ValueError(f"a target is not 0, 1 or NaN: {np.unique(target[known])[:5]}")
         kept = known.any(axis=1)
-        if not kept.any():
-            raise ValueError("no sample has a known label")
         target, score, known = target[kept], score[kept], known[kept]
         for k, name in enumerate(classes):
             counted = score[known[:, k], k]
             bad = ~np.isfinite(counted)
-            if bad.any() and not np.isnan(score[:, k]).all():
+            if bad.any():
                 raise ValueError(f"{np.count_nonzero(bad)} of {len(counted)} scores of {name} are not finite")
             if scale == "probability" and ((counted < 0) | (counted > 1)).any():
                 raise ValueError(
@@ -406,9 +403,9 @@ class _Table:
         return len(set(self.patients)) > 1
 
     def ranked(self, k: int) -> _Ranked | None:
-        """Class k, or None without a known label or without a classifier."""
+        """Class k, or None without a known label."""
         rows = np.flatnonzero(self.known[:, k])
-        if len(rows) == 0 or np.isnan(self.probability[:, k]).all():
+        if len(rows) == 0:
             return None
         return _Ranked.of(self.target[:, k] == 1, self.probability[:, k], rows)
 

@@ -60,6 +60,41 @@ def average_precision(truth: npt.NDArray[np.bool_], score: Floats) -> float | No
     return _whole(_average_precision, truth, score)
 
 
+def macro_auroc(target: Floats, score: Floats) -> float | None:
+    """Mean AUROC over the classes that have positives and negatives, without an interval; for validation data.
+
+    Args:
+        target: (N, C) 1, 0, or NaN where not known: that sample does not count for that class.
+        score: (N, C) higher means positive.
+
+    Returns:
+        0 to 1, or None if no class has both.
+
+    Raises:
+        ValueError: a score that counts is not finite.
+    """
+    known = ~np.isnan(target)
+    areas = [auroc(t[own] == 1, s[own]) for t, s, own in zip(target.T, score.T, known.T, strict=True)]
+    there = [area for area in areas if area is not None]
+    return float(np.mean(there)) if there else None
+
+
+def accuracy(target: Floats, score: Floats) -> float | None:
+    """Share of samples whose class has the highest score, the first one of equals, without an interval.
+
+    Args:
+        target: (N, C) 1 for the class of the sample and else 0, or NaN where not known: that sample does not count.
+        score: (N, C) higher means likelier.
+
+    Returns:
+        0 to 1, or None if no sample's class is known.
+    """
+    known = ~np.isnan(target).any(axis=1)
+    if not known.any():
+        return None
+    return float((score[known].argmax(axis=1) == target[known].argmax(axis=1)).mean())
+
+
 def f1_threshold(truth: npt.NDArray[np.bool_], score: Floats) -> float:
     """The score from which to name a film so that F1 is highest; for validation data.
 
@@ -69,16 +104,16 @@ def f1_threshold(truth: npt.NDArray[np.bool_], score: Floats) -> float:
 
     Returns:
         Halfway between two scores that follow each other, or one below the lowest. Of equally good ones the highest;
-        0 without any positive, where nothing can be chosen.
+        NaN where nothing can be chosen: without a positive, or if all films have one score.
 
     Raises:
         ValueError: shapes differ or a score is not finite.
     """
     if truth.shape != score.shape or not np.isfinite(score).all():
         raise ValueError(f"one truth and finite score a film; shapes are {truth.shape}, {score.shape}")
-    if not truth.any():
-        return 0.0
     levels, level = np.unique(score, return_inverse=True)
+    if not truth.any() or len(levels) == 1:
+        return float("nan")
     positive = np.bincount(level, weights=truth)
     negative = np.bincount(level, weights=~truth)
     hit = np.cumsum(positive[::-1])[::-1]  # named from this level up
@@ -100,26 +135,25 @@ def classification_metrics(
     Means are over the classes that the test labels define the metric for: without a positive (or for most metrics a
     negative) test film nothing can be measured, whatever the method, so all methods are measured over the same classes.
     `reason` names those that are left out, and classes whose films all have one score, as those have that a label
-    fraction says nothing about: their AUROC is 0.5. A class without a classifier is the method's business: it takes the
-    mean with it.
+    fraction says nothing about: their AUROC is 0.5. What asks for a threshold is not measured for a
+    class for which none could be chosen.
 
     Args:
         predictions: one row a sample with `patient`, `target_<class>` (1, 0, or NaN where not known: that
-            sample does not count for that class), `score_<class>` (finite, or NaN throughout where no
-            classifier could be trained: that class is None, and where classes exclude each other it is never named)
-            and, unless classes exclude each other, `threshold_<class>` (one value throughout; without it the metrics
-            that ask which films are named are None).
+            sample does not count for that class), `score_<class>` (finite)
+            and, unless classes exclude each other, `threshold_<class>` (one value throughout; without it, or if it is
+            NaN, the metrics that ask which films are named are None).
         classes: names of the classes.
         macro: whether it is means that are asked for; False needs a single class.
         exclusive: whether exactly one class is 1 for every film.
 
     Returns:
-        AUROC first; of classes that exclude each other, accuracy. `n` counts the samples with a known label.
+        AUROC first; of classes that exclude each other, accuracy. `n` counts the samples with a known label; without
+        any, no metric has a value.
 
     Raises:
-        ValueError: a score is missing for some samples only, a label is not 0, 1 or NaN, none is known, there
-            are several classes and no mean is asked for, classes exclude each other and a film has not exactly one,
-            or a threshold is not the same for all films.
+        ValueError: a score is missing, a label is not 0, 1 or NaN, there are several classes and no mean is asked for,
+            classes exclude each other and a film has not exactly one, or a threshold is not the same for all films.
     """
     if not macro and len(classes) != 1:
         raise ValueError(f"metrics of one class, or means over them? classes are {', '.join(classes)}")
@@ -128,29 +162,27 @@ def classification_metrics(
     each = [table.one(k) for k in range(len(classes))]
     alone = [one.values() for one in each]
     values = {name: [own[name] for own in alone] for name in names}
-    trained = not any(table.untrained(k) for k in range(len(classes)))
     draws: dict[str, list[Floats]] = {name: [] for name in (*names, *_CONFUSED)}
     # Accuracy has no classes to be a mean of, so these two come apart from the others.
     confused = table.confused() if exclusive else None
-    if trained or confused is not None:
+    if table.patients:
         for weights in bootstrap_blocks(table.patients, (table.target == 1).any(axis=1)):
-            if trained:
-                columns = np.ascontiguousarray(weights.T, dtype=np.float64)
-                drawn = [one.drawn(columns) for one in each]
-                for name in names:
-                    counted = [
-                        own[name] for own, value in zip(drawn, values[name], strict=True) if value is not None
-                    ]
-                    if counted:
-                        draws[name].append(np.mean(counted, axis=0))  # NaN in one, NaN in all
+            columns = np.ascontiguousarray(weights.T, dtype=np.float64)
+            drawn = [one.drawn(columns) for one in each]
+            for name in names:
+                counted = [
+                    own[name] for own, value in zip(drawn, values[name], strict=True) if value is not None
+                ]
+                if counted:
+                    draws[name].append(np.mean(counted, axis=0))  # NaN in one, NaN in all
             if confused is not None:
                 counts = confused.count(weights)
                 for name, metric in _CONFUSED.items():
                     there = ~np.isnan(metric(confused.once())[0])
                     draws[name].append(np.mean(metric(counts)[:, there], axis=1))
 
-    def metric_of(name: str, title: str, found: Sequence[float | None], measured: bool) -> Metric:
-        there = [value for value in found if value is not None] if measured else []
+    def metric_of(name: str, title: str, found: Sequence[float | None]) -> Metric:
+        there = [value for value in found if value is not None]
         value = float(np.mean(there)) if there else None
         low, high = percentile_interval(np.concatenate(draws[name])) if there else (None, None)
         return Metric(
@@ -164,15 +196,13 @@ def classification_metrics(
             reason=table.reason(name, found),
         )
 
-    metrics = [metric_of(name, f"macro_{name}" if macro else name, values[name], trained) for name in names]
-    if not exclusive:
+    metrics = [metric_of(name, f"macro_{name}" if macro else name, values[name]) for name in names]
+    if confused is None:
         return tuple(metrics)
     first = []
     for name, metric in _CONFUSED.items():
-        found: list[float | None] = [None] * (1 if name == "accuracy" else len(classes))
-        if confused is not None:
-            found = [None if np.isnan(v) else float(v) for v in metric(confused.once())[0]]
-        first.append(metric_of(name, "macro_f1" if name == "f1" else name, found, confused is not None))
+        found = [None if np.isnan(v) else float(v) for v in metric(confused.once())[0]]
+        first.append(metric_of(name, "macro_f1" if name == "f1" else name, found))
     return (first[0], *metrics, *first[1:])
 
 
@@ -208,7 +238,7 @@ class _Table:
         exclusive: whether they exclude each other.
         patients: of the samples.
         target: (N, C) 1, 0 or NaN.
-        score: (N, C), NaN throughout where there is no classifier.
+        score: (N, C).
         threshold: (C,), NaN where there is none.
         known: (N, C) where the label is known.
     """
@@ -229,28 +259,26 @@ class _Table:
         if not np.isin(target[known], (0.0, 1.0)).all():
             raise ValueError(f"a target is not 0, 1 or NaN: {np.unique(target[known])[:5]}")
         kept = known.any(axis=1)
-        if not kept.any():
-            raise ValueError("no sample has a known label")
         if exclusive and (wrong := np.count_nonzero((target[kept] == 1).sum(axis=1) != 1)):
             raise ValueError(f"{wrong} of {np.count_nonzero(kept)} samples have not exactly one class")
         threshold = np.full(len(classes), np.nan)
         for k, name in enumerate(classes):
             if not exclusive and f"threshold_{name}" in predictions:
                 given = predictions[f"threshold_{name}"].to_numpy(np.float64)
-                if (given != given[0]).any():  # NaN differs from itself
+                if not np.array_equal(given, np.full_like(given, given[0]), equal_nan=True):
                     raise ValueError(f"the threshold of {name} is not one number for all samples")
                 threshold[k] = given[0]
         target, score, known = target[kept], score[kept], known[kept]
         for k, name in enumerate(classes):
             bad = np.count_nonzero(~np.isfinite(score[known[:, k], k]))
-            if bad and not np.isnan(score[:, k]).all():
+            if bad:
                 raise ValueError(f"{bad} of {np.count_nonzero(known[:, k])} scores of {name} are not finite")
         patients = predictions["patient"].to_numpy(dtype=str)[kept].tolist()
         return cls(classes, exclusive, patients, target, score, threshold, known)
 
     def one(self, k: int) -> "_OneClass":
         """Class k by itself."""
-        rows = np.flatnonzero(self.known[:, k] & ~self.untrained(k))
+        rows = np.flatnonzero(self.known[:, k])
         truth, score = self.target[rows, k] == 1, self.score[rows, k]
         cells = np.zeros((4, len(self.target)))
         if not np.isnan(self.threshold[k]):
@@ -258,17 +286,10 @@ class _Table:
             cells[:, rows] = [truth & named, truth & ~named, ~truth & named, ~truth & ~named]
         return _OneClass(_ranking(truth, score, rows, len(self.target)), cells)
 
-    def confused(self) -> _Confused | None:
-        """By class and the class with the highest score, the first one of equals; None without any classifier."""
-        trained = np.array([not self.untrained(k) for k in range(len(self.classes))])
-        if not trained.any():
-            return None
-        named = np.argmax(np.where(trained, self.score, -np.inf), axis=1)
+    def confused(self) -> _Confused:
+        """By class and the class with the highest score, the first one of equals."""
+        named = np.argmax(self.score, axis=1)
         return _Confused(np.argmax(self.target == 1, axis=1) * len(self.classes) + named, len(self.classes))
-
-    def untrained(self, k: int) -> bool:
-        """Whether class k has no classifier."""
-        return bool(np.isnan(self.score[:, k]).all())
 
     def reason(self, name: str, values: Sequence[float | None]) -> str:
         """Why a metric has no value, or what has to be said of it."""
@@ -276,14 +297,14 @@ class _Table:
         for k, label in enumerate(self.classes):
             truth = self.target[self.known[:, k], k] == 1
             value = values[k] if len(values) == len(self.classes) else None
-            if self.untrained(k):
-                said.append(f"{label}: no classifier could be trained")
+            left = " (left out of the mean)" if any(v is not None for v in values) else ""
+            if not len(truth):
+                said.append(f"{label}: no known label{left}")
             elif len(values) != len(self.classes):
                 continue
             elif name in _NAMED and np.isnan(self.threshold[k]) and not self.exclusive:
-                said.append(f"{label}: no threshold was stored")
+                said.append(f"{label}: no threshold was chosen{left}")
             elif value is None:
-                left = " (left out of the mean)" if any(v is not None for v in values) else ""
                 said.append(
                     f"{label}: {int(truth.sum())} positives and {int((~truth).sum())} negatives{left}"
                 )
@@ -299,7 +320,7 @@ class _OneClass:
     Attributes:
         ranking: see `_ranking`.
         cells: (4, N) 1 where a sample is rightly named, missed, wrongly named, rightly not named; 0 throughout without
-            a threshold or a classifier.
+            a threshold.
     """
 
     ranking: sparse.csr_array
@@ -395,8 +416,10 @@ def _balanced(hit: Floats, missed: Floats, false: Floats, spared: Floats) -> Flo
 
 def _accuracy(counts: Floats) -> Floats:
     right = np.trace(counts, axis1=1, axis2=2)
-    share: Floats = (right / counts.sum(axis=(1, 2)))[:, None]
-    return share
+    films = counts.sum(axis=(1, 2))
+    out: Floats = np.full(len(films), np.nan)
+    np.divide(right, films, out=out, where=films > 0)
+    return out[:, None]
 
 
 def _f1_of_each(counts: Floats) -> Floats:

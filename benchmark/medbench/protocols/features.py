@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from medbench.data.augment import centre_crop
+from medbench.data.shards import Films
+from medbench.devices import autocast
 from medbench.errors import WeightsError
 from medbench.feature_cache import FeatureCache, Identity
 from medbench.model import VisionLanguageModel
@@ -41,6 +43,12 @@ def evaluating(model: VisionLanguageModel) -> Iterator[None]:
     finally:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
+
+
+def read_films(films: Films, rows: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+    """(B, H, W) uint8 films `rows` (B,) of prepared ones, on the device; a GPU need not wait for them."""
+    batch = torch.from_numpy(np.ascontiguousarray(films[rows]))
+    return (batch.pin_memory() if device.type == "cuda" else batch).to(device, non_blocking=True)
 
 
 def pooled_features(
@@ -118,15 +126,11 @@ def _extract(
 ) -> npt.NDArray[np.float32]:
     inputs = model.preprocessing
     films = data.images(inputs.resize, "pad").images
-    pin = env.device.type == "cuda"
     parts = []
     with evaluating(model), env.progress.track("extracting features", len(rows), "films") as advance:
         for start in range(0, len(rows), batch_size):
-            batch = torch.from_numpy(
-                np.ascontiguousarray(films[rows[start : start + batch_size]])
-            )  # (B, H, W) uint8
-            batch = (batch.pin_memory() if pin else batch).to(env.device, non_blocking=True)
-            with torch.autocast(env.device.type, torch.bfloat16, enabled=env.precision == "bf16"):
+            batch = read_films(films, rows[start : start + batch_size], env.device)
+            with autocast(env.device, env.precision):
                 pooled = model.encode_image(inputs.normalise(centre_crop(batch, inputs.size))).pooled
             parts.append(pooled.float())  # stays on the device: copying it back would wait for every step
             advance(len(batch))

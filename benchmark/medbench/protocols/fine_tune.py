@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from medbench.data.augment import centre_crop, crop, random_corners
 from medbench.devices import autocast
-from medbench.metrics.classification import auroc
+from medbench.metrics.classification import accuracy, macro_auroc
 from medbench.model import VisionLanguageModel
-from medbench.protocols.classification import Classification, log_odds
+from medbench.protocols.classification import Classification, label_loss, log_odds
+from medbench.protocols.features import read_films
 from medbench.protocols.selection import one_valued, prior_log_odds
 from medbench.protocols.training import Schedule, Training, schedule_for
 from medbench.protocols.unfrozen import (
@@ -108,8 +109,10 @@ class FineTune(Classification):
         """The model itself, as nothing can be computed once for all fractions. Films are prepared here.
 
         Raises:
+            DataError: nobody is tested.
             PluginError: the model can not be fine-tuned.
         """
+        self.require_test(data)
         layer_count(trainable_copy(model))
         data.images(*self.films(model.preprocessing))
         return model
@@ -196,8 +199,6 @@ class _Labels:
         labels = self._values[train]
         self.prior = prior_log_odds(labels, exclusive=self.exclusive)
         absent = one_valued(labels, self.names, "training fraction")
-        if self.exclusive and len(self.names) - len(absent) < 2:  # nothing to tell apart
-            absent = dict.fromkeys(self.names, "the training fraction holds films of one class") | absent
         self.learnt = [k for k, name in enumerate(self.names) if name not in absent]
         silent: dict[str, str] = {}
         if not self.exclusive:
@@ -225,15 +226,12 @@ class _Labels:
 
     def judge(self, scores: Floats) -> float:
         """Accuracy, or the mean AUROC of the judged classes, of the log-odds (V, C) of the validation films."""
-        truth = self._validation
         if self.exclusive:
-            known = ~np.isnan(truth).any(axis=1)
-            return float((scores[known].argmax(axis=1) == truth[known].argmax(axis=1)).mean())
-        areas = []
-        for k in self.judged:
-            known = ~np.isnan(truth[:, k])
-            areas.append(auroc(truth[known, k] == 1, scores[known, k]))
-        return float(np.mean([area for area in areas if area is not None]))
+            value = accuracy(self._validation, scores)
+        else:
+            value = macro_auroc(self._validation[:, self.judged], scores[:, self.judged])
+        assert value is not None  # there are judged classes
+        return value
 
 
 class _Trial:
@@ -351,10 +349,7 @@ class _Trial:
 
     def _squares(self, rows: Rows) -> Tensor:
         """(B, R, R) uint8 films on the device."""
-        films = torch.from_numpy(np.ascontiguousarray(self.films[rows]))
-        return (films.pin_memory() if self.env.device.type == "cuda" else films).to(
-            self.env.device, non_blocking=True
-        )
+        return read_films(self.films, rows, self.env.device)
 
     def _pooled(self, films: Tensor) -> Tensor:
         """(B, S, S) uint8 -> (B, D) float32."""
@@ -372,27 +367,3 @@ def rate(step: int, steps: int, warmup: float) -> float:
     if step < warm:
         return (step + 1) / (warm + 1)
     return (1 + math.cos(math.pi * (step - warm) / (steps - warm))) / 2
-
-
-def label_loss(logits: Tensor, labels: Tensor, exclusive: bool) -> Tensor:
-    """Mean cross-entropy of what is known.
-
-    Args:
-        logits: (B, L) float32.
-        labels: (B, L) float32: 1, 0, NaN where not known.
-        exclusive: one softmax over the classes, for films of which exactly one class is 1; else a sigmoid for each
-            class, and the mean is over the known labels of all.
-
-    Returns:
-        A scalar; 0 where nothing is known.
-    """
-    if exclusive:
-        known = labels.nansum(1) == 1  # (B,)
-        truth = torch.where(known, labels.nan_to_num().argmax(1), -1)
-        total = F.cross_entropy(logits, truth, ignore_index=-1, reduction="sum")
-    else:
-        known = ~labels.isnan()  # (B, L)
-        total = F.binary_cross_entropy_with_logits(
-            logits, labels.nan_to_num(), weight=known.float(), reduction="sum"
-        )
-    return total / known.sum().clamp(min=1)

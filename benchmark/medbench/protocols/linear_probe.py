@@ -46,12 +46,15 @@ class LinearProbeConfig:
             so one grid fits encoders of any scale, and a small fraction sees nothing of the other rows. They
             are not standardised one by one: with few labels that blows up features that hardly vary (random
             features of 350 phantom films: AUROC 0.68 so, 0.72 with one number).
-        choose: what the penalty is chosen by; of equal values the strongest penalty wins.
+        choose: what the penalty is chosen by, see `medbench.protocols.selection.choose`.
     """
 
     penalties: tuple[float, ...] = tuple(10.0**k for k in range(-6, 5))
     scaling: str = "centred, one scale for all features, from the training rows of the fraction"
-    choose: str = "validation AUROC of the class; accuracy where classes exclude each other"
+    choose: str = (
+        "validation AUROC of the class, accuracy where classes exclude each other; of equal ones the lower validation"
+        " log-loss, then the strongest penalty"
+    )
 
 
 class LinearProbe(Classification):
@@ -64,7 +67,12 @@ class LinearProbe(Classification):
         self.config = LinearProbeConfig()
 
     def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> ProbeFeatures:
-        """Pooled features of all rows of the split."""
+        """Pooled features of all rows of the split.
+
+        Raises:
+            DataError: nobody is tested.
+        """
+        self.require_test(data)
         return ProbeFeatures.extract(model, data, env)
 
     def evaluate(
@@ -74,8 +82,6 @@ class LinearProbe(Classification):
         classes = self.names(data.index)
         labels, validation = self.labels(data.index, train), self.labels(data.index, data.split.val)
         absent = one_valued(labels, classes, "training fraction")
-        if self.exclusive and len(classes) - len(absent) < 2:  # nothing to tell apart
-            absent = dict.fromkeys(classes, "the training fraction holds films of one class") | absent
         fitted = [k for k, name in enumerate(classes) if name not in absent]
         grid = self.config.penalties
         prior = prior_log_odds(labels, exclusive=self.exclusive)
@@ -113,7 +119,7 @@ class LinearProbe(Classification):
         self, fit: LogisticFit, scaling: Scaling, features: ProbeFeatures, rows: Rows, env: Environment
     ) -> Floats:
         """(K, M, C) log-odds of films by every penalty."""
-        parts = []
+        parts = [np.empty((fit.weight.shape[0], 0, fit.weight.shape[1]))]  # validation may hold no film
         for _, block in scaling.blocks(features, rows, env.device):
             logits = fit.predict(block).transpose(1, 2)  # (K, C, b) -> (K, b, C)
             parts.append((log_odds(logits) if self.exclusive else logits).cpu().numpy())

@@ -13,6 +13,8 @@ What differs from the released code:
   unless it is the only one: a fraction may hold fewer films than a batch.
 - There every film passes through the encoder in every epoch. Validation and test films are not augmented, so that their
   features are computed once.
+- A class without a positive or without a negative in the fraction gives every film one score, as in `lp`: the log-odds
+  of its share. There the layer would make an order of whatever differs between films, for which no label speaks.
 - The colour jitter's saturation and hue, and the turning to grey, change nothing on a film with three equal channels,
   and are left out.
 """
@@ -25,16 +27,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from medbench.data.augment import crop
 from medbench.data.film_augmentation import FilmAugmentation
 from medbench.devices import autocast
 from medbench.errors import DataError
 from medbench.model import VisionLanguageModel
-from medbench.protocols.classification import Classification, log_odds
-from medbench.protocols.features import evaluating, pooled_features
-from medbench.protocols.selection import one_valued
+from medbench.protocols.classification import Classification, label_loss, log_odds
+from medbench.protocols.features import evaluating, pooled_features, read_films
+from medbench.protocols.selection import one_valued, prior_log_odds
 from medbench.protocols.training import Schedule, Training, schedule_for
 from medbench.seeding import derive_seed
 from medbench.task import Environment, Evaluation, TaskData
@@ -129,7 +130,17 @@ class MgcaLinearProbe(Classification):
         self.config = replace(RECIPES[recipe], jitter=JITTER if jitter else None)
 
     def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> FrozenEncoder:
-        """Features of the films that are not augmented."""
+        """Features of the films that are not augmented.
+
+        Raises:
+            DataError: nobody is tested, or no label of a validation film is known: training stops by them.
+        """
+        self.require_test(data)
+        if np.isnan(self.labels(data.index, data.split.val)).all():
+            raise DataError(
+                f"{data.index.dataset}: no label of the {len(data.split.val):,} validation films is known, so nothing "
+                "can be chosen on them. The split needs films with labels; lp and ft go without."
+            )
         val, test = (pooled_features(model, data, rows, env) for rows in (data.split.val, data.split.test))
         digest = hashlib.sha256(val.tobytes() + test.tobytes()).hexdigest()
         return FrozenEncoder(
@@ -144,17 +155,11 @@ class MgcaLinearProbe(Classification):
         A killed call goes on from its last epoch and gives the same numbers.
 
         Raises:
-            DataError: no label of a validation film is known.
             FloatingPointError: the loss is no longer finite.
         """
         classes, split = self.names(data.index), data.split
         labels = torch.from_numpy(self.labels(data.index, np.arange(len(data.index)))).float()
         truth = labels[split.val].to(env.device)
-        if bool(truth.isnan().all()):
-            raise DataError(
-                f"{data.index.dataset}: no label of the {len(split.val):,} validation films is known, so nothing can "
-                "be chosen on them. The split needs films with labels."
-            )
         films = _Films(features.model, data, self.config.jitter, env)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed("linear probe mgca head", seed))
@@ -169,49 +174,37 @@ class MgcaLinearProbe(Classification):
             seed,
             env,
             {"config": asdict(self.config), "encoder": features.digest},
-            step=lambda rows, generator: self.loss(
-                head(films.features(rows, generator)), labels[rows].to(env.device)
+            step=lambda rows, generator: label_loss(
+                head(films.features(rows, generator)), labels[rows].to(env.device), self.exclusive
             ),
             validate=lambda: -float(self._loss_of(head, features.val, truth)),
             drop_last=True,
         )
         training.run()
-        scores = [self._scores(head, part) for part in (features.test, features.val)]
+        known = self.labels(data.index, train)
+        absent = one_valued(known, classes, "training fraction")
+        learnt = [k for k, name in enumerate(classes) if name not in absent]
+        test, val = (self._logits(head, part) for part in (features.test, features.val))
+        scores = []
+        for logits in (test, val):
+            own = np.tile(prior_log_odds(known, exclusive=self.exclusive), (len(logits), 1))
+            own[:, learnt] = log_odds(logits[:, learnt]) if self.exclusive else logits[:, learnt]
+            scores.append(own)
         training.forget()
-        absent = one_valued(self.labels(data.index, train), classes, "training fraction")
+        notes = {name: f"{note}: every film has the same score" for name, note in absent.items()}
         return Evaluation(
-            self.predictions(data, *scores), {**training.search("log_likelihood"), "notes": absent}
+            self.predictions(data, *scores), {**training.search("log_likelihood"), "notes": notes}
         )
-
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Mean over the known labels, or of classes that exclude each other over the films whose class is known.
-
-        Args:
-            logits: (B, C).
-            labels: (B, C) 1, 0, NaN where not known.
-
-        Returns:
-            A scalar; 0 if no label is known.
-        """
-        known = ~labels.isnan()
-        target = labels.nan_to_num()
-        if self.exclusive:
-            own = known.all(1)
-            each = functional.cross_entropy(logits, target, reduction="none")
-            return (each * own).sum() / own.sum().clamp(min=1)
-        each = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        return (each * known).sum() / known.sum().clamp(min=1)
 
     @torch.no_grad()
     def _loss_of(self, head: nn.Module, features: Tensor, truth: Tensor) -> Tensor:
-        return self.loss(head(features).double(), truth.double())
+        return label_loss(head(features).double(), truth.double(), self.exclusive)
 
     @torch.no_grad()
-    def _scores(self, head: nn.Module, features: Tensor) -> Floats:
-        """(M, C) log-odds."""
-        logits = head(features).double()
-        scores: Floats = (log_odds(logits) if self.exclusive else logits).cpu().numpy()
-        return scores
+    def _logits(self, head: nn.Module, features: Tensor) -> Tensor:
+        """(M, C) float64 on the CPU."""
+        logits: Tensor = head(features).double().cpu()
+        return logits
 
 
 class _Films:
@@ -228,7 +221,7 @@ class _Films:
         inputs, device = self.model.preprocessing, self.env.device
         corners = torch.randint(inputs.resize - inputs.size + 1, (len(rows), 2), generator=generator)
         seed = int(torch.randint(2**62, (1,), generator=generator))
-        batch = torch.from_numpy(np.ascontiguousarray(self._films[rows])).to(device)  # (B, R, R) uint8
+        batch = read_films(self._films, rows, device)  # (B, R, R) uint8
         films = inputs.normalise(crop(batch, corners.to(device), inputs.size))  # (B, 3, S, S)
         if self.change is not None:
             # It draws from the device's own generator, which gets its state back.

@@ -1,6 +1,6 @@
 """Label-free probe (`knn`): the nearest training films vote. Nothing is trained.
 
-Features are centred on the mean of the label fraction and brought to length 1, as Y. Wang et al. do (SimpleShot, arXiv
+Features are centred on the mean of the films that vote and brought to length 1, as Y. Wang et al. do (SimpleShot, arXiv
 1911.04623, "CL2N"): pooled features of most encoders lie in a narrow cone, where without centring all films are alike.
 The nearest k films of the fraction by cosine vote with weight exp((cosine - cosine of the nearest) / temperature), as
 Z. Wu et al. weight them (arXiv 1805.01978, section 3.4; temperature 0.07). A class's neighbours are the nearest films
@@ -9,8 +9,8 @@ whose label is known.
 The share of the votes for a class, with one vote more that is the share of the class in the whole fraction, is its
 probability; the score is its log-odds. That vote keeps the score finite and tells films apart from which k of k
 neighbours speak for a class, as few neighbours would not. k is chosen on validation as the penalty of `lp` is: for each
-class by AUROC, or for classes that exclude each other in common by accuracy; of equally good ones the largest. A class
-without a positive or a negative in the fraction is treated as there, too.
+class by AUROC, or for classes that exclude each other in common by accuracy; of equally good ones by the log-loss, then
+the largest. A class without a positive or a negative in the fraction is treated as there, too.
 
 Cosines are computed in float64 and rounded to 4e-9; of equal ones the film that comes first in the index is nearer. So
 films that are in a set twice do not make the neighbours depend on how films are put into blocks.
@@ -50,13 +50,16 @@ class NearestNeighboursConfig:
             fraction with fewer films gives all that it has.
         temperature: of the votes, from arXiv 1805.01978.
         scaling: what is done to the features first.
-        choose: what k is chosen by; of equal values the largest wins.
+        choose: what k is chosen by, see `medbench.protocols.selection.choose`.
     """
 
     neighbours: tuple[int, ...] = (5, 10, 20, 50, 100, 200)
     temperature: float = 0.07
-    scaling: str = "centred on the mean of the fraction, length 1"
-    choose: str = "validation AUROC of the class; accuracy where classes exclude each other"
+    scaling: str = "centred on the mean of the films of the fraction whose label is known, length 1"
+    choose: str = (
+        "validation AUROC of the class, accuracy where classes exclude each other; of equal ones the lower validation"
+        " log-loss, then the largest k"
+    )
 
 
 class NearestNeighbours(Classification):
@@ -69,7 +72,12 @@ class NearestNeighbours(Classification):
         self.config = NearestNeighboursConfig()
 
     def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> ProbeFeatures:
-        """Pooled features of all rows of the split."""
+        """Pooled features of all rows of the split.
+
+        Raises:
+            DataError: nobody is tested.
+        """
+        self.require_test(data)
         return ProbeFeatures.extract(model, data, env)
 
     def evaluate(

@@ -90,19 +90,21 @@ class Retrieval(Task):
         self.reports = reports
         self.config = RetrievalConfig()
 
-    def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> Gallery:
+    def extract(
+        self, model: VisionLanguageModel, data: TaskData, env: Environment, batch_size: int = BATCH_SIZE
+    ) -> Gallery:
         """Embeddings of the test films and their reports.
+
+        Args:
+            model: with a joint space.
+            data: its test part is the gallery.
+            env: see `medbench.protocols.similarity.compare`.
+            batch_size: of a forward pass; changes nothing but time and memory.
 
         Raises:
             DataError: no test film has a report.
             WeightsError: see `medbench.protocols.similarity.compare`.
         """
-        return self.gallery(model, data, env)
-
-    def gallery(
-        self, model: VisionLanguageModel, data: TaskData, env: Environment, batch_size: int = BATCH_SIZE
-    ) -> Gallery:
-        """The same at another size of a forward pass, which changes nothing but time and memory."""
         found = self._read(data.index, data.split.test)
         patients = data.index.table["patient"].to_numpy(dtype=object)[found.rows]
         written = [(str(p), tuple(r)) for p, r in zip(patients, found.sentences, strict=True)]
@@ -116,7 +118,8 @@ class Retrieval(Task):
     ) -> Evaluation:
         """Rank both galleries. `predictions` are rows of `medbench.metrics.retrieval.rank`, one a query.
 
-        A report goes by the name of its first film in the index.
+        A report goes by the name of its first film in the index. Its films are all in `films`: one for a film, and
+        for a report those that it was written about.
         """
         table = data.index.table.iloc[features.rows]
         samples, patients = table["sample"].astype(str).tolist(), table["patient"].astype(str).tolist()
@@ -131,6 +134,10 @@ class Retrieval(Task):
             [pairs[k] for k in first],
         )
         predictions = rank(features.compared.standardised(), images, texts)
+        written: list[list[str]] = [[] for _ in first]
+        for sample, text in zip(samples, features.text, strict=True):
+            written[text].append(sample)
+        predictions["films"] = [*([sample] for sample in samples), *written]
         search = {
             "grid": {},
             "trials": 0,

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from medbench.metrics.classification import auroc
+from medbench.metrics.classification import accuracy, auroc
 
 Floats = npt.NDArray[np.float64]
+
+ALIKE = 1e-6
+"""Nats by which two log-losses may differ and still be called equal."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,16 @@ def choose(
     exclusive: bool,
     untrained: Mapping[str, str],
 ) -> Choice:
-    """Choose on the validation split, by what the set is scored by; of equal values the last one wins.
+    """Choose on the validation split, by what the set is scored by; of equal values the one with the lower log-loss.
 
     Every class gets the value with its own best AUROC. A class that validation holds only positives or only negatives
     of gets the value with the best mean AUROC over the others; if there are none, the last one. Classes that exclude
     each other get one value in common, the one with the best accuracy.
+
+    AUROC and accuracy do not see how far scores are apart, so that many values of a grid may be equally good; the
+    log-loss of the validation films (mean of -log p of what was there) tells which of them gives the best
+    probabilities. Without it the strongest penalty would win, which calls every film by the share of its class. Of
+    values whose log-losses are within `ALIKE` the last one wins.
 
     Args:
         name: of what the grid is of.
@@ -59,22 +67,24 @@ def choose(
     notes = dict(untrained)
     last = len(grid) - 1
     if exclusive:
-        known = ~np.isnan(labels).any(axis=1)
-        truth = labels[known].argmax(axis=1)
-        values = [
-            float(np.mean(own.argmax(axis=1) == truth)) if len(truth) else 0.0 for own in scores[:, known]
-        ]
-        best = _last_best(values)
-        if not len(truth):
+        search["selected_on"] = f"validation accuracy, one value for all classes; {_TIES}"
+        right = [value for own in scores if (value := accuracy(labels, own)) is not None]
+        if not right:
             notes["validation"] = "no film with a known class; the last value of the grid was taken"
-        search["selected_on"] = "validation accuracy, one value for all classes"
+            search["chosen"] = {name: grid[last], "validation_accuracy": None}
+            return Choice(np.full(len(classes), last), {**search, "notes": notes})
+        truth = labels == 1  # -log p of the class that a film has, nothing of the others
+        losses = [float(np.logaddexp(0, -own[truth]).mean()) for own in scores]
+        best = _best(right, losses)
         search["chosen"] = {
             name: grid[best],
-            "validation_accuracy": values[best],
-            f"validation_accuracy_by_{name}": values,
+            "validation_accuracy": right[best],
+            f"validation_accuracy_by_{name}": right,
+            f"validation_log_loss_by_{name}": losses,
         }
         return Choice(np.full(len(classes), best), {**search, "notes": notes})
     found: dict[int, list[float]] = {}
+    lost: dict[int, list[float]] = {}
     for k, label in enumerate(classes):
         if label in untrained:
             continue
@@ -82,23 +92,28 @@ def choose(
         own = [auroc(labels[known, k] == 1, scores[i, known, k]) for i in range(len(grid))]
         if (values := [value for value in own if value is not None]) and len(values) == len(grid):
             found[k] = values
-    shared = _last_best(np.mean(list(found.values()), axis=0).tolist()) if found else last
+            signs = 1 - 2 * labels[known, k]
+            lost[k] = [float(np.logaddexp(0, signs * own[known, k]).mean()) for own in scores]
+    shared = last
+    if found:
+        shared = _best(*(np.mean(list(each.values()), axis=0).tolist() for each in (found, lost)))
     position = np.full(len(classes), last)
     chosen: dict[str, Any] = {}
     for k, label in enumerate(classes):
         if k in found:
-            position[k] = _last_best(found[k])
+            position[k] = _best(found[k], lost[k])
             chosen[label] = {
                 name: grid[position[k]],
                 "validation_auroc": found[k][position[k]],
                 f"validation_auroc_by_{name}": found[k],
+                f"validation_log_loss_by_{name}": lost[k],
             }
         elif label not in untrained:
             position[k] = shared
             chosen[label] = {name: grid[shared], "validation_auroc": None}
             said = "the best for the other classes" if found else "the last of the grid"
             notes[label] = f"the validation split holds {_counts(labels[:, k])}; {name}: {said}"
-    search["selected_on"] = "validation AUROC of the class"
+    search["selected_on"] = f"validation AUROC of the class; {_TIES}"
     return Choice(position, {**search, "chosen": chosen, "notes": notes})
 
 
@@ -129,5 +144,11 @@ def _counts(labels: Floats) -> str:
     return f"{int((labels == 1).sum())} positives and {int((labels == 0).sum())} negatives"
 
 
-def _last_best(values: Sequence[float]) -> int:
-    return len(values) - 1 - int(np.argmax(values[::-1]))
+_TIES = "of equal values the lower validation log-loss, then the last of the grid"
+
+
+def _best(values: Sequence[float], losses: Sequence[float]) -> int:
+    """Where the highest value is; of equal ones the one with the lowest loss, of these the last."""
+    equal = np.flatnonzero(np.asarray(values) == max(values))
+    loss = np.asarray(losses)[equal]
+    return int(equal[loss <= loss.min() + ALIKE][-1])

@@ -34,6 +34,10 @@ BATCH_SIZE = 64
 _BLOCK = 1024
 """Films whose similarities are looked at together where their spread is worked out."""
 
+_TEXTS_ON_DEVICE = 2 * 2**30
+"""Bytes of text features that stay on the device for the local similarity. Those beyond wait in main memory and come
+over for every batch of films: 20,000 reports of 112 words take 7 GB."""
+
 _UNIT = 2.0**-50
 """What `cosine` gives for equal directions, upside down."""
 
@@ -81,22 +85,26 @@ class Compared:
         For rankings, where the scales of the two have to be the same, as in GLoRIA's retrieval. Without a
         local similarity it is the cosine.
         """
-        globally = _exact(self.images, self.distinct)
+        # Only the pairs that are asked for are multiplied: a query may be a text, and then a block is a few columns.
+        globally = _exact(self.images, self.distinct[self.text])
         local, text = self.local, self.text
         if local is None:
-            return lambda rows, columns: globally(rows, slice(None))[:, text[columns]]
+            return globally
         often = np.bincount(text, minlength=len(self.distinct)).astype(np.float64)  # (U,)
 
         def locally(rows: slice, columns: slice) -> Floats:
             return local[rows, columns].astype(np.float64)
 
-        scales = [_Scale.of(values, len(local), often) for values in (globally, locally)]
+        scales = [
+            _Scale.of(values, len(local), often) for values in (_exact(self.images, self.distinct), locally)
+        ]
 
         def block(rows: slice, columns: slice) -> Floats:
             # Entry by entry, so that equal pairs are tied in any block.
-            one, other = (values(rows, slice(None)) for values in (globally, locally))
-            both: Floats = scales[0](one) + scales[1](other)
-            return both[:, text[columns]] / 2
+            both: Floats = scales[0](globally(rows, columns))
+            both += scales[1](local[rows, text[columns]].astype(np.float64))
+            both /= 2
+            return both
 
         return block
 
@@ -192,9 +200,10 @@ def _distinct(
 def _texts(
     model: VisionLanguageModel, text: TextBatch, env: Environment, batch_size: int, keep: bool
 ) -> tuple[npt.NDArray[np.float32], list[TextFeatures]]:
-    """(U, E) embeddings, and the features on the device if they are kept."""
+    """(U, E) embeddings; and, if they are kept, the features, the first of them on the device."""
     embeddings: list[Tensor] = []
     kept: list[TextFeatures] = []
+    room = _TEXTS_ON_DEVICE
     with env.progress.track("encoding texts", len(text.ids), "texts") as advance:
         for start in range(0, len(text.ids), batch_size):
             part = (p[start : start + batch_size] for p in (text.ids, text.mask, text.word, text.sentence))
@@ -202,7 +211,8 @@ def _texts(
                 features = model.encode_text(TextBatch(*part).to(env.device))
                 embeddings.append(model.embed_text(features).float())
             if keep:
-                kept.append(features)
+                room -= sum(part.nbytes for part in vars(features).values() if isinstance(part, Tensor))
+                kept.append(features if room >= 0 else features.to(torch.device("cpu"), False))
             advance(len(embeddings[-1]))
     return torch.cat(embeddings).cpu().numpy(), kept
 
@@ -231,7 +241,7 @@ def _images(
                 )
                 embeddings.append(model.embed_image(features).float())
                 if isinstance(model, LocallySimilar) and texts:
-                    parts = [model.local_similarity(features, part).float() for part in texts]
+                    parts = [model.local_similarity(features, part.to(env.device)).float() for part in texts]
                     similar.append(torch.cat(parts, dim=1).cpu())  # (B, U)
             advance(len(pixels))
     images: npt.NDArray[np.float32] = torch.cat(embeddings).cpu().numpy()

@@ -6,7 +6,9 @@ the prompt set says. Then
 - classes that exclude each other: each class' similarity is z-scored over the test films (GLoRIA's released code,
   gloria.py, zero_shot_classification), and the largest wins;
 - a class that is there or not: the similarity to its being there less that to its being absent, whose softmax is what
-  CheXzero gives.
+  CheXzero gives. It is there where the difference is above 0.
+
+Neither is a probability: cosines have no temperature here, so nothing is said of calibration.
 
 How far the number hangs on the wording is a metric of its own, `..._prompts_5`: the same score from 5 prompts drawn
 for each class, 100 times. Its bounds are those of the draws. They say nothing of patients, and the bootstrap intervals
@@ -15,6 +17,7 @@ of the other metrics nothing of prompts.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +25,9 @@ import pandas as pd
 import torch
 
 from medbench.errors import DataError
-from medbench.metrics.classification import auroc
+from medbench.metrics.bootstrap import INTERVAL, bootstrap_blocks, percentile_interval
+from medbench.metrics.calibration import Reliability
+from medbench.metrics.classification import auroc, classification_metrics
 from medbench.model import VisionLanguageModel
 from medbench.protocols.classification import Classification, log_odds
 from medbench.protocols.prompts import Ensemble, Prompts, read_prompts
@@ -95,14 +100,16 @@ class ZeroShot(Classification):
         super().__init__(recipe, split=split, classes=classes, exclusive=self.prompts.exclusive)
         self.config = ZeroShotConfig(prompts, self.prompts.sha256, self.prompts.source, self.prompts.ensemble)
 
-    def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> PromptSimilarities:
-        """Similarities of the test films to all prompts, those that draws are taken from included."""
-        return self.similarities(model, data, env)
-
-    def similarities(
+    def extract(
         self, model: VisionLanguageModel, data: TaskData, env: Environment, batch_size: int = BATCH_SIZE
     ) -> PromptSimilarities:
-        """The same at another size of a forward pass, which changes nothing but time and memory.
+        """Similarities of the test films to all prompts, those that draws are taken from included.
+
+        Args:
+            model: with a joint space.
+            data: its test part is scored.
+            env: see `medbench.protocols.similarity.compare`.
+            batch_size: of a forward pass; changes nothing but time and memory.
 
         Raises:
             DataError: nobody tests.
@@ -129,14 +136,17 @@ class ZeroShot(Classification):
     ) -> Evaluation:
         """Score the test films.
 
-        `predictions` are those of `Classification`, and for each class `present_<class>` and, where it can be denied,
-        `absent_<class>`: lists of float32, the similarities to the prompts that draws are taken from, in the order of
-        the set. `score` draws from these.
+        `predictions` are those of `Classification`, where a label is there if its being there is more similar than its
+        being absent, as published: the least score above 0 is its threshold. Beside them are, for each class,
+        `present_<class>` and, where it can be denied, `absent_<class>`: lists of float32, the similarities to the
+        prompts that draws are taken from, in the order of the set. `score` draws from these.
         """
         names = self.names(data.index)
         scores = self._scores([self._similar(features, self.prompts.scored(name)) for name in names])
         predictions = self.predictions(data, scores)
         for name in names:
+            if not self.exclusive:
+                predictions[f"threshold_{name}"] = _ABOVE_ZERO
             for part, values in zip(_PARTS, self._similar(features, self.prompts.pool(name)), strict=True):
                 if values.shape[1]:
                     predictions[f"{part}_{name}"] = list(values.astype(np.float32))
@@ -151,8 +161,20 @@ class ZeroShot(Classification):
         return Evaluation(predictions, search)
 
     def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
-        """Metrics of classification, and the spread over draws of prompts, see `prompt_spread`."""
-        return [*super().score(predictions), self.prompt_spread(predictions)]
+        """Those of all test films, and how far the primary one hangs on the wording, see `prompt_spread`."""
+        return [*self._of_films(predictions), self.prompt_spread(predictions)]
+
+    def score_group(self, predictions: pd.DataFrame) -> Sequence[Metric]:
+        """The same without draws of prompts, which speak of wording and not of patients.
+
+        Within a group they would be something else, too: z-scores are taken over all test films.
+        """
+        reason = "of all test films alone: it is about the wording"
+        return [*self._of_films(predictions), replace(self._spread(predictions), reason=reason)]
+
+    def reliability(self, predictions: pd.DataFrame) -> Sequence[Reliability]:
+        """None: cosines have no temperature, so that no probability is claimed."""
+        return ()
 
     def prompt_spread(self, predictions: pd.DataFrame) -> Metric:
         """The primary metric over draws of prompts: value is the median, low and high hold 95 % of the draws.
@@ -160,21 +182,10 @@ class ZeroShot(Classification):
         `accuracy_prompts_5` of exclusive classes, else `auroc_prompts_5` or, of several, `macro_auroc_prompts_5`. The
         prompts of draw d are the same for every model and every dataset with that prompt set.
         """
-        columns = [str(column) for column in predictions]
-        names = [column.removeprefix("target_") for column in columns if column.startswith("target_")]
-        target = predictions[[f"target_{name}" for name in names]].to_numpy(np.float64)
+        names, target = _targets(predictions)
         similar = [tuple(_matrix(predictions, f"{part}_{name}") for part in _PARTS) for name in names]
         drawn = self.config.drawn
-        kind, measure = self._measure()
-        metric = Metric(
-            name=f"{kind}_prompts_{drawn}",
-            value=None,
-            low=None,
-            high=None,
-            interval=f"2.5 to 97.5 % of {self.config.draws} draws of {drawn} prompts a class, the value is their"
-            " median; nothing about patients",
-            n=int((~np.isnan(target)).any(axis=1).sum()),
-        )
+        metric, (_, measure) = self._spread(predictions), self._measure()
         if all(part.shape[1] <= drawn for parts in similar for part in parts):
             return replace(metric, reason=f"no class has more than {drawn} prompts to draw from")
         values = [measure(target, self._scores(some)) for some in self._draws(names, similar)]
@@ -186,6 +197,25 @@ class ZeroShot(Classification):
             return metric
         low, middle, high = (float(q) for q in np.quantile(known, [0.025, 0.5, 0.975]))
         return replace(metric, value=middle, low=low, high=high)
+
+    def _of_films(self, predictions: pd.DataFrame) -> list[Metric]:
+        """Metrics with intervals over patients, the primary one first."""
+        names, macro = _targets(predictions)[0], len(self.classes) != 1
+        found = list(classification_metrics(predictions, names, macro=macro, exclusive=self.exclusive))
+        return found if self.exclusive else [*found, label_accuracy(predictions, names, macro=macro)]
+
+    def _spread(self, predictions: pd.DataFrame) -> Metric:
+        """The metric of `prompt_spread` without its value."""
+        target = _targets(predictions)[1]
+        return Metric(
+            name=f"{self._measure()[0]}_prompts_{self.config.drawn}",
+            value=None,
+            low=None,
+            high=None,
+            interval=f"2.5 to 97.5 % of {self.config.draws} draws of {self.config.drawn} prompts a class, the value is"
+            " their median; nothing about patients",
+            n=int((~np.isnan(target)).any(axis=1).sum()),
+        )
 
     def _measure(self) -> tuple[str, Callable[[Floats, Floats], float | None]]:
         """Name and function of the primary metric."""
@@ -228,6 +258,67 @@ class ZeroShot(Classification):
 
 
 _PARTS = ("present", "absent")
+
+_ABOVE_ZERO = float(np.nextafter(0, 1))
+"""Threshold of a difference of similarities: films are named from a threshold up, and none where both are the same."""
+
+
+def label_accuracy(predictions: pd.DataFrame, names: Sequence[str], *, macro: bool) -> Metric:
+    """Share of films whose label is told right, there or not; of several labels the plain mean over them.
+
+    Args:
+        predictions: one row a film with `patient`, `target_<class>` and `score_<class>`; above 0 the label is there.
+        names: of the classes.
+        macro: whether it is the mean that is asked for; False needs a single class.
+
+    Returns:
+        `accuracy` or `macro_accuracy`. A class that no film is labelled for is left out, and named.
+    """
+    target, score = (
+        predictions[[f"{part}_{name}" for name in names]].to_numpy(np.float64) for part in ("target", "score")
+    )
+    known = ~np.isnan(target)
+    right = known & ((score > 0) == (target == 1))
+    there, shares = known.any(axis=0), _shares(right.sum(axis=0), known.sum(axis=0))
+    each = [float(share) if some else None for share, some in zip(shares, there, strict=True)]
+    metric = Metric(
+        name="macro_accuracy" if macro else "accuracy",
+        value=None,
+        low=None,
+        high=None,
+        interval=INTERVAL,
+        n=int(known.any(axis=1).sum()),
+        per_class=dict(zip(names, each, strict=True)) if macro else {},
+        reason="; ".join(
+            f"{name}: no film has a label" for name, some in zip(names, there, strict=True) if not some
+        ),
+    )
+    if not there.any():
+        return metric
+    counted = [part[:, there].astype(np.float64) for part in (right, known)]
+    drawn = [
+        _shares(*(weights @ part for part in counted)).mean(axis=1)
+        for weights in bootstrap_blocks(
+            predictions["patient"].astype(str).tolist(), (target == 1).any(axis=1)
+        )
+    ]
+    low, high = percentile_interval(np.concatenate(drawn))
+    value = float(np.mean([share for share in each if share is not None]))
+    return replace(metric, value=value, low=low, high=high)
+
+
+def _shares(right: npt.NDArray[Any], known: npt.NDArray[Any]) -> Floats:
+    """Counts of what is right and of what is known -> what share is right, NaN where nothing is known."""
+    shares: Floats = np.full(known.shape, np.nan)
+    np.divide(right, known, out=shares, where=known > 0)
+    return shares
+
+
+def _targets(predictions: pd.DataFrame) -> tuple[list[str], Floats]:
+    """Names of the classes, and (T, C) their labels."""
+    columns = [str(column) for column in predictions]
+    names = [column.removeprefix("target_") for column in columns if column.startswith("target_")]
+    return names, predictions[[f"target_{name}" for name in names]].to_numpy(np.float64)
 
 
 def _counts(prompts: Prompts) -> dict[str, int]:
