@@ -14,6 +14,7 @@ from medbench.devices import (
     deterministic,
     resolve_device,
     resolve_precision,
+    to_device,
     watch_determinism,
 )
 from medbench.errors import UsageError
@@ -130,3 +131,14 @@ def test_real_gpu_is_described() -> None:
     about = describe(device)
     assert json.loads(json.dumps(about)) == about
     assert about["memory_bytes"] > 0
+
+
+def test_a_tensor_that_is_there_is_not_copied() -> None:
+    tensor = torch.rand(3)
+    assert to_device(tensor, CPU) is tensor
+
+
+@pytest.mark.gpu
+def test_a_tensor_gets_to_the_gpu_as_it_is() -> None:
+    tensor = torch.rand(3)
+    assert torch.equal(to_device(tensor, torch.device("cuda", 0)).cpu(), tensor)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medbench.seeding import derive_seed, seed_everything, uniforms
+from medbench.seeding import derive_seed, drawn_from, seed_everything, uniforms
 
 MASK = 2**64 - 1
 
@@ -107,3 +107,27 @@ def test_seed_everything() -> None:
         seed_everything(2**63 - 1)
         drawn.append((random.random(), np.random.get_state()[1][:3].tolist(), float(torch.rand(()))))  # noqa: NPY002
     assert drawn[0] == drawn[1]
+
+
+def test_lent_generator_starts_from_the_seed_and_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("nobody puts these back"))
+    before = torch.get_rng_state()
+    drawn = []
+    for _ in range(2):
+        with drawn_from(3, torch.device("cpu")):
+            drawn.append(torch.rand(4))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(*drawn)
+    assert torch.equal(drawn[0], torch.rand(4, generator=torch.Generator().manual_seed(3)))
+
+
+@pytest.mark.gpu
+def test_lent_generator_of_a_gpu_goes_back_too() -> None:
+    device = torch.device("cuda", 0)
+    before = torch.cuda.get_rng_state(device)
+    drawn = []
+    for _ in range(2):
+        with drawn_from(3, device):
+            drawn.append(torch.rand(4, device=device).cpu())
+        assert torch.equal(torch.cuda.get_rng_state(device), before)
+    assert torch.equal(*drawn)

@@ -6,9 +6,15 @@ and on nothing that happened before, so a run that was interrupted goes on with 
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -41,6 +47,25 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # libraries draw from the global generator; our own code never does  # noqa: NPY002
     torch.manual_seed(seed)
+
+
+@contextmanager
+def drawn_from(seed: int, device: "torch.device | None" = None) -> Iterator[None]:
+    """Inside it, what torch draws starts from `seed`; afterwards its generators are as they were before.
+
+    Args:
+        seed: 64 bits.
+        device: a CUDA device that is drawn on, too. Generators of others are neither seeded nor put back.
+    """
+    import torch
+
+    on_cuda = device is not None and device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if on_cuda:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def _splitmix64(state: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

@@ -13,8 +13,8 @@ from torchvision.ops import box_iou
 from medbench.heads.build import detector
 from medbench.heads.detector import STRIDES
 from medbench.heads.fcos import Fcos, FcosConfig
-from medbench.heads.initial_weights import drawn_from
 from medbench.metrics.detection import IOUS_40_75, Detections, average_precision
+from medbench.seeding import drawn_from
 
 NARROW = FcosConfig(width=32, convs=2, groups=8)
 CHANNELS = (12, 20, 40)

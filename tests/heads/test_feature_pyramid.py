@@ -9,9 +9,9 @@ from medbench.heads.build import detector
 from medbench.heads.detector import Detector
 from medbench.heads.fcos import FcosConfig
 from medbench.heads.feature_pyramid import FeaturePyramid, OverPatches
-from medbench.heads.initial_weights import drawn_from
 from medbench.heads.yolov3 import YoloV3Config
 from medbench.heads.yolov3_mgca import YoloV3Mgca, YoloV3MgcaConfig
+from medbench.seeding import drawn_from
 
 WIDTH = 48
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medbench.heads.initial_weights import drawn_from
 from medbench.heads.setr import Setr, SetrConfig
 from medbench.heads.unet import UNet, UNetConfig
+from medbench.seeding import drawn_from
 
 SIDE = 64
 CHANNELS = (4, 6, 8, 10, 12)

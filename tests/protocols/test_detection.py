@@ -14,8 +14,9 @@ from torch.nn import functional
 from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
 from medbench.data.splits import Split
-from medbench.errors import DataError
+from medbench.errors import DataError, PluginError, WeightsError
 from medbench.heads.feature_pyramid import OverPatches
+from medbench.heads.yolov3 import YoloV3
 from medbench.metrics.detection import OBJECT
 from medbench.model import ImageFeatures, Preprocessing
 from medbench.progress import Progress
@@ -488,13 +489,15 @@ def test_test_labels_choose_nothing(data: TaskData, tmp_path: Path, plain: Evalu
     assert not all(map(np.array_equal, found.predictions["true_boxes"], plain.predictions["true_boxes"]))
 
 
-def trial(config: DetectionConfig, data: TaskData, workdir: Path, model: nn.Module) -> detection.Trial:
+def trial(
+    config: DetectionConfig, data: TaskData, workdir: Path, model: nn.Module
+) -> detection.DetectionTrial:
     task = Detection("micro", split="squares")
     task.config = config
     env = environment(workdir)
     films: Any = task.extract(model, data, env)  # type: ignore[arg-type]  # no text half
     point = config.encoder_grid.points[0] if config.encoder_grid else None
-    made = detection.Trial(
+    made = detection.DetectionTrial(
         config, config.schedules[0], films, data.split.train, data.split.val, 0, env, point
     )
     made.training.run()
@@ -520,11 +523,110 @@ def test_statistics_drift_and_weights_do_not(data: TaskData, tmp_path: Path) -> 
     assert torch.equal(norms[0].running_mean, best["statistics.0.running_mean"])  # type: ignore[arg-type]
 
 
+class Projected(Learner):
+    """With a BatchNorm behind the maps, as projections have; where `stages` are without, nothing drifts."""
+
+    def __init__(self, *, norms: bool) -> None:
+        super().__init__()
+        self.projection = nn.BatchNorm1d(24)
+        if not norms:
+            for stage in self.stages:
+                stage[1] = nn.Identity()
+
+    def embed_image(self, features: ImageFeatures) -> Tensor:
+        projected: Tensor = self.projection(features.pooled)
+        return projected
+
+
+@pytest.mark.parametrize("norms", [True, False])
+def test_only_norms_that_a_film_passes_drift(norms: bool, data: TaskData, tmp_path: Path) -> None:
+    model = Projected(norms=norms).train()
+    films: Any = Detection("micro", split="squares", detector="yolov3_mgca").extract(
+        model,  # type: ignore[arg-type]  # no text half
+        data,
+        environment(tmp_path),
+    )
+    assert films.norms == (tuple(f"stages.{k}.1" for k in range(5)) if norms else ())
+    assert not any(module._forward_hooks for module in model.modules())
+    assert all(module.training for module in model.modules())
+
+
+def test_a_score_of_nothing_is_worse_than_0_as_in_torchmetrics(
+    data: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decreed = iter([np.nan, 0.0, np.nan, 0.0])
+    monkeypatch.setattr(detection, "average_precision", lambda *args: np.array([[next(decreed)]]))
+    found = evaluate(data, tmp_path, LIVE["drift"], model=Learner())
+    assert found.search["chosen"] == {"epoch": 2, "validation_map_mgca": 0.0}
+
+
+def unprepared(data: TaskData) -> TaskData:
+    """Films that nobody may ask for."""
+
+    def images(side: int, fit: str) -> PreparedImages:
+        raise AssertionError("films are prepared, which takes long")
+
+    return replace(data, images=images)
+
+
+def test_a_side_that_maps_do_not_divide_is_refused_first(data: TaskData, tmp_path: Path) -> None:
+    model = Encoder()
+    model.preprocessing = Preprocessing(100, 100)
+    with pytest.raises(PluginError, match=r"Encoder takes films of 100 px; .* need a multiple of 32"):
+        evaluate(unprepared(data), tmp_path, model=model)
+
+
+@pytest.mark.parametrize("model", [Encoder(), Learner()])
+def test_an_encoder_that_can_not_learn_is_refused_first(
+    model: nn.Module, data: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if isinstance(model, Learner):
+        monkeypatch.setattr(Learner, "image_layers", lambda self: [], raising=False)
+    with pytest.raises(PluginError, match=r"without a gradient|image_layers leaves out 20 of 20"):
+        evaluate(unprepared(data), tmp_path, LIVE["learn"], model=model)
+
+
+class Breaks(Encoder):
+    """Its maps of films that hold this grey value somewhere are not finite."""
+
+    grey = 255
+
+    def encode_image(self, images: Tensor, pyramid: bool = False) -> ImageFeatures:
+        found = super().encode_image(images, pyramid)
+        assert found.pyramid is not None
+        worst = self.preprocessing.normalise(torch.full((1, 1, 1), self.grey, dtype=torch.uint8)).max()
+        broken = (images >= worst).flatten(1).any(1)[:, None, None, None]
+        return replace(found, pyramid=tuple(m.masked_fill(broken, torch.nan) for m in found.pyramid))
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_maps_that_are_not_kept_are_looked_at_too(part: str, data: TaskData, tmp_path: Path) -> None:
+    prepared = data.images(SIDE, "stretch")
+    films = prepared.images.copy()
+    films[getattr(data.split, part)[-1], 0, 0] = Breaks.grey
+    broken = replace(data, images=lambda side, fit: replace(prepared, images=films))
+    with pytest.raises(WeightsError, match=r"feature maps of some films are not finite.*Try --precision 32"):
+        evaluate(broken, tmp_path, replace(QUICK, maps_bytes=0), model=Breaks())
+    with pytest.raises(WeightsError, match=r"feature maps of s\d+ are not finite"):
+        evaluate(broken, tmp_path / "kept", model=Breaks())
+
+
+def test_targets_are_made_once_for_all_trainings(
+    data: TaskData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    targets = YoloV3.targets
+    monkeypatch.setattr(YoloV3, "targets", lambda *args: (made.append(len(args[1])), targets(*args))[1])
+    evaluate(data, tmp_path, LIVE["learn"], model=Learner())
+    with_box = sum(1 for row in data.split.train.tolist() if row % 3)
+    assert sorted(made) == [0] + [1] * with_box  # two points of the grid, four epochs each
+
+
 def test_an_encoder_without_batchnorm_has_nothing_that_drifts(data: TaskData, tmp_path: Path) -> None:
     films = Detection("micro", split="squares", detector="yolov3_mgca").extract(
         Encoder(), data, environment(tmp_path)
     )  # type: ignore[arg-type]
-    assert not films.drifts
+    assert not films.norms
     assert len(films.maps(data.split.val)) == 3
 
 

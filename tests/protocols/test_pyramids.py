@@ -13,7 +13,7 @@ from medbench import feature_cache
 from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
 from medbench.data.splits import Split
-from medbench.errors import WeightsError
+from medbench.errors import PluginError, WeightsError
 from medbench.feature_cache import FeatureCache, held
 from medbench.model import ImageFeatures, Preprocessing
 from medbench.progress import Progress
@@ -165,12 +165,27 @@ def test_maps_that_are_not_finite_name_the_film(gain: float, tmp_path: Path) -> 
         Pyramids(Encoder(gain=gain), some_data(), 3, PLENTY, some_environment(tmp_path))
 
 
+def test_maps_that_are_not_kept_are_looked_at_when_asked(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"feature maps of some films are not finite in half precision"):
+        Pyramids(Encoder(gain=1e6), some_data(), 3, 0, some_environment(tmp_path))
+    model, data = Encoder(), some_data()
+    maps = Pyramids(model, data, 3, 0, some_environment(tmp_path))
+    maps.batch(data.split.val[:4])
+    maps.check()
+    model.gain = float("nan")
+    maps.batch(data.split.val[4:8])
+    model.gain = 1.0
+    maps.batch(data.split.val[:4])
+    with pytest.raises(WeightsError, match="not finite"):
+        maps.check()
+
+
 def test_model_without_a_pyramid_is_named(tmp_path: Path) -> None:
     class Flat(Encoder):
         def encode_image(self, images: Tensor, pyramid: bool = False) -> ImageFeatures:
             return super().encode_image(images, pyramid=False)
 
-    with pytest.raises(TypeError, match=r"Flat\.encode_image\(pyramid=True\) gave no pyramid"):
+    with pytest.raises(PluginError, match=r"Flat\.encode_image\(pyramid=True\) gave no pyramid"):
         Pyramids(Flat(), some_data(), 3, PLENTY, some_environment(tmp_path))
 
 
@@ -207,7 +222,9 @@ def test_model_whose_patches_are_others_than_it_says_is_named(cells: int | None,
             assert features.local is not None
             return ImageFeatures(features.pooled, None if cells is None else features.local[:, :cells])
 
-    with pytest.raises(TypeError, match=r"Wrong\.pyramid_from_patches is True.*4 x 4 patches.*gave (no|15)"):
+    with pytest.raises(
+        PluginError, match=r"Wrong\.pyramid_from_patches is True.*4 x 4 patches.*gave (no|15)"
+    ):
         Pyramids(Wrong(), some_data(), 3, PLENTY, some_environment(tmp_path))
 
 

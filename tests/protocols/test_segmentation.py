@@ -19,7 +19,7 @@ from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
 from medbench.data.regions import Ellipse, Region
 from medbench.data.splits import Split
-from medbench.errors import DataError, PluginError
+from medbench.errors import DataError, PluginError, WeightsError
 from medbench.heads.setr import SetrConfig
 from medbench.heads.unet import UNetConfig
 from medbench.model import ImageFeatures, Preprocessing
@@ -28,8 +28,8 @@ from medbench.protocols.segmentation import (
     RECIPES,
     Segmentation,
     SegmentationConfig,
+    SegmentationTrial,
     SquareFilms,
-    Trial,
     balanced,
     schedule_of,
 )
@@ -276,15 +276,17 @@ def test_state_with_the_lowest_loss_is_tested(
     """Losses by decree: the second of four is the lowest, and the third and fourth are stale."""
     decreed, states = iter([3.0, 1.0, 2.0, 1.5]), []
 
-    def loss(self: Trial, rows: Any) -> float:
+    def loss(self: SegmentationTrial, rows: Any) -> float:
         states.append({name: value.clone() for name, value in self.decoder.state_dict().items()})
         return next(decreed)
 
-    monkeypatch.setattr(Trial, "loss", loss)
+    monkeypatch.setattr(SegmentationTrial, "loss", loss)
     final: dict[str, Tensor] = {}
-    masks = Trial.masks
+    masks = SegmentationTrial.masks
     monkeypatch.setattr(
-        Trial, "masks", lambda self, rows: (final.update(self.decoder.state_dict()), masks(self, rows))[1]
+        SegmentationTrial,
+        "masks",
+        lambda self, rows: (final.update(self.decoder.state_dict()), masks(self, rows))[1],
     )
     found = evaluate(data, tmp_path, replace(QUICK, patience=2, epochs=9, validations=9))
     assert found.search["chosen"] == {"epoch": 2, "validation_loss": 1.0}
@@ -297,9 +299,11 @@ def test_encoder_that_learns_is_chosen_by_validation(
 ) -> None:
     """The second of two rates has the lower loss by decree, and its network is the one that is tested."""
     tested = []
-    masks = Trial.masks
-    monkeypatch.setattr(Trial, "masks", lambda self, rows: (tested.append(self.point), masks(self, rows))[1])
-    monkeypatch.setattr(Trial, "loss", lambda self, rows: 2.0 - (self.point or (0, 0))[0])
+    masks = SegmentationTrial.masks
+    monkeypatch.setattr(
+        SegmentationTrial, "masks", lambda self, rows: (tested.append(self.point), masks(self, rows))[1]
+    )
+    monkeypatch.setattr(SegmentationTrial, "loss", lambda self, rows: 2.0 - (self.point or (0, 0))[0])
     config = replace(QUICK, frozen=False, encoder_grid=GRID, epochs=1)
     found = evaluate(data, tmp_path, config).search
     assert tested == [(1.0, 1.0)]
@@ -377,14 +381,14 @@ def test_a_copy_of_the_encoder_learns(
     model = Encoder().eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     learnt: list[dict[str, Tensor]] = []
-    masks = Trial.masks
+    masks = SegmentationTrial.masks
 
-    def look(self: Trial, rows: Any) -> pd.DataFrame:
+    def look(self: SegmentationTrial, rows: Any) -> pd.DataFrame:
         assert isinstance(self.encoder, nn.Module) and not self.encoder.training
         learnt.append(self.encoder.state_dict())
         return masks(self, rows)
 
-    monkeypatch.setattr(Trial, "masks", look)
+    monkeypatch.setattr(SegmentationTrial, "masks", look)
     config = replace(QUICK, frozen=False, encoder_grid=EncoderGrid((1.0,), (1.0,)), epochs=1)
     evaluate(data, tmp_path, config, model=model)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -434,6 +438,52 @@ def test_model_without_five_maps_is_named(data: TaskData, tmp_path: Path) -> Non
 
     with pytest.raises(PluginError, match=r"Three\.encode_image\(pyramid=True\) gave 3 maps; expected five"):
         evaluate(data, tmp_path, model=Three())
+
+
+def unprepared(data: TaskData) -> TaskData:
+    """Films that nobody may ask for."""
+
+    def images(side: int, fit: str) -> PreparedImages:
+        raise AssertionError("films are prepared, which takes long")
+
+    return replace(data, images=images)
+
+
+def test_what_does_not_fit_is_refused_before_films_are_prepared(data: TaskData, tmp_path: Path) -> None:
+    odd = Encoder()
+    odd.preprocessing = Preprocessing(100, 100)
+    with pytest.raises(PluginError, match=r"Encoder takes films of 100 px; .* need a multiple of 32"):
+        evaluate(unprepared(data), tmp_path, model=odd)
+    learning = replace(QUICK, frozen=False, encoder_grid=GRID)
+    with pytest.raises(PluginError, match="features without a gradient"):
+        evaluate(unprepared(data), tmp_path, learning, model=Patches())
+
+
+class Overflows(Encoder):
+    """Its maps of a black film are finite; those of others are beyond half precision."""
+
+    def encode_image(self, images: Tensor, pyramid: bool = False) -> ImageFeatures:
+        found = super().encode_image(images, pyramid)
+        assert found.pyramid is not None
+        bright = (images.amax((1, 2, 3)) > self.preprocessing.normalise(torch.ones(1, 1, 1)).max())[
+            :, None, None, None
+        ]
+        return replace(found, pyramid=tuple(m.masked_fill(bright, 1e6) for m in found.pyramid))
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_maps_that_are_not_kept_are_looked_at_too(part: str, data: TaskData, tmp_path: Path) -> None:
+    def images(side: int, fit: str) -> PreparedImages:
+        prepared = data.images(side, fit)
+        films = np.zeros_like(prepared.images)
+        row = getattr(data.split, part)[-1]
+        films[row] = 200
+        return replace(prepared, images=films)
+
+    with pytest.raises(WeightsError, match=r"feature maps of some films are not finite.*Try --precision 32"):
+        evaluate(
+            replace(data, images=images), tmp_path, replace(QUICK, maps_bytes=0), model=Overflows().eval()
+        )
 
 
 # Films and masks.

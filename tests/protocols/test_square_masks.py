@@ -13,6 +13,7 @@ from medbench.data.index import Index
 from medbench.data.regions import Ellipse, MaskFile, Polygon, Rle, encode_rle
 from medbench.errors import DataError
 from medbench.progress import Progress
+from medbench.protocols import square_masks
 from medbench.protocols.square_masks import SquareMasks, file_mask, positive_rows
 from medbench.specs import DatasetSpec
 
@@ -67,7 +68,6 @@ def test_all_kinds_of_regions_and_mask_files(tmp_path: Path) -> None:
     assert 0 < found[3].sum() < found[0].sum()
     assert (found[3] <= found[0]).all()
     assert not found[4].any()
-    assert masks.filled(np.arange(5)).tolist() == [True] * 4 + [False]
 
 
 def test_a_bright_shape_lies_under_its_mask() -> None:
@@ -95,7 +95,21 @@ def test_labels_choose_among_regions_and_boxes() -> None:
 
 def test_regions_come_before_boxes() -> None:
     index = index_of(regions=[(Ellipse("a", 0, 0, 24, 48),)], boxes=[np.array([[0.0, 0, 48, 96]])])
-    assert file_mask(index, 0, (), HEIGHT, WIDTH)[:, 24:].sum() == 0
+    assert file_mask(index, "regions", 0, (), HEIGHT, WIDTH)[:, 24:].sum() == 0
+
+
+def test_the_kind_of_outlines_is_looked_up_once_and_not_once_a_film(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Index] = []
+    outlined_by = square_masks.outlined_by
+    monkeypatch.setattr(
+        square_masks, "outlined_by", lambda index: (asked.append(index), outlined_by(index))[1]
+    )
+    counts = []
+    for films in (2, 40):
+        asked.clear()
+        masks_of(index_of(boxes=[np.array([[0.0, 0, 24, 48]])] * films))
+        counts.append(len(asked))
+    assert counts[0] == counts[1]
 
 
 def test_films_that_nobody_annotated_are_refused() -> None:
@@ -114,7 +128,6 @@ def test_a_region_too_small_for_the_square_leaves_an_empty_mask() -> None:
     index = index_of(boxes=[np.array([[10.0, 10, 1, 1]])])
     masks = masks_of(index, 16)
     assert positive_rows(index, ()).all()
-    assert not masks.filled(np.array([0])).any()
     assert not masks.batch(np.array([0])).any()
 
 

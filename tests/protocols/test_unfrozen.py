@@ -12,6 +12,7 @@ from medbench.errors import PluginError
 from medbench.model import ImageFeatures, LayeredModel, Preprocessing, VisionLanguageModel
 from medbench.protocols.unfrozen import (
     EncoderGrid,
+    check_trainable,
     describe_layers,
     parameter_groups,
     trainable_copy,
@@ -244,7 +245,7 @@ def test_what_can_not_learn_is_refused() -> None:
         trainable_copy(NoModule())  # type: ignore[arg-type]
     for model in (NoGradient(), NoParameters()):
         with pytest.raises(PluginError, match=r"encode_image gives features without a gradient"):
-            trainable_copy(model)  # type: ignore[arg-type]
+            check_trainable(model)  # type: ignore[arg-type]
 
 
 def test_layers_that_leave_out_or_repeat_parameters_are_refused() -> None:
@@ -262,6 +263,8 @@ def test_layers_that_leave_out_or_repeat_parameters_are_refused() -> None:
 
     with pytest.raises(PluginError, match=r"Short.image_layers leaves out 3 of 7 .*\(the first is token\)"):
         groups(Short())
+    with pytest.raises(PluginError, match=r"Short.image_layers leaves out"):
+        check_trainable(Short())  # type: ignore[arg-type]
     with pytest.raises(PluginError, match=r"Long.image_layers names twice 1 of 7 .*\(the first is token\)"):
         groups(Long())
 

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medbench.devices import to_device
 from medbench.heads.detector import STRIDES, Detector
-from medbench.heads.initial_weights import drawn_from
 from medbench.heads.mmdet_ops import import_mmdet
 from medbench.heads.suppression import without_doubles
-from medbench.heads.yolov3 import send
+from medbench.seeding import drawn_from
 
 _COARSER = (64, 128)  # strides that the FPN adds below the encoder's maps
 _EVER = 1e8  # mmdet's word for infinity
@@ -202,11 +202,11 @@ class Fcos(Detector):
         index = torch.cat([i * cells + target.positive for i, target in enumerate(targets)])  # (K,)
         wanted = torch.full((len(targets) * cells,), self.classes)
         wanted[index] = torch.cat([target.labels for target in targets])
-        distances = send(torch.cat([target.distances for target in targets]), device)
+        distances = to_device(torch.cat([target.distances for target in targets]), device)
         head, flat = self.head, predictions.flatten(0, 1)  # (B x A, 5 + C)
         count = max(len(index), 1)
-        terms = {"class": head.loss_cls(flat[:, 5:], send(wanted, device), avg_factor=count)}
-        found = flat[send(index, device)]  # (K, 5 + C)
+        terms = {"class": head.loss_cls(flat[:, 5:], to_device(wanted, device), avg_factor=count)}
+        found = flat[to_device(index, device)]  # (K, 5 + C)
         if len(index) == 0:  # sums over nothing, which backward can pass
             return terms | {"box": found[:, :4].sum(), "centerness": found[:, 4].sum()}
         centerness = head.centerness_target(distances)

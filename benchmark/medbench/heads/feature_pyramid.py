@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from medbench.heads.detector import Detector
-from medbench.heads.initial_weights import drawn_from
+from medbench.seeding import drawn_from
 
 SHARE = 3
 """A map has a third of the ViT's channels: 256 for ViT-B, as in ViTDet, and less where the ViT is narrow."""

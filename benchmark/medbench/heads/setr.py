@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from medbench.heads.initial_weights import drawn_from
+from medbench.seeding import drawn_from
 
 STRIDE = 16
 """Stride of the map that it looks at, pixels."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from medbench.heads.initial_weights import drawn_from
+from medbench.seeding import drawn_from
 
 STRIDES = (2, 4, 8, 16, 32)
 """Strides of the maps it looks at, pixels."""

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medbench.devices import to_device
 from medbench.heads.detector import STRIDES, Detector
 from medbench.heads.mmdet_ops import import_mmdet
 from medbench.heads.suppression import without_doubles
+from medbench.seeding import drawn_from
 
 _MIN_CHANNELS = 8  # of a neck level: what is left for encoders with few channels (recipe `micro`)
 
@@ -105,8 +107,7 @@ class YoloV3(Detector):
         inputs = list(reversed(channels))
         widths = [max(inputs[0] // share, _MIN_CHANNELS) for share in config.neck_shares]
         neck = {"type": "YOLOV3Neck", "num_scales": 3, "in_channels": inputs, "out_channels": widths}
-        with torch.random.fork_rng(devices=[]), DefaultScope.overwrite_default_scope("mmdet"):
-            torch.default_generator.manual_seed(seed)
+        with drawn_from(seed), DefaultScope.overwrite_default_scope("mmdet"):
             self.neck: nn.Module = MODELS.build(ConfigDict(neck))
             # Any: mmdet is not typed, and more of the head than of a plain module is used.
             self.head: Any = MODELS.build(ConfigDict(self._head(widths)))
@@ -190,7 +191,8 @@ class YoloV3(Detector):
         for row, target in zip(wanted, targets, strict=True):
             row[target.positive] = target.values
         weight = torch.stack([target.negative for target in targets]).float()  # (B, A)
-        wanted, weight = send(wanted, predictions.device), send(weight, predictions.device)
+        device = predictions.device
+        wanted, weight = to_device(wanted, device), to_device(weight, device)
         positive = wanted[..., 4]
         head, b = self.head, len(predictions)
         return {
@@ -238,8 +240,3 @@ class YoloV3(Detector):
     def scores(self, predictions: Tensor) -> Tensor:
         """(B, A, 5 + C) predictions -> (B, A, C) objectness times the probability of a class."""
         return predictions[..., 4:5].sigmoid() * predictions[..., 5:].sigmoid()
-
-
-def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """To the device, without waiting for it."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

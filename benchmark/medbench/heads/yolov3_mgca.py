@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from medbench.heads.yolov3 import Targets, YoloV3, YoloV3Config, send
+from medbench.devices import to_device
+from medbench.heads.yolov3 import Targets, YoloV3, YoloV3Config
+from medbench.seeding import drawn_from
 
 _TINY = 1e-16  # the released code adds it before a logarithm
 
@@ -54,8 +56,7 @@ class YoloV3Mgca(YoloV3):
         self, channels: Sequence[int], side: int, config: YoloV3MgcaConfig, seed: int, classes: int = 1
     ) -> None:
         super().__init__(channels, side, config, seed, classes)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with drawn_from(seed):
             for module in self.modules():
                 if isinstance(module, nn.Conv2d):
                     module.reset_parameters()
@@ -123,7 +124,7 @@ class YoloV3Mgca(YoloV3):
         for row, target in zip(wanted, targets, strict=True):
             row[target.positive] = target.values
         negative = torch.stack([target.negative for target in targets])  # (B, A)
-        wanted, negative = send(wanted, device), send(negative, device)
+        wanted, negative = to_device(wanted, device), to_device(negative, device)
         share = self._share / len(predictions)  # (A,)
         positive = wanted[..., 4] * share  # (B, A) weights
         # Where an anchor counts for nothing the released code compares 0 with 0, so that it adds nothing.

@@ -13,6 +13,7 @@ films included, its best validation state is tested, and boxes are stored in pix
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -25,10 +26,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from medbench.data.index import Index
-from medbench.devices import autocast
+from medbench.devices import autocast, to_device
 from medbench.errors import DataError
 from medbench.heads.build import detector
-from medbench.heads.detector import STRIDES
+from medbench.heads.detector import STRIDES, Detector
 from medbench.heads.fcos import FcosConfig
 from medbench.heads.mmdet_ops import import_mmdet
 from medbench.heads.yolov3 import YoloV3Config
@@ -42,13 +43,15 @@ from medbench.metrics.detection import (
     mgca_rule,
 )
 from medbench.model import Preprocessing, VisionLanguageModel
-from medbench.protocols.dense_maps import dense_maps, from_patches
+from medbench.protocols.dense_maps import FiniteMaps, dense_maps, from_patches, map_channels
 from medbench.protocols.features import PROBE, digest, evaluating
 from medbench.protocols.pyramids import Pyramids
 from medbench.protocols.square_boxes import SquareBoxes, named_boxes
 from medbench.protocols.training import Schedule, Training, schedule_for
+from medbench.protocols.trials import Point, Trial, best_trial, grid_search
 from medbench.protocols.unfrozen import (
     EncoderGrid,
+    check_trainable,
     describe_layers,
     parameter_groups,
     trainable_copy,
@@ -58,9 +61,6 @@ from medbench.seeding import derive_seed
 from medbench.task import Environment, Evaluation, Fit, Metric, Task, TaskData
 
 Rows = npt.NDArray[np.int64]
-
-Point = tuple[float, float]
-"""Rate of an encoder's last layer in parts of the head's, and of each layer in parts of the one above it."""
 
 DetectorName = Literal["yolov3", "yolov3_mgca", "fcos"]
 
@@ -205,7 +205,8 @@ class Detection(Task):
 
         Raises:
             DataError: a film was not annotated, no training or validation film has a box, or there is no test film.
-            PluginError: mmdetection can not be loaded; said before the encoder has worked for nothing.
+            PluginError: mmdetection can not be loaded, the model takes films of a side that is no multiple of 32, gives
+                no maps, or can not be fine-tuned where it should be; said before the encoder has worked for nothing.
             WeightsError: a feature is not finite.
         """
         import_mmdet()
@@ -223,24 +224,15 @@ class Detection(Task):
         `classes`, the names that the detector knows: those of boxes in the whole training part.
 
         Raises:
-            PluginError: mmdetection can not be loaded, or the encoder can not be fine-tuned.
+            WeightsError: a feature is not finite.
             FloatingPointError: the loss is no longer finite.
         """
         schedule = schedule_for(self.config.schedules, len(train), len(data.split.train))
-        points: Sequence[Point | None] = [None]
-        if self.config.encoder_grid is not None:
-            points = self.config.encoder_grid.points
-        trials = []
-        for point in points:
-            trial = Trial(self.config, schedule, features, train, data.split.val, seed, env, point)
-            trial.training.run()
-            trials.append(trial)
-            if len(points) > 1:  # a trained one is whole in its checkpoint: it need not stay in memory
-                trial.release()
-        best = max(trials, key=lambda trial: trial.score)  # of equal ones the first
-        if len(points) > 1:
-            best = Trial(self.config, schedule, features, train, data.split.val, seed, env, best.point)
-            best.training.run()
+
+        def make(point: Point | None) -> DetectionTrial:
+            return DetectionTrial(self.config, schedule, features, train, data.split.val, seed, env, point)
+
+        best, trials = best_trial(self.config.encoder_grid, make)
         predictions = self._predictions(data, features, best.detections(data.split.test))
         for trial in trials:
             trial.training.forget()
@@ -289,7 +281,8 @@ class BoxedFilms:
         channels: of the maps, from fine to coarse.
         patches: whether there is one map, of the patches of a ViT.
         digest: names the encoder, for checkpoints of heads.
-        drifts: whether the encoder's statistics are part of what is trained.
+        norms: names of the BatchNorms whose statistics drift, and are part of what is trained; those that no map passes
+            through, as of a projection, do not.
 
     Args:
         config: of the task.
@@ -310,6 +303,14 @@ class BoxedFilms:
         self.model = model
         self.side = model.preprocessing.size
         self._env = env
+        self.patches = from_patches(model)
+        self.channels, norms = _looked_at(model, env)
+        self.norms = norms if config.drift else ()
+        if config.encoder_grid is not None:
+            check_trainable(model, pyramid=not self.patches)
+        self._most = config.train_boxes
+        self._targets: dict[int, Any] = {}
+        self._finite = FiniteMaps(env.device, env.precision)
         films = data.images(self.side, "stretch")
         self._films = films.images
         self.boxes = SquareBoxes(data.index, split, films.sizes, self.side, config.classes)
@@ -318,32 +319,56 @@ class BoxedFilms:
                 f"{data.index.dataset}: no box in the {len(split.val):,} validation films of the split {split.name}, "
                 "so the best state of the detector can not be chosen. The split needs more films."
             )
-        self.patches = from_patches(model)
-        self.drifts = config.drift and len(_norms(model)) > 0
         self._pyramids: Pyramids | None = None
-        if config.encoder_grid is None and not self.drifts:
+        if config.encoder_grid is None and not self.norms:
             self._pyramids = Pyramids(model, data, len(STRIDES), config.maps_bytes, env)
-            self.channels, self.digest = self._pyramids.channels, self._pyramids.digest
+            self.digest = self._pyramids.digest
             return
         why = "its BatchNorm drifts" if config.encoder_grid is None else "it learns"
         env.progress.say(f"feature maps are computed for each batch by a copy of the encoder: {why}")
         with evaluating(model):
             maps = [m.half() for m in self.encode(model, split.train[:PROBE])]
-        self.channels = tuple(int(m.shape[1]) for m in maps)
+        self._finite.note(maps)
+        self.check()
         self.digest = digest(torch.cat([m.flatten(1) for m in maps], dim=1).cpu().numpy())
 
     def encode(self, model: VisionLanguageModel, rows: Rows) -> tuple[Tensor, ...]:
         """Maps of films by a model in whatever mode, in the precision of the environment."""
-        images = torch.from_numpy(np.ascontiguousarray(self._films[rows]))  # (B, side, side) uint8
         device = self._env.device
-        images = (images.pin_memory() if device.type == "cuda" else images).to(device, non_blocking=True)
+        images = to_device(
+            torch.from_numpy(np.ascontiguousarray(self._films[rows])), device
+        )  # (B, side, side) uint8
         with autocast(device, self._env.precision):
             return dense_maps(model, model.preprocessing.normalise(images), len(STRIDES))
+
+    def drifting(self, model: VisionLanguageModel, rows: Rows) -> tuple[Tensor, ...]:
+        """`encode` by a copy whose weights are those of the encoder; `check` knows whether its maps were finite."""
+        maps = self.encode(model, rows)
+        self._finite.note(maps)
+        return maps
 
     def maps(self, rows: Rows) -> tuple[Tensor, ...]:
         """Maps of films by the frozen encoder; every value is a float16."""
         assert self._pyramids is not None
         return self._pyramids.batch(rows)
+
+    def check(self) -> None:
+        """Ask whether all maps by weights of the encoder under test were finite.
+
+        Raises:
+            WeightsError: they were not.
+        """
+        self._finite.check()
+        if self._pyramids is not None:
+            self._pyramids.check()
+
+    def targets(self, head: Detector, row: int) -> Any:
+        """What the boxes of a film ask of a head; made once for all trainings, whose heads differ in weights alone."""
+        boxes, labels = self.boxes.square(row, self._most)
+        key = row if len(boxes) else -1  # films without a box share theirs
+        if key not in self._targets:
+            self._targets[key] = head.targets(boxes, labels)
+        return self._targets[key]
 
     def close(self) -> None:
         """Let go of the maps."""
@@ -351,13 +376,8 @@ class BoxedFilms:
             self._pyramids.close()
 
 
-class Trial:
-    """A head on its way, alone or with a copy of the encoder that drifts or learns.
-
-    Attributes:
-        training: the loop.
-        point: how fast the encoder learns; None where it is frozen.
-    """
+class DetectionTrial(Trial):
+    """A detector on its way, alone or with a copy of the encoder that drifts or learns."""
 
     def __init__(
         self,
@@ -386,13 +406,12 @@ class Trial:
             groups += parameter_groups(self.encoder, schedule.lr * factor, decay, config.weight_decay)
             module = nn.ModuleDict({"head": self.head, "encoder": trained_part(self.encoder)})
             self.layers = describe_layers(self.encoder)
-        elif films.drifts:
-            self.encoder = deepcopy(films.model)
-            assert isinstance(self.encoder, nn.Module)  # it has a BatchNorm
-            self.encoder.eval().requires_grad_(False)
-            self._drifting = _norms(self.encoder)
+        elif films.norms:
+            copy = deepcopy(films.model)
+            assert isinstance(copy, nn.Module)  # it has a BatchNorm
+            self.encoder = copy.eval().requires_grad_(False)
+            self._drifting = [copy.get_submodule(name) for name in films.norms]
             module = nn.ModuleDict({"head": self.head, "statistics": nn.ModuleList(self._drifting)})
-        self._targets = self._all_targets(train)
         self.training = Training(
             "detection",
             module,
@@ -411,18 +430,21 @@ class Trial:
             validate=self._validate,
         )
 
-    @property
-    def score(self) -> float:
-        """The best validation score."""
-        return float(self.training.best["score"])
+    def check_maps(self) -> None:
+        """See `Trial.check_maps`."""
+        self.films.check()
 
     def release(self) -> None:
         """Forget the weights; what was chosen is kept."""
-        del self.head, self.encoder, self._drifting, self.training.module, self.training.optimiser
-        self.training.best = {**self.training.best, "state": {}}
+        super().release()
+        del self.head, self.encoder, self._drifting
 
     def detections(self, rows: Rows) -> Detections:
-        """Boxes of films in pixels of the file, beside the true ones whose class the detector knows."""
+        """Boxes of films in pixels of the file, beside the true ones whose class the detector knows.
+
+        Raises:
+            WeightsError: maps that a frozen encoder gave are not finite.
+        """
         self.head.eval()
         for norm in self._drifting:
             norm.eval()
@@ -438,6 +460,7 @@ class Trial:
                 boxes.append(self.films.boxes.restore(row, box))
                 scores.append(confidence.cpu().numpy().astype(np.float64))
                 labels.append(label.cpu().numpy())
+        self.check_maps()
         known = [self.films.boxes.known(row) for row in rows.tolist()]
         return Detections(
             [box for box, _ in known],
@@ -449,16 +472,10 @@ class Trial:
         )
 
     def _maps(self, rows: Rows) -> tuple[Tensor, ...]:
-        return self.films.maps(rows) if self.encoder is None else self.films.encode(self.encoder, rows)
-
-    def _all_targets(self, train: Rows) -> dict[int, Any]:
-        """By row. Films without a box share theirs."""
-        healthy = self.head.targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
-        found = {}
-        for row in train.tolist():
-            boxes, labels = self.films.boxes.square(row, self.config.train_boxes)
-            found[row] = self.head.targets(boxes, labels) if len(boxes) else healthy
-        return found
+        if self.encoder is None:
+            return self.films.maps(rows)
+        films = self.films.drifting if self.point is None else self.films.encode
+        return films(self.encoder, rows)
 
     def _step(self, rows: Rows, generator: torch.Generator) -> Tensor:
         """The loss of a batch; nothing in it draws random numbers, or waits for the device."""
@@ -469,7 +486,8 @@ class Trial:
             maps = self._maps(rows)
         with autocast(self.env.device, self.env.precision):
             predictions = self.head(maps)
-        losses = self.head.losses(predictions, [self._targets[row] for row in rows.tolist()])
+        targets = [self.films.targets(self.head, row) for row in rows.tolist()]
+        losses = self.head.losses(predictions, targets)
         return torch.stack(list(losses.values())).sum()
 
     def _validate(self) -> float:
@@ -478,16 +496,33 @@ class Trial:
             filtered, counts = mgca_rule(found)
             found = filtered.select(counts)
         score = mean_precision(average_precision(found, IOUS_40_75))
-        return 0.0 if np.isnan(score) else score  # no image counts for `map_mgca`: nothing was found
+        # No image counts for `map_mgca`. torchmetrics, which chooses in MGCA's code, has -1 there, so that 0 is better.
+        return -1.0 if np.isnan(score) else score
 
 
-def _norms(model: VisionLanguageModel) -> list[nn.Module]:
-    """Every BatchNorm of a model."""
-    return [m for m in model.modules() if isinstance(m, _BatchNorm)] if isinstance(model, nn.Module) else []
+def _looked_at(model: VisionLanguageModel, env: Environment) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Channels of a model's maps, and the names of the BatchNorms that a film passes on its way to them.
+
+    Raises:
+        PluginError: see `map_channels`.
+    """
+    modules = model.named_modules() if isinstance(model, nn.Module) else []
+    norms = {name: module for name, module in modules if isinstance(module, _BatchNorm)}
+    passed: set[str] = set()
+    with ExitStack() as hooks:
+        for name, norm in norms.items():
+            hook = norm.register_forward_hook(lambda *_, name=name: passed.add(name))
+            hooks.callback(hook.remove)
+        channels = map_channels(model, len(STRIDES), env)
+    return channels, tuple(name for name in norms if name in passed)
 
 
 def _search(
-    config: DetectionConfig, best: Trial, trials: Sequence[Trial], films: BoxedFilms, train: Rows
+    config: DetectionConfig,
+    best: DetectionTrial,
+    trials: Sequence[DetectionTrial],
+    films: BoxedFilms,
+    train: Rows,
 ) -> dict[str, Any]:
     """What was chosen and from what, for the record."""
     found = best.training.search(config.selected_on)
@@ -496,24 +531,4 @@ def _search(
         seen = {k for row in train.tolist() for k in films.boxes.known(row)[1].tolist()}
         found["classes"] = list(classes)
         found["classes_without_a_training_box"] = [name for k, name in enumerate(classes) if k not in seen]
-    if config.encoder_grid is None:
-        return found
-    return {
-        **found,
-        "grid": {**found["grid"], **asdict(config.encoder_grid)},
-        "trials": sum(trial.training.validations for trial in trials),
-        "chosen": {**_named(best.point), **found["chosen"]},
-        "tried": [
-            {
-                **_named(trial.point),
-                "epoch": trial.training.best["epoch"],
-                f"validation_{config.selected_on}": trial.score,
-            }
-            for trial in trials
-        ],
-        "encoder": best.layers,
-    }
-
-
-def _named(point: Point | None) -> dict[str, float]:
-    return {} if point is None else {"lr_factor": point[0], "layer_decay": point[1]}
+    return grid_search(found, config.encoder_grid, config.selected_on, best, trials)

@@ -37,6 +37,7 @@ from medbench.protocols.unfrozen import (
     trainable_copy,
     trained_part,
 )
+from medbench.seeding import drawn_from
 from medbench.task import Environment, Evaluation, TaskData
 
 Floats = npt.NDArray[np.float64]
@@ -333,8 +334,7 @@ class _Trial:
         films = torch.where(mirrored[:, None, None], films.flip(2), films)
         self.model.train()
         # Dropout and dropped paths draw from torch's own generator, which is lent to them here.
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        with drawn_from(int(torch.randint(2**62, (), generator=generator)), device):
             logits = self.head(self._pooled(films))
         return label_loss(logits, self.labels.of(rows).to(device), self.labels.exclusive)
 

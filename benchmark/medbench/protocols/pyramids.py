@@ -2,8 +2,9 @@
 
 Films are stretched to the model's square and not augmented, so a film's maps never change. They are kept in float16 in
 the user's cache (`medbench.feature_cache`), or below the work folder where it is not known which encoder gives them.
-Where they would not fit the budget they are computed each time they are asked for, rounded to float16 all the same:
-which way was taken does not show in a result, beyond what the size of a batch does to the rounding of an encoder.
+Where they would not fit the budget they are computed each time they are asked for, rounded to float16 all the same.
+They are then encoded in other batches than kept ones are, which can change the last digit of a map, and with it the
+last digits of what is trained on it.
 """
 
 import shutil
@@ -16,11 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from medbench.devices import autocast
+from medbench.devices import autocast, to_device
 from medbench.errors import WeightsError
 from medbench.feature_cache import FeatureCache, Identity, Kept
 from medbench.model import VisionLanguageModel
-from medbench.protocols.dense_maps import dense_maps, from_patches
+from medbench.protocols.dense_maps import FiniteMaps, dense_maps, from_patches, not_finite
 from medbench.protocols.features import BATCH_SIZE, PROBE, about, digest, evaluating
 from medbench.task import Environment, TaskData
 
@@ -87,8 +88,11 @@ class Pyramids:
         else:
             env.progress.say(f"{what} would take {size / 1e9:,.1f} GB of disk (allowed {budget / 1e9:,.1f})")
         self.cached = self._kept is not None
+        self._finite = FiniteMaps(env.device, env.precision)
         if not self.cached:
             env.progress.say(f"{what} are computed anew for each batch")
+            self._finite.note(first)
+            self._finite.check()
 
     def batch(self, rows: Rows) -> tuple[Tensor, ...]:
         """Maps of films.
@@ -100,12 +104,22 @@ class Pyramids:
             For each map (B, C, H, W) float32 on the device, from fine to coarse; every value is a float16.
         """
         if self._kept is None:
-            return tuple(m.float() for m in self._encode(rows))
+            maps = self._encode(rows)
+            self._finite.note(maps)
+            return tuple(m.float() for m in maps)
         flat = torch.from_numpy(self._kept.array[np.searchsorted(self._rows, rows)])  # (B, values of a film)
-        device = self._env.device
-        flat = (flat.pin_memory() if device.type == "cuda" else flat).to(device, non_blocking=True)
-        levels = torch.split(flat, [int(np.prod(shape)) for shape in self._shapes], dim=1)
+        levels = torch.split(
+            to_device(flat, self._env.device), [int(np.prod(shape)) for shape in self._shapes], dim=1
+        )
         return tuple(m.reshape(-1, *shape).float() for m, shape in zip(levels, self._shapes, strict=True))
+
+    def check(self) -> None:
+        """Ask whether all maps that `batch` computed were finite; kept ones are looked at when they are made.
+
+        Raises:
+            WeightsError: they were not.
+        """
+        self._finite.check()
 
     def close(self) -> None:
         """Let go of the maps; those in the cache stay for other tasks, as far as it has room for them."""
@@ -116,8 +130,9 @@ class Pyramids:
     def _encode(self, rows: Rows) -> list[Tensor]:
         """Float16 maps on the device."""
         device = self._env.device
-        images = torch.from_numpy(np.ascontiguousarray(self._films[rows]))  # (B, side, side) uint8
-        images = (images.pin_memory() if device.type == "cuda" else images).to(device, non_blocking=True)
+        images = to_device(
+            torch.from_numpy(np.ascontiguousarray(self._films[rows])), device
+        )  # (B, side, side) uint8
         with evaluating(self._model), autocast(device, self._env.precision):
             maps = dense_maps(self._model, self._model.preprocessing.normalise(images), self._levels)
             return [m.half() for m in maps]
@@ -130,12 +145,8 @@ class Pyramids:
                 part = _flat(self._encode(rows))
                 finite = np.isfinite(part).all(axis=1)
                 if not finite.all():
-                    raise WeightsError(
-                        f"the encoder's feature maps of {self._sample.iloc[rows[~finite][0]]} are not finite "
-                        f"in half precision (computed at precision {self._env.precision}; 65,504 just fits). "
-                        "Try --precision 32; if that changes nothing, the weights hold NaN, infinity or "
-                        "absurd values: pretrain again with a lower learning rate, or check the checkpoint."
-                    )
+                    film = str(self._sample.iloc[rows[~finite][0]])
+                    raise WeightsError(not_finite(film, self._env.precision))
                 maps[at : at + len(rows)] = part
                 advance(len(rows))
 

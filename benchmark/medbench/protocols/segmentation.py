@@ -11,7 +11,6 @@ maps are not kept. Without augmentation (`tiny`) the maps of all films are compu
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -23,33 +22,32 @@ from torch import Tensor, nn
 
 from medbench.data.affine import ScaleRotate
 from medbench.data.index import Index
-from medbench.devices import autocast
+from medbench.devices import autocast, to_device
 from medbench.errors import DataError, PluginError
 from medbench.heads.setr import Setr, SetrConfig
 from medbench.heads.unet import STRIDES, UNet, UNetConfig
 from medbench.metrics.segmentation import mask_columns, segmentation_metrics
 from medbench.model import Preprocessing, VisionLanguageModel
-from medbench.protocols.dense_maps import dense_maps, from_patches
+from medbench.protocols.dense_maps import FiniteMaps, dense_maps, from_patches, map_channels
 from medbench.protocols.features import evaluating
 from medbench.protocols.other_side import OtherSide
 from medbench.protocols.pyramids import Pyramids
 from medbench.protocols.segmentation_loss import film_terms, mean_loss, segmentation_loss
 from medbench.protocols.square_masks import SquareMasks, positive_rows
 from medbench.protocols.training import Schedule, Training
+from medbench.protocols.trials import Point, Trial, best_trial, grid_search
 from medbench.protocols.unfrozen import (
     EncoderGrid,
+    check_trainable,
     describe_layers,
     parameter_groups,
     trainable_copy,
     trained_part,
 )
-from medbench.seeding import derive_seed
+from medbench.seeding import derive_seed, drawn_from
 from medbench.task import Environment, Evaluation, Fit, Metric, Task, TaskData
 
 Rows = npt.NDArray[np.int64]
-
-Point = tuple[float, float]
-"""Rate of an encoder's last layer in parts of the decoder's, and of each layer in parts of the one above it."""
 
 
 @dataclass(frozen=True)
@@ -173,7 +171,8 @@ class Segmentation(Task):
 
         Raises:
             DataError: a film was not annotated, a mask can not be read, or a part of the split is empty.
-            PluginError: the model does not take films of this side, or gives no five maps.
+            PluginError: the model does not take films of this side, gives no five maps, or can not be fine-tuned where
+                it should be; said before anything takes long.
             WeightsError: a feature is not finite.
         """
         return SquareFilms(self.config, model, data, env)
@@ -188,23 +187,17 @@ class Segmentation(Task):
         and the columns of `mask_columns`: masks in the square, where the probability is over 0.5, and the true ones.
 
         Raises:
+            WeightsError: a feature is not finite.
             FloatingPointError: the loss is no longer finite.
         """
         config = self.config
         rows = balanced(train, positive_rows(data.index, config.labels), seed) if config.balanced else train
         schedule = schedule_of(config, len(rows))
-        points: Sequence[Point | None] = config.encoder_grid.points if config.encoder_grid else [None]
-        trials = []
-        for point in points:
-            trial = Trial(config, schedule, features, rows, data.split.val, seed, env, point)
-            trial.training.run()
-            trials.append(trial)
-            if len(points) > 1:  # a trained one is whole in its checkpoint: it need not stay in memory
-                trial.release()
-        best = max(trials, key=lambda trial: trial.score)  # of equal ones the first
-        if len(points) > 1:
-            best = Trial(config, schedule, features, rows, data.split.val, seed, env, best.point)
-            best.training.run()
+
+        def make(point: Point | None) -> SegmentationTrial:
+            return SegmentationTrial(config, schedule, features, rows, data.split.val, seed, env, point)
+
+        best, trials = best_trial(config.encoder_grid, make)
         table = data.index.table.iloc[data.split.test]
         known = table[["sample", "patient"]].reset_index(drop=True)
         predictions = pd.concat([known, best.masks(data.split.test)], axis=1)
@@ -284,7 +277,10 @@ class SquareFilms:
         self.vit = from_patches(model)
         self._env = env
         self._encoder = self.sized(model)
+        self._finite = FiniteMaps(env.device, env.precision)
         self.channels = self._channels()
+        if config.encoder_grid is not None:
+            check_trainable(model, pyramid=not self.vit)
         prepared = data.images(self.side, "stretch")
         every = np.unique(np.concatenate([split.train, split.val, split.test]))
         self._films = prepared.images
@@ -305,11 +301,11 @@ class SquareFilms:
 
     def images(self, rows: Rows) -> Tensor:
         """(B, side, side) uint8 on the device."""
-        return _send(torch.from_numpy(np.ascontiguousarray(self._films[rows])), self._env.device)
+        return to_device(torch.from_numpy(np.ascontiguousarray(self._films[rows])), self._env.device)
 
     def masks(self, rows: Rows) -> Tensor:
         """(B, side, side) bool on the device."""
-        return _send(self._masks.batch(rows), self._env.device)
+        return to_device(self._masks.batch(rows), self._env.device)
 
     def maps(self, rows: Rows) -> tuple[Tensor, ...]:
         """Maps (B, C, h, w) float32 of films as they are, by the frozen encoder; every value is a float16."""
@@ -322,7 +318,18 @@ class SquareFilms:
         with evaluating(self._encoder), autocast(self._env.device, self._env.precision):
             images = self._encoder.preprocessing.normalise(films)
             maps = [m.half() for m in dense_maps(self._encoder, images, len(STRIDES))]
+        self._finite.note(maps)
         return tuple(m.float() for m in maps)  # outside, so that a decoder can be trained on them
+
+    def check(self) -> None:
+        """Ask whether all maps by the frozen encoder were finite.
+
+        Raises:
+            WeightsError: they were not.
+        """
+        self._finite.check()
+        if self._pyramids is not None:
+            self._pyramids.check()
 
     def close(self) -> None:
         """Let go of the maps."""
@@ -335,31 +342,23 @@ class SquareFilms:
         Raises:
             PluginError: the model does not take films of this side, or gives other maps.
         """
-        own, name = self.model.preprocessing.size, type(self.model).__name__
+        own = self.model.preprocessing.size
         try:
-            maps = self.encode(torch.zeros(1, self.side, self.side, device=self._env.device))
+            return map_channels(self._encoder, len(STRIDES), self._env)
+        except PluginError:
+            raise
         except Exception as error:
             if self.side == own:
                 raise
             raise PluginError(
-                f"{name}.encode_image takes no films of {self.side} px, only of its own {own} px "
+                f"{type(self.model).__name__}.encode_image takes no films of {self.side} px, only of its own {own} px "
                 f"({type(error).__name__}: {error}). Leave out tasks of another size than the model's, or let it "
                 "resample its positions."
             ) from error
-        if len(maps) != (1 if self.vit else len(STRIDES)):
-            raise PluginError(
-                f"{name}.encode_image(pyramid=True) gave {len(maps)} maps; expected five, at strides {STRIDES}."
-            )
-        return tuple(int(m.shape[1]) for m in maps)
 
 
-class Trial:
-    """A decoder on its way, alone or with an encoder that learns.
-
-    Attributes:
-        training: the loop.
-        point: how fast the encoder learns; None where it is frozen.
-    """
+class SegmentationTrial(Trial):
+    """A decoder on its way, alone or with an encoder that learns; its score is the loss with its sign turned."""
 
     def __init__(
         self,
@@ -403,15 +402,14 @@ class Trial:
             validate=lambda: -self.loss(self.validation),
         )
 
-    @property
-    def score(self) -> float:
-        """The lowest validation loss with its sign turned."""
-        return float(self.training.best["score"])
+    def check_maps(self) -> None:
+        """See `Trial.check_maps`."""
+        self.films.check()
 
     def release(self) -> None:
         """Forget the weights; what was chosen is kept."""
-        del self.decoder, self.encoder, self._modules, self.training.module, self.training.optimiser
-        self.training.best = {**self.training.best, "state": {}}
+        super().release()
+        del self.decoder, self.encoder, self._modules
 
     def loss(self, rows: Rows) -> float:
         """The loss of films as they are, of batches of `batch_size` in the order of `rows`."""
@@ -427,7 +425,11 @@ class Trial:
         return pd.concat(parts, ignore_index=True)
 
     def _logits(self, rows: Rows) -> Iterator[tuple[Rows, Tensor]]:
-        """Rows and their (B, 1, side, side) float32 logits, some films at a time."""
+        """Rows and their (B, 1, side, side) float32 logits, some films at a time.
+
+        Raises:
+            WeightsError: maps that a frozen encoder gave are not finite; said after the last of them.
+        """
         self._mode(training=False)
         for start in range(0, len(rows), self.config.predict_batch):
             some = rows[start : start + self.config.predict_batch]
@@ -435,6 +437,7 @@ class Trial:
                 maps = self._maps(self.films.images(some)) if self.encoder else self.films.maps(some)
                 logits = self.decoder(maps)
             yield some, logits
+        self.check_maps()
 
     def _maps(self, films: Tensor) -> tuple[Tensor, ...]:
         """Of the encoder that learns."""
@@ -455,7 +458,8 @@ class Trial:
         self._mode(training=True)
         with autocast(self.env.device, self.env.precision):
             if self.encoder is not None and films is not None:
-                with _drawn_from(generator, self.env.device):  # dropout and the like
+                # Dropout and the like draw from torch's own generators, which are lent to them here.
+                with drawn_from(int(torch.randint(2**62, (), generator=generator)), self.env.device):
                     maps = self._maps(films)
             else:
                 maps = self.films.maps(rows) if films is None else self.films.encode(films)
@@ -463,49 +467,18 @@ class Trial:
         return segmentation_loss(logits, masks)
 
 
-@contextmanager
-def _drawn_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
-    """Inside it, torch's own generators start from a number of `generator`; afterwards they are as they were before."""
-    seed = int(torch.randint(2**62, (), generator=generator))
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-def _send(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
-
-
 def _search(
-    config: SegmentationConfig, best: Trial, trials: Sequence[Trial], films: SquareFilms, train: Rows
+    config: SegmentationConfig,
+    best: SegmentationTrial,
+    trials: Sequence[SegmentationTrial],
+    films: SquareFilms,
+    train: Rows,
 ) -> dict[str, Any]:
     """What was chosen and from what, for the record."""
     found = best.training.search("loss")
-    chosen = {"epoch": best.training.best["epoch"], "validation_loss": -best.score}
-    about = {
+    found["chosen"] = {"epoch": best.training.best["epoch"], "validation_loss": -best.score}
+    return {
+        **grid_search(found, config.encoder_grid, "loss", best, trials, sign=-1),
         "decoder": "SETR, over the patches" if films.vit else "U-Net, over five maps",
         "trained_on": len(train),
     }
-    if config.encoder_grid is None:
-        return {**found, "chosen": chosen, **about}
-    tried = [
-        {
-            **_named(trial.point),
-            "epoch": trial.training.best["epoch"],
-            "validation_loss": -trial.score,
-        }
-        for trial in trials
-    ]
-    return {
-        **found,
-        "grid": {**found["grid"], **asdict(config.encoder_grid)},
-        "trials": sum(trial.training.validations for trial in trials),
-        "chosen": {**_named(best.point), **chosen},
-        "tried": tried,
-        "encoder": best.layers,
-        **about,
-    }
-
-
-def _named(point: Point | None) -> dict[str, float]:
-    return {} if point is None else {"lr_factor": point[0], "layer_decay": point[1]}

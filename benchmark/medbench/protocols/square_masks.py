@@ -54,11 +54,12 @@ class SquareMasks:
         drawn[self._rows] = positive_rows(index, labels)[self._rows]
         self._at = np.full(len(index), -1, np.int64)  # row of `_bits`, -1 for an empty mask
         todo = np.flatnonzero(drawn)
+        column = outlined_by(index)
         bits = np.zeros((len(todo), -(-(side * side) // 8)), np.uint8)
         kept = 0
         with progress.track("drawing masks", len(todo), "films") as advance:
             for row in todo.tolist():
-                mask = file_mask(index, row, labels, *sizes[row].tolist())
+                mask = file_mask(index, column, row, labels, *sizes[row].tolist())
                 square = fit_square(mask.astype(np.uint8) * np.uint8(255), side, "stretch") > 127
                 if square.any():
                     bits[kept] = np.packbits(square)
@@ -78,11 +79,6 @@ class SquareMasks:
         full = at >= 0
         masks[full] = np.unpackbits(self._bits[at[full]], axis=1, count=self.side**2)
         return torch.from_numpy(masks).view(len(rows), self.side, self.side)
-
-    def filled(self, rows: Rows) -> npt.NDArray[np.bool_]:
-        """(B,) whether the mask of each of these positions has a pixel."""
-        full: npt.NDArray[np.bool_] = self._at[rows] >= 0
-        return full
 
 
 def outlined_by(index: Index) -> str:
@@ -119,19 +115,27 @@ def check_annotated(index: Index, rows: Rows) -> None:
         )
 
 
-def file_mask(index: Index, row: int, labels: Sequence[str], height: int, width: int) -> Mask:
+def file_mask(index: Index, column: str, row: int, labels: Sequence[str], height: int, width: int) -> Mask:
     """The mask of one film in the pixels of its file: the union of its regions, or of its boxes, filled.
+
+    Args:
+        index: of the dataset.
+        column: from `outlined_by`, which looks at all films: asked once, not once a film.
+        row: position in the index.
+        labels: of the regions or boxes that count; empty: all.
+        height: of the file, pixels.
+        width: of the file, pixels.
 
     Raises:
         DataError: a mask file can not be read or has another size, or run lengths leave the film.
     """
-    entry = index.table.iloc[row]
-    if outlined_by(index) == "regions":
-        regions = entry["regions"]
-        keep = _counting(regions, None, labels)
-        return mask_of([r for r, k in zip(regions, keep, strict=True) if k], height, width, index.root)
-    boxes = np.asarray(entry["boxes"], np.float64).reshape(-1, 4)
-    return boxes_mask(boxes[_counting(list(boxes), entry["box_labels"], labels)], height, width)
+    found = index.table[column].iloc[row]
+    if column == "regions":
+        keep = _counting(found, None, labels)
+        return mask_of([r for r, k in zip(found, keep, strict=True) if k], height, width, index.root)
+    boxes = np.asarray(found, np.float64).reshape(-1, 4)
+    names = index.table["box_labels"].iloc[row]
+    return boxes_mask(boxes[_counting(list(boxes), names, labels)], height, width)
 
 
 def _counting(found: Sequence[object], names: Sequence[str] | None, labels: Sequence[str]) -> list[bool]:

@@ -109,7 +109,7 @@ class Training:
         """Train to the end, from the last validation of a killed run if there was one, and load the best state.
 
         Raises:
-            FloatingPointError: the loss is no longer finite.
+            FloatingPointError: the loss is no longer finite, or no validation gave a number.
         """
         self._resume()
         films, schedule = len(self.train), self.schedule
@@ -129,6 +129,12 @@ class Training:
                 if self.epoch % schedule.validate_every == 0 or self.epoch == schedule.epochs:
                     self._validate()
                     self._save()
+        if not self.best["state"]:
+            raise FloatingPointError(
+                f"none of the {self.validations} validations of {self.name} gave a number, so no state can be chosen: "
+                f"what it predicts on validation films is not finite, at learning rate {schedule.lr}, precision "
+                f"{self.env.precision}"
+            )
         self.module.load_state_dict(self.best["state"])
 
     def search(self, metric: str) -> dict[str, Any]:

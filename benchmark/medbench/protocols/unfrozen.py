@@ -76,6 +76,15 @@ def trainable_copy(model: VisionLanguageModel, *, pyramid: bool = False) -> Visi
     return fine_tuned
 
 
+def check_trainable(model: VisionLanguageModel, *, pyramid: bool = False) -> None:
+    """Refuse a model that can not be fine-tuned, before anything takes long; arguments as of `trainable_copy`.
+
+    Raises:
+        PluginError: the model is no torch module, its features have no gradient, or it names its layers wrongly.
+    """
+    _layers(trainable_copy(model, pyramid=pyramid))
+
+
 def parameter_groups(
     model: VisionLanguageModel, lr: float, layer_decay: float, weight_decay: float
 ) -> list[dict[str, Any]]:
