@@ -79,7 +79,7 @@ def verdicts(path: Path, catalogue: Catalogue | None = None) -> dict[str, str]:
 
 def test_an_accepted_record_is_what_the_code_gives() -> None:
     found = verdicts(next((ACCEPTED / CELLS).glob("1pct-s0-*.json")))
-    assert found["auroc"] in ("equal", "another version") and "changed" not in found.values()
+    assert set(found.values()) == {"equal"}
 
 
 def test_what_is_equal_is_shown_and_costs_nothing(results: Path) -> None:
