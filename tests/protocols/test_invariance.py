@@ -127,10 +127,10 @@ def watch_batches(model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch) -
     seen: set[int] = set()
     encode = type(model).encode_image
 
-    def watched(self: VisionLanguageModel, images: Tensor) -> ImageFeatures:
+    def watched(self: VisionLanguageModel, images: Tensor, pyramid: bool = False) -> ImageFeatures:
         if not torch.is_grad_enabled():
             seen.add(len(images))
-        return encode(self, images)
+        return encode(self, images, pyramid=pyramid)
 
     monkeypatch.setattr(type(model), "encode_image", watched)
     return seen
