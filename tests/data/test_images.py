@@ -887,6 +887,15 @@ def test_truncated_files_are_refused(
         read_image(path)
 
 
+def test_an_element_of_no_known_kind_is_refused(files: dict[str, bytes], tmp_path: Path) -> None:
+    path = tmp_path / "corrupt"
+    samples = b"\x28\x00\x02\x00U"  # SamplesPerPixel, US
+    assert files["DICOM"].count(samples + b"S") == 1
+    path.write_bytes(files["DICOM"].replace(samples + b"S", samples + b"\0"))
+    with pytest.raises(DataError, match="an element of its header can not be read"):
+        read_image(path)
+
+
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["PNG", "JPEG", "DICOM"]),

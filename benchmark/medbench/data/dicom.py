@@ -101,6 +101,15 @@ def read_dicom(path: Path) -> npt.NDArray[np.uint8]:
     Raises:
         Unreadable: it is refused by its header, or can not be decoded.
     """
+    try:
+        return _read(path)
+    except NotImplementedError as error:  # pydicom parses an element when it is asked for
+        raise Unreadable(
+            f"an element of its header can not be read ({one_line(error)}); copy it again"
+        ) from error
+
+
+def _read(path: Path) -> npt.NDArray[np.uint8]:
     header = open_dicom(path, pixels=False)
     if "Rows" in header:  # else there may be no pixels at all, which is said below
         dicom_size(header)
