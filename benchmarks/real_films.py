@@ -63,8 +63,8 @@ PARTS = (
     ),
     Part(
         "notes",
-        "Clinical notes found by their films, and films by their notes. The encoder was pretrained on most of these very "
-        "pairs, there being no others, so the figure is too good; it shows that the path works.",
+        "Clinical notes found by their films, and films by their notes. The encoder was pretrained on most of these "
+        "very pairs, there being no others, so the figure is too good; it shows that the path works.",
         f"-m clip -t ret:table:tables/notes.csv --corpus {CORPUS}",
     ),
     Part(
