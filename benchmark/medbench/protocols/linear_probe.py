@@ -15,17 +15,15 @@ for it, the log-odds of the share of positives with half a film of each outcome 
 that exclude each other it is never the likeliest. `search` says so.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from medbench.model import VisionLanguageModel
-from medbench.protocols.classification import Classification, log_odds
+from medbench.protocols.classification import log_odds
 from medbench.protocols.logistic_regression import LogisticFit, fit_logistic
-from medbench.protocols.probe_features import ProbeFeatures, Scaling
+from medbench.protocols.probe_features import FeatureProbe, ProbeFeatures, Scaling
 from medbench.protocols.selection import choose, one_valued, prior_log_odds
 from medbench.task import Environment, Evaluation, TaskData
 
@@ -57,23 +55,10 @@ class LinearProbeConfig:
     )
 
 
-class LinearProbe(Classification):
+class LinearProbe(FeatureProbe):
     """A binary label or several, each with a classifier of its own, or classes that exclude each other."""
 
-    def __init__(
-        self, recipe: str, *, split: str, classes: Sequence[str] = (), exclusive: bool = False
-    ) -> None:
-        super().__init__(recipe, split=split, classes=classes, exclusive=exclusive)
-        self.config = LinearProbeConfig()
-
-    def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> ProbeFeatures:
-        """Pooled features of all rows of the split.
-
-        Raises:
-            DataError: nobody is tested.
-        """
-        self.require_test(data)
-        return ProbeFeatures.extract(model, data, env)
+    config = LinearProbeConfig()
 
     def evaluate(
         self, features: ProbeFeatures, data: TaskData, train: Rows, seed: int, env: Environment
@@ -110,10 +95,6 @@ class LinearProbe(Classification):
         )
         predictions = self.predictions(data, choice.of(scores["test"]), choice.of(scores["val"]))
         return Evaluation(predictions, choice.search)
-
-    def depends_on_seed(self, fraction: float) -> bool:
-        """Only through the list of a fraction: the fit itself has one minimum."""
-        return fraction < 1.0
 
     def _predict(
         self, fit: LogisticFit, scaling: Scaling, features: ProbeFeatures, rows: Rows, env: Environment

@@ -16,7 +16,6 @@ Cosines are computed in float64 and rounded to 4e-9; of equal ones the film that
 films that are in a set twice do not make the neighbours depend on how films are put into blocks.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from medbench.model import VisionLanguageModel
-from medbench.protocols.classification import Classification
-from medbench.protocols.probe_features import ProbeFeatures, Scaling
+from medbench.protocols.probe_features import FeatureProbe, ProbeFeatures, Scaling
 from medbench.protocols.selection import choose, one_valued, prior_log_odds
 from medbench.task import Environment, Evaluation, TaskData
 
@@ -62,23 +59,10 @@ class NearestNeighboursConfig:
     )
 
 
-class NearestNeighbours(Classification):
+class NearestNeighbours(FeatureProbe):
     """Labels that may occur together, each with its own neighbours, or classes that exclude each other."""
 
-    def __init__(
-        self, recipe: str, *, split: str, classes: Sequence[str] = (), exclusive: bool = False
-    ) -> None:
-        super().__init__(recipe, split=split, classes=classes, exclusive=exclusive)
-        self.config = NearestNeighboursConfig()
-
-    def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> ProbeFeatures:
-        """Pooled features of all rows of the split.
-
-        Raises:
-            DataError: nobody is tested.
-        """
-        self.require_test(data)
-        return ProbeFeatures.extract(model, data, env)
+    config = NearestNeighboursConfig()
 
     def evaluate(
         self, features: ProbeFeatures, data: TaskData, train: Rows, seed: int, env: Environment
@@ -111,10 +95,6 @@ class NearestNeighbours(Classification):
         )
         found = choice.of(scores)
         return Evaluation(self.predictions(data, found[held:], found[:held]), choice.search)
-
-    def depends_on_seed(self, fraction: float) -> bool:
-        """Only through the list of a fraction: nothing is drawn."""
-        return fraction < 1.0
 
     def _votes(self, labels: Floats, near: Tensor, cosine: Tensor, prior: Floats) -> Floats:
         """(K, M, C) log-odds by number of neighbours.

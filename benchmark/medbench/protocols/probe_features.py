@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medbench.model import VisionLanguageModel
+from medbench.protocols.classification import Classification
 from medbench.protocols.features import pooled_features
 from medbench.task import Environment, TaskData
 
@@ -85,3 +86,20 @@ class Scaling:
         for part, block in self.blocks(features, rows, device):
             out[part] = block
         return out
+
+
+class FeatureProbe(Classification):
+    """Base of the probes that read features once and draw nothing: the seed picks the list of a fraction alone."""
+
+    def extract(self, model: VisionLanguageModel, data: TaskData, env: Environment) -> ProbeFeatures:
+        """Pooled features of all rows of the split.
+
+        Raises:
+            DataError: nobody is tested.
+        """
+        self.require_test(data)
+        return ProbeFeatures.extract(model, data, env)
+
+    def depends_on_seed(self, fraction: float) -> bool:
+        """Only through the list of a fraction."""
+        return fraction < 1.0
