@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from medbench.data.augment import centre_crop
 from medbench.data.shards import Films
-from medbench.devices import autocast
+from medbench.devices import autocast, to_device
 from medbench.errors import WeightsError
 from medbench.feature_cache import FeatureCache, Identity
 from medbench.model import VisionLanguageModel
@@ -51,7 +51,7 @@ def evaluating(model: VisionLanguageModel) -> Iterator[None]:
 def read_films(films: Films, rows: npt.NDArray[np.int64], device: torch.device) -> Tensor:
     """(B, H, W) uint8 films `rows` (B,) of prepared ones, on the device; a GPU need not wait for them."""
     batch = torch.from_numpy(np.ascontiguousarray(films[rows]))
-    return (batch.pin_memory() if device.type == "cuda" else batch).to(device, non_blocking=True)
+    return to_device(batch, device)
 
 
 def pooled_features(

@@ -22,7 +22,7 @@ from medbench.devices import autocast
 from medbench.errors import WeightsError
 from medbench.metrics.retrieval import Similarity, cosine
 from medbench.model import ImageFeatures, LocallySimilar, TextBatch, TextFeatures, VisionLanguageModel
-from medbench.protocols.features import evaluating
+from medbench.protocols.features import evaluating, read_films
 from medbench.task import Environment, TaskData
 
 Floats = npt.NDArray[np.float64]
@@ -228,13 +228,11 @@ def _images(
     """(I, E) embeddings, and (I, U) local similarities to `texts` where there are any."""
     inputs = model.preprocessing
     films = data.images(inputs.resize, "pad").images
-    pin = env.device.type == "cuda"
     embeddings: list[Tensor] = []
     similar: list[Tensor] = []
     with env.progress.track("encoding films", len(rows), "films") as advance:
         for start in range(0, len(rows), batch_size):
-            pixels = torch.from_numpy(np.ascontiguousarray(films[rows[start : start + batch_size]]))
-            pixels = (pixels.pin_memory() if pin else pixels).to(env.device, non_blocking=True)  # (B, H, W)
+            pixels = read_films(films, rows[start : start + batch_size], env.device)  # (B, H, W)
             with autocast(env.device, env.precision):
                 features: ImageFeatures = model.encode_image(
                     inputs.normalise(centre_crop(pixels, inputs.size))

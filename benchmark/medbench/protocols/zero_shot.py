@@ -27,9 +27,9 @@ import torch
 from medbench.errors import DataError
 from medbench.metrics.bootstrap import INTERVAL, bootstrap_blocks, percentile_interval
 from medbench.metrics.calibration import Reliability
-from medbench.metrics.classification import auroc, classification_metrics
+from medbench.metrics.classification import accuracy, classification_metrics, macro_auroc
 from medbench.model import VisionLanguageModel
-from medbench.protocols.classification import Classification, log_odds
+from medbench.protocols.classification import Classification, class_names, log_odds
 from medbench.protocols.prompts import Ensemble, Prompts, read_prompts
 from medbench.protocols.similarity import BATCH_SIZE, compare
 from medbench.seeding import derive_seed
@@ -220,8 +220,8 @@ class ZeroShot(Classification):
     def _measure(self) -> tuple[str, Callable[[Floats, Floats], float | None]]:
         """Name and function of the primary metric."""
         if self.exclusive:
-            return "accuracy", _accuracy
-        return "auroc" if len(self.classes) == 1 else "macro_auroc", _macro_auroc
+            return "accuracy", accuracy
+        return "auroc" if len(self.classes) == 1 else "macro_auroc", macro_auroc
 
     def depends_on_seed(self, fraction: float) -> bool:
         """Draws of prompts are the same for every seed."""
@@ -316,8 +316,7 @@ def _shares(right: npt.NDArray[Any], known: npt.NDArray[Any]) -> Floats:
 
 def _targets(predictions: pd.DataFrame) -> tuple[list[str], Floats]:
     """Names of the classes, and (T, C) their labels."""
-    columns = [str(column) for column in predictions]
-    names = [column.removeprefix("target_") for column in columns if column.startswith("target_")]
+    names = class_names(predictions)
     return names, predictions[[f"target_{name}" for name in names]].to_numpy(np.float64)
 
 
@@ -348,14 +347,6 @@ def _z_scores(values: Floats) -> Floats:
     return np.where(spread > 0, z, 0.0)
 
 
-def _accuracy(target: Floats, scores: Floats) -> float | None:
-    """Share of films whose class has the highest score, the first one of equals."""
-    known = ~np.isnan(target).any(axis=1)
-    if not known.any():
-        return None
-    return float((scores[known].argmax(axis=1) == target[known].argmax(axis=1)).mean())
-
-
 def _why(names: Sequence[str], target: Floats, exclusive: bool) -> str:
     """Why the primary metric has no value for these labels, or which classes are left out of its mean."""
     if exclusive:
@@ -368,13 +359,3 @@ def _why(names: Sequence[str], target: Floats, exclusive: bool) -> str:
         for name, (positives, negatives) in counts.items()
         if not positives or not negatives
     )
-
-
-def _macro_auroc(target: Floats, scores: Floats) -> float | None:
-    """Mean over the classes with positives and negatives; None if none has both."""
-    values = []
-    for truth, score in zip(target.T, scores.T, strict=True):
-        known = ~np.isnan(truth)
-        values.append(auroc(truth[known] == 1, score[known]))
-    known_ones = [value for value in values if value is not None]
-    return float(np.mean(known_ones)) if known_ones else None
