@@ -5,10 +5,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medbench.data.splits import ids_sha256, parts_sha256
 from medbench.errors import DataError
+from medbench.metrics.bootstrap import interval
 from medbench.plugins import Catalogue, declared
-from medbench.records import Record, ResultStore, read_predictions, read_record
+from medbench.records import Record, ResultStore, draws_block, read_draws, read_predictions, read_record
 from medbench.rescore import same, score_again
 from medbench.scoring import Scores
 
@@ -21,8 +24,9 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
     """Everything that is wrong with one record.
 
     Its schema; that its id is the hash of its identity, config_sha256 that of its configs, and its file has the name
-    of that id; the hash of its predictions; that the id lists it names are kept; and the metrics and the blocks of
-    groups and diagrams, computed again from the predictions by the installed task, if that has the recorded version.
+    of that id; the hash of its predictions; that the id lists it names are kept; that its interval is that of its
+    draws; and the metrics, the draws and the blocks of groups and diagrams, computed again from the predictions by the
+    installed task, if that has the recorded version.
 
     Args:
         path: of the record.
@@ -49,7 +53,7 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
     if path != (expected := store.path(identity, record.cell_id)):
         wrong.append(f"expected at {expected}")
     if record.status != "ok":
-        held = [name for name in ("metrics", "predictions", "search") if getattr(record, name)]
+        held = [name for name in ("metrics", "predictions", "draws", "search") if getattr(record, name)]
         return wrong + [f"a {record.status} record holds {name}: it was edited" for name in held]
     ids = {
         name: _ids(store, getattr(identity, name), name, wrong) for name in ("split_sha256", "train_sha256")
@@ -62,6 +66,7 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
         listed = len(ids[name].get(part, ()))
         if ids[name] and listed != count:
             wrong.append(f"counts: {count} {part} samples recorded, its id list has {listed}")
+    wrong += check_draws(path, record)
     try:
         predictions = read_predictions(path, record)
     except DataError as error:
@@ -88,6 +93,51 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
     wrong += _compare("metrics", _metrics(record), _metrics(scores))
     if record.subgroups or record.reliability:  # older records have neither
         wrong += _compare("blocks", _blocks(record), _blocks(scores))
+    return wrong + _compare_draws(path, record, scores)
+
+
+def check_draws(path: Path, record: Record) -> list[str]:
+    """What is wrong with the draws of a record, seen without its predictions.
+
+    The hash; that they are those of the primary metric; and that the bounds of its interval follow from them.
+    Records from before there were draws have none.
+    """
+    if record.draws is None:
+        return []
+    try:
+        values = read_draws(path, record)
+    except DataError as error:
+        return [str(error)]
+    if record.draws.metric != record.primary_metric or record.primary is None:
+        return [f"draws are of {record.draws.metric}, the primary metric is {record.primary_metric}"]
+    recorded = record.primary.low, record.primary.high
+    found = interval(record.primary.interval, record.primary.value, values)
+    return [
+        f"draws: {end} bound of the interval {one} recorded, {other} by the draws"
+        for end, one, other in zip(("lower", "upper"), recorded, found, strict=True)
+        if not same(one, other, SAME)
+    ]
+
+
+def _compare_draws(path: Path, record: Record, scores: Scores) -> list[str]:
+    """The draws and what is said of them, against those that the predictions give."""
+    if record.draws is None:
+        return []
+    if scores.bootstrap is None:
+        return ["draws are recorded, the installed task makes none"]
+    try:
+        values = read_draws(path, record)
+    except DataError:  # said by `check_draws`
+        return []
+    file = path.parent / record.draws.path
+    now = draws_block(file, scores.metrics[0].name, scores.bootstrap, scores.delong_se)
+    wrong = _compare("draws", [("draws", record.draws.model_dump())], [("draws", now.model_dump())])
+    if values.shape == scores.bootstrap.draws.shape:
+        differ = ~np.isclose(values, scores.bootstrap.draws, rtol=0, atol=SAME, equal_nan=True)
+        if differ.any():
+            wrong.append(
+                f"draws: {np.count_nonzero(differ)} of {len(values)} are not those of the predictions"
+            )
     return wrong
 
 
