@@ -24,14 +24,15 @@ class Results:
         self,
         root: Path,
         records: dict[str, Record],
-        failures: tuple[Record, ...],
-        catalogue: Catalogue | None,
+        failures: dict[str, Record],
+        catalogue: Catalogue | None = None,
     ) -> None:
         self.root = root
         self.records = tuple(records.values())
-        self.failures = failures
+        self.failures = tuple(failures.values())
         self.catalogue = catalogue
-        self._paths = {record.cell_id: path for path, record in records.items()}
+        # A cell that was done after it had failed is found at its record.
+        self._paths = {record.cell_id: path for path, record in {**failures, **records}.items()}
         self._draws: dict[str, npt.NDArray[np.float64] | None] = {}
 
     @classmethod
@@ -45,9 +46,11 @@ class Results:
         Raises:
             DataError: a file is no record.
         """
-        store = ResultStore(root)
-        records = {path.relative_to(root).as_posix(): read_record(path) for path in store.files()}
-        return cls(root, records, tuple(store.failures()), catalogue)
+        records, failures = (
+            {path.relative_to(root).as_posix(): read_record(path) for path in paths}
+            for paths in (ResultStore(root).files(), sorted(root.glob("*/*/*/*.failed-*.json")))
+        )
+        return cls(root, records, failures, catalogue)
 
     def path(self, record: Record) -> str:
         """Of a record, relative to the folder, with forward slashes."""

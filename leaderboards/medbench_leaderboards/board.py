@@ -5,14 +5,12 @@ A board has a table for every source, recipe, and full sets or subsets; they are
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from weakref import WeakKeyDictionary
 
 from medbench.records import Identity, Record
 from medbench.results import Results
 from medbench.statistics.paired import Difference
-
-Status = Literal["ok", "n/a", "failed", "ambiguous", "missing"]
-"""Of a cell: has a value; was skipped or is not defined; failed; has two records of one seed; has none."""
+from medbench_leaderboards.summary import Status
 
 
 @dataclass(frozen=True)
@@ -218,6 +216,13 @@ class Board:
     paths: Mapping[str, str]
 
 
+_built: WeakKeyDictionary[Results, Board] = WeakKeyDictionary()
+
+
 def build(results: Results) -> Board:
-    """The board of a results folder; computed once for one `Results`."""
-    raise NotImplementedError
+    """The board of a results folder; computed once for one `Results`, so that ten formats cost one."""
+    if results not in _built:
+        from medbench_leaderboards.assemble import assemble  # which makes the classes above
+
+        _built[results] = assemble(results)
+    return _built[results]
