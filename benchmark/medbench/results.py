@@ -26,6 +26,7 @@ class Results:
         root: the folder.
         records: current ones, sorted by path: no failed or superseded attempts.
         failures: attempts that failed, sorted by path; a cell among them may have been done since.
+        catalogue: known tasks, if it was read with them.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Results:
         self.root = root
         self.records = tuple(read_record(path) for path in files)
         self.failures = tuple(read_record(path) for path in failed)
-        self._catalogue = catalogue
+        self.catalogue = catalogue
         self._paths = {
             id(record): path
             for record, path in zip((*self.records, *self.failures), (*files, *failed), strict=True)
@@ -125,7 +126,7 @@ class Results:
 
     def _computed(self, record: Record) -> Bootstrap | None:
         """From predictions, if the installed task gives what is recorded."""
-        primary, catalogue = record.primary, self._catalogue
+        primary, catalogue = record.primary, self.catalogue
         if catalogue is None or primary is None:
             return None
         spec = catalogue.tasks.get(declared(record.identity.task))
