@@ -1,0 +1,1 @@
+"""Whether two methods differ: noise of the test set, noise of training, ranks."""
