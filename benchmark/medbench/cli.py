@@ -1,7 +1,7 @@
 """The command line. Verbs import torch where they need it.
 
 Standard output is the product, standard error the log. Exit codes: 0 all done, 1 some cells failed, 2 usage or
-unknown name, 3 data or records, 4 weights, 5 plugin or a library it needs, 130 interrupted.
+unknown name, 3 data or records, 4 weights, 5 plugin or a library it needs, 6 a gate, 130 interrupted.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from medbench import __version__, data_commands, feature_commands, result_commands
+from medbench import __version__, compare_commands, data_commands, feature_commands, result_commands
 from medbench import options as o
 from medbench.commands import (
     Environment,
@@ -333,6 +333,7 @@ def inspect_weights(options: o.InspectOptions) -> int:
     return 0
 
 
+compare_commands.add(app)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(feature_commands.app, name="features")
 app.add_typer(result_commands.app, name="results")

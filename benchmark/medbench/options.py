@@ -395,6 +395,34 @@ class ExportOptions(ResultsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareOptions(ResultsOptions):
+    """Of `compare`."""
+
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="METHOD, or DIR:METHOD for that of another results folder.")
+    ]
+    b: Annotated[str, typer.Argument(metavar="B", help="Likewise; differences are B less A.")]
+    task: Annotated[
+        list[str],
+        typer.Option("--task", "-t", metavar="NAME", help="Tasks: comma-separated, repeated, or globs."),
+    ] = field(default_factory=list)
+    fraction: Annotated[
+        list[str], typer.Option("--fraction", metavar="F", help="Label fractions: 0.01, 1%, or all.")
+    ] = field(default_factory=lambda: ["all"])
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Records of this recipe alone; they are never mixed.")
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+    fail_on_regression: Annotated[
+        bool,
+        typer.Option(
+            "--fail-on-regression",
+            help="Exit code 6 if B is worse than A beyond noise anywhere, 3 if nothing could be compared.",
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ListResultsOptions(ResultsOptions):
     """Of `results list`."""
 
