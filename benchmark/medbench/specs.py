@@ -112,6 +112,8 @@ class DatasetSpec(Spec):
         official_size: images of the official release, None where there is none (`table`).
         paired: True if its images come with reports (it can be a pretraining corpus).
         within: name of the dataset whose folder it is chosen from, and found in where it has none of its own; "".
+        title: how texts call it where they name what an encoder was pretrained on; "" where it is called nothing else.
+        films_of: other datasets whose films are in it, each with the source that says so.
         phantom: "package.module:function" that writes the synthetic twin in the same layout, or "".
         phantom_patients: patients of the twin by size; "default" and "micro" (tests).
     """
@@ -122,6 +124,8 @@ class DatasetSpec(Spec):
     official_size: int | None = None
     paired: bool = False
     within: str = ""
+    title: str = ""
+    films_of: Mapping[str, str] = field(default_factory=dict)
     phantom: str = ""
     phantom_patients: Mapping[str, int] = field(default_factory=dict)
 

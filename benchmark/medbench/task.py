@@ -18,6 +18,7 @@ from medbench.model import Preprocessing, VisionLanguageModel
 from medbench.progress import Progress
 
 if TYPE_CHECKING:
+    from medbench.metrics.bootstrap import Bootstrap
     from medbench.metrics.calibration import Reliability
 
 Fit = Literal["pad", "stretch"]
@@ -80,6 +81,8 @@ class Metric:
         version: raised when the computation changes.
         per_class: the value for each class, where there are several.
         reason: why there is no value, or none for some of the classes; "" where nothing has to be said.
+        bootstrap: the draws that the interval is made of, None where there are none. No part of the number: two metrics
+            are equal whatever it holds.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Metric:
     version: int = 1
     per_class: Mapping[str, float | None] = field(default_factory=dict)
     reason: str = ""
+    bootstrap: "Bootstrap | None" = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,11 @@ class Task(ABC):
     def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
         """All metrics of these predictions, the primary one first."""
 
+    def draws(self, predictions: pd.DataFrame) -> npt.NDArray[np.float64] | None:
+        """(D,) the primary metric in every draw of the bootstrap that its interval is made of; None without one."""
+        bootstrap = self.score(predictions)[0].bootstrap
+        return None if bootstrap is None else bootstrap.draws
+
     def score_group(self, predictions: pd.DataFrame) -> Sequence[Metric]:
         """Metrics of one group of patients or films, some rows of the predictions; here the same as of all."""
         return self.score(predictions)
@@ -162,6 +171,17 @@ class Task(ABC):
     def reliability(self, predictions: pd.DataFrame) -> "Sequence[Reliability]":
         """Reliability diagrams of these predictions, where they are probabilities of classes; here none."""
         return ()
+
+    def truth(self, data: TaskData) -> pd.DataFrame | None:
+        """What `Evaluation.predictions` say of the test films that is no prediction, in their order.
+
+        With it, predictions that were handed over without it can be scored again by whoever has the dataset.
+
+        Returns:
+            One row a test film: `sample`, `patient` and the columns of truth; None where it can not be told without
+            a model, as here.
+        """
+        return None
 
     def depends_on_seed(self, fraction: float) -> bool:
         """Whether the result for a fixed encoder can change with the seed."""

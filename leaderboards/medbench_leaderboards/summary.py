@@ -1,14 +1,17 @@
 """What the records of one place in a table come to: a number over the seeds, or why there is none."""
 
+import statistics
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-import pandas as pd
+from typing import Literal
 
 from medbench.cells import format_metric
 from medbench.records import Record
 from medbench_leaderboards.groups import repeats
+
+Status = Literal["ok", "n/a", "failed", "ambiguous", "missing"]
+"""Has a value; was skipped or is not defined; failed; has two records of one seed; has none at all."""
 
 
 @dataclass(frozen=True)
@@ -16,35 +19,64 @@ class Summary:
     """What a place shows.
 
     Attributes:
-        value: in the table, without the number of seeds.
-        mean: of the primary metric over the seeds, None where there is none.
+        status: whether there is a value.
+        records: of the place, by seed.
+        counted: those whose primary metric is defined and counts, by seed; one a seed.
+        repeated: by cell id of a record that does not count, the seed whose very predictions it has.
         notes: what has to be said about it.
-        seeds: with a finished record; None stands for a result that depends on no seed.
-        by_seed: the primary metric of each seed that counts, where it is defined.
     """
 
-    value: str
-    mean: float | None = None
+    status: Status
+    records: Sequence[Record] = ()
+    counted: Sequence[Record] = ()
+    repeated: dict[str, int | None] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    seeds: frozenset[int | None] = field(default=frozenset())
-    by_seed: dict[int | None, float] = field(default_factory=dict)
+
+    @property
+    def seeds(self) -> frozenset[int | None]:
+        """With a finished record; None stands for a result that depends on no seed."""
+        return frozenset(r.identity.seed for r in self.records if r.status != "failed")
+
+    @property
+    def by_seed(self) -> dict[int | None, float]:
+        """The primary metric of each seed that counts."""
+        return {r.identity.seed: value for r in self.counted if (value := _value(r)) is not None}
+
+    @property
+    def mean(self) -> float | None:
+        """Over the seeds that count."""
+        return statistics.fmean(self.by_seed.values()) if self.counted else None
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation over the seeds that count (over n - 1), None with fewer than two."""
+        return statistics.stdev(self.by_seed.values()) if len(self.counted) > 1 else None
+
+    @property
+    def value(self) -> str:
+        """In a table, without the number of seeds."""
+        if not self.counted:
+            return "–" if self.status == "missing" else self.status
+        if len(self.counted) == 1:
+            return format_metric(self.counted[0].primary)
+        return percent(list(self.by_seed.values()))
 
     @property
     def text(self) -> str:
-        """In the table, with the number of seeds where it is a mean."""
-        counted = len(self.by_seed)
+        """In a table, with the number of seeds where it is a mean."""
+        counted = len(self.counted)
         return f"{self.value} ({counted} seeds)" if counted > 1 else self.value
 
 
 def summarise(records: Sequence[Record]) -> Summary:
     """One place from its records, which are in the order of their seeds."""
     if not records:
-        return Summary("–")
-    seeds = frozenset(r.identity.seed for r in records if r.status != "failed")
+        return Summary("missing")
+    seeds = {r.identity.seed for r in records if r.status != "failed"}
     failed = [r for r in records if r.status == "failed" and r.identity.seed not in seeds]
     skipped = sorted({r.reason or "no reason recorded" for r in records if r.status == "skipped"})
     notes = [
-        f"{_seed(r)} failed: {r.error.type}: {' '.join(r.error.message.split())}"
+        f"{_seed(r.identity.seed)} failed: {r.error.type}: {' '.join(r.error.message.split())}"
         for r in failed
         if r.error is not None
     ]
@@ -59,32 +91,38 @@ def summarise(records: Sequence[Record]) -> Summary:
         for same in several:
             ids = ", ".join(r.cell_id[:12] for r in same)
             notes.append(
-                f"cells {ids} are all of {_seed(same[0])} and differ in what a table can not tell apart (options "
-                "of the pretraining, releases of the task's plugin): none is shown. Keep the one that counts."
+                f"cells {ids} are all of {_seed(same[0].identity.seed)} and differ in what a table can not tell apart "
+                "(options of the pretraining, releases of the task's plugin): none is shown. Keep the one that counts."
             )
-        return Summary("ambiguous", None, notes, seeds)
+        return Summary("ambiguous", records, notes=notes)
 
+    repeated = {}
     for repeat, first in repeats(scored):
-        notes.append(f"{_seed(repeat)} has the very predictions of {_seed(first)}: a repeat, not counted")
-        scored.remove(repeat)
-    defined = [(r, m) for r in scored if (m := r.primary) is not None and m.value is not None]
-    if len(defined) < len(scored):
+        repeated[repeat.cell_id] = first.identity.seed
         notes.append(
-            f"not defined in {len(scored) - len(defined)} of {len(scored)} records: see their `search.notes`"
+            f"{_seed(repeat.identity.seed)} has the very predictions of {_seed(first.identity.seed)}: "
+            "a repeat, not counted"
         )
-    values = {r.identity.seed: m.value for r, m in defined if m.value is not None}
-    if not values:
-        return Summary("n/a" if scored or skipped else "failed", None, notes, seeds)
-    text = format_metric(defined[0][1]) if len(values) == 1 else percent(list(values.values()))
-    return Summary(text, float(pd.Series(list(values.values()), dtype=float).mean()), notes, seeds, values)
+    own = [r for r in scored if r.cell_id not in repeated]
+    counted = [r for r in own if _value(r) is not None]
+    if len(counted) < len(own):
+        notes.append(
+            f"not defined in {len(own) - len(counted)} of {len(own)} records: see their `search.notes`"
+        )
+    status: Status = "ok" if counted else "n/a" if own or skipped else "failed"
+    return Summary(status, records, counted, repeated, notes)
 
 
 def percent(values: Sequence[float], *, signed: bool = False) -> str:
     """Mean in percent and, of several values, the sample standard deviation (over n - 1): "61.3 ± 0.8"."""
-    series = 100 * pd.Series(values, dtype=float)
-    mean = f"{series.mean():+.1f}" if signed else f"{series.mean():.1f}"
-    return mean if len(series) == 1 else f"{mean} ± {series.std(ddof=1):.1f}"
+    mean = 100 * statistics.fmean(values)
+    text = f"{mean:+.1f}" if signed else f"{mean:.1f}"
+    return text if len(values) == 1 else f"{text} ± {100 * statistics.stdev(values):.1f}"
 
 
-def _seed(record: Record) -> str:
-    return "no seed" if record.identity.seed is None else f"seed {record.identity.seed}"
+def _value(record: Record) -> float | None:
+    return record.primary.value if record.primary is not None else None
+
+
+def _seed(seed: int | None) -> str:
+    return "no seed" if seed is None else f"seed {seed}"

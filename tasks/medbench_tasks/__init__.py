@@ -28,6 +28,7 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         paired=True,
         phantom="medbench.phantom.mimic_cxr:write",
         phantom_patients={"default": 1_500, "micro": 80},
+        title="MIMIC-CXR",
     )
     yield DatasetSpec(
         name="chexpert",
@@ -41,6 +42,7 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         paired=True,
         phantom="medbench.phantom.chexpert:write",
         phantom_patients={"default": 1_500, "micro": 80},
+        title="CheXpert",
     )
     yield DatasetSpec(
         name="chexpert_5x200",
@@ -78,6 +80,7 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         official_size=26_684,
         phantom="medbench.phantom.rsna:write",
         phantom_patients={"default": 5_000, "micro": 150},
+        films_of={"nih": "G. Shih et al., Radiology: AI 2019, doi:10.1148/ryai.2019180041"},
     )
     yield DatasetSpec(
         name="siim",
@@ -89,6 +92,7 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         official_size=12_047,
         phantom="medbench.phantom.siim:write",
         phantom_patients={"default": 1_500, "micro": 120},
+        films_of={"nih": "R. W. Filice et al., J. Digit. Imaging 2020, doi:10.1007/s10278-019-00299-9"},
     )
     yield DatasetSpec(
         name="covidx",
@@ -100,6 +104,7 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         official_size=30_386,
         phantom="medbench.phantom.covidx:write",
         phantom_patients={"default": 1_500, "micro": 100},
+        films_of={"rsna": "L. Wang et al., Scientific Reports 2020, arXiv 2003.09871"},
     )
     yield DatasetSpec(
         name="object_cxr",
@@ -122,6 +127,7 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         official_size=112_120,
         phantom="medbench.phantom.nih:write",
         phantom_patients={"default": 1_500, "micro": 100},
+        title="ChestX-ray14",
     )
     yield DatasetSpec(
         name="vindr",
@@ -134,6 +140,7 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         official_size=18_000,
         phantom="medbench.phantom.vindr:write",
         phantom_patients={"default": 1_500, "micro": 120},
+        title="VinDr-CXR",
     )
     yield DatasetSpec(
         name="tbx11k",
@@ -170,6 +177,7 @@ def medbench_datasets() -> Iterable[DatasetSpec]:
         paired=True,
         phantom="medbench.phantom.padchest:write",
         phantom_patients={"default": 1_500, "micro": 80},
+        title="PadChest",
     )
     yield DatasetSpec(
         name="table",

@@ -1,10 +1,14 @@
-"""Hand-made records."""
+"""Hand-made records, and a results folder with files beside them."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from medbench.plugins import load_catalogue
 from medbench.records import (
     Corpus,
     Counts,
@@ -13,9 +17,13 @@ from medbench.records import (
     MetricValue,
     Predictions,
     Record,
+    ResultStore,
     Times,
     WeightsIdentity,
 )
+from medbench.results import Results
+from medbench.scoring import Scores, score
+from medbench_leaderboards.board import Board, build
 
 MakeRecord = Callable[..., Record]
 
@@ -36,7 +44,9 @@ def _record(
     per_class: dict[str, float | None] | None = None,
     kind: str | None = None,
     key: str | None = None,
+    corpus_dataset: str | None = None,
     corpus_subset: str | None = None,
+    split_leak: str = "",
     corpus_source: str | None = None,
     created: str = "2026-01-01T00:00:00+00:00",
     **identity: Any,
@@ -46,7 +56,7 @@ def _record(
     corpus = None
     if kind == "pretrained":
         corpus = Corpus(
-            dataset="mimic_cxr" if source == "phantom" else "table",
+            dataset=corpus_dataset or ("mimic_cxr" if source == "phantom" else "table"),
             source=corpus_source or ("phantom" if source == "phantom" else "real"),
             subset=corpus_subset,
             fingerprint="c" * 64,
@@ -99,7 +109,7 @@ def _record(
         ]
         if ok
         else [],
-        counts=Counts(train=30, train_patients=30, validation=4003, test=4003),
+        counts=Counts(train=30, train_patients=30, validation=4003, test=4003, split_leak=split_leak),
         predictions=Predictions(path="p.parquet", sha256=predictions or made.cell_id(), rows=4003)
         if ok
         else None,
@@ -136,3 +146,105 @@ def board(record: MakeRecord) -> list[Record]:
     records += [record("clip", "rsna_lp", 0.01, 0, 0.99, task_version=0)]
     records += [record("clip", "rsna_lp", 0.01, 0, 0.7, recipe="micro")]
     return records
+
+
+CATALOGUE = load_catalogue(third_party=False)
+LP, KNN = "rsna_lp", "rsna_knn"
+
+
+def _predictions(films: int, quality: float, seed: int) -> pd.DataFrame:
+    """Of a film in four with pneumonia; a patient in ten has two films. Methods err alike, as they do in truth."""
+    shared = np.random.default_rng(films)
+    target = (shared.random(films) < 0.25).astype(np.float64)
+    hard = shared.normal(size=films)
+    own = np.random.default_rng(seed).normal(size=films)
+    return pd.DataFrame(
+        {
+            "sample": [f"film{n:04}" for n in range(films)],
+            "patient": [f"patient{n - (n % 10 == 1):04}" for n in range(films)],
+            "target_pneumonia": target,
+            "score_pneumonia": quality * target + 0.8 * hard + 0.5 * own,
+        }
+    )
+
+
+def write_cell(
+    root: Path, method: str, task: str, fraction: float, seed: int | None, quality: float, **more: Any
+) -> Record:
+    """A finished cell as a run leaves it: record, predictions and draws.
+
+    Args:
+        root: results folder.
+        method, task, fraction, seed: the cell; an installed task with one class, pneumonia.
+        quality: how far apart the scores of films with and without pneumonia are.
+        more: keywords of `record`; `films` (320) of the test set and `noise`, which predictions are drawn.
+    """
+    films, noise = more.pop("films", 320), more.pop("noise", None)
+    spec = CATALOGUE.lookup_task(task)
+    more = {"task_version": spec.version, "split_sha256": f"{films:064}"} | more
+    made = _record(method, task, fraction, seed, predictions="", **more)
+    if noise is None:
+        noise = sum(map(ord, f"{method} {task} {fraction} {seed}"))
+    predictions = _predictions(films, quality, noise)
+    scores: Scores = score(CATALOGUE.make_task(spec, "tiny"), predictions)
+    made = made.model_copy(
+        update={
+            "primary_metric": spec.primary_metric,
+            "metrics": scores.metrics,
+            "subgroups": scores.subgroups,
+            "reliability": scores.reliability,
+            "counts": made.counts.model_copy(update={"test": films}),
+        }
+    )
+    return ResultStore(root).write(made, predictions, scores.bootstrap, scores.delong_se)
+
+
+def write_unfinished(root: Path, method: str, task: str, fraction: float, seed: int, **more: Any) -> Record:
+    """A skipped or failed cell: `status` and `reason` or `error`."""
+    films, spec = more.pop("films", 320), CATALOGUE.lookup_task(task)
+    more = {"task_version": spec.version, "split_sha256": f"{films:064}"} | more
+    made = _record(method, task, fraction, seed, **more)
+    made = made.model_copy(update={"primary_metric": spec.primary_metric, "predictions": None})
+    return ResultStore(root).write(made)
+
+
+@pytest.fixture(scope="session")
+def results_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder of installed tasks, with predictions and draws; copy it to change it.
+
+    Phantom, tiny, full sets: `clip` and `place` with three seeds at three fractions of rsna_lp, `place` clearly better
+    at 1 % and nobody at 100 %; `random` with one seed; `mgca` pretrained on the very set, its 1 % skipped; rsna_knn on
+    a small test set, which `place` failed at and `random` has with `seed: null`. Seed 2 of `clip` at 10 % repeats
+    seed 1. An older version of rsna_lp. A subset of real data.
+    """
+    root = tmp_path_factory.mktemp("results")
+    for fraction, clip, place in ((0.01, 0.5, 1.6), (0.1, 1.0, 1.5), (1.0, 1.8, 1.8)):
+        for seed in (0, 1, 2):
+            repeat = {"noise": 77} if fraction == 0.1 and seed else {}
+            write_cell(root, "clip", LP, fraction, seed, clip + (0 if repeat else seed / 20), **repeat)
+            write_cell(root, "place", LP, fraction, seed, place - seed / 20)
+        write_cell(root, "random", LP, fraction, 0, 0.4 + fraction)
+    seen = {"corpus_dataset": "rsna", "fidelity": "official-code"}
+    write_unfinished(root, "mgca", LP, 0.01, 0, status="skipped", reason="3 patients, fewer than 8", **seen)
+    write_cell(root, "mgca", LP, 0.1, 0, 2.6, **seen)
+    write_cell(root, "mgca", LP, 1.0, 0, 2.8, **seen)
+    for seed in (0, 1, 2):
+        write_cell(root, "clip", KNN, 1.0, seed, 1.0 + seed / 20, films=120)
+    write_cell(root, "random", KNN, 1.0, None, 0.3, films=120)
+    write_unfinished(root, "place", KNN, 1.0, 0, films=120, status="failed", error="out of memory")
+    write_cell(root, "clip", LP, 0.01, 0, 2.0, task_version=1)
+    real = {
+        "source": "real",
+        "subset": "202 of 26,684",
+        "data_fingerprint": "r" * 64,
+        "split_leak": "by film",
+    }
+    write_cell(root, "random", LP, 1.0, 0, 0.5, **real)
+    write_cell(root, "clip", LP, 1.0, 0, 1.0, **real)
+    return root
+
+
+@pytest.fixture(scope="session")
+def made_board(results_folder: Path) -> Board:
+    """The board of `results_folder`."""
+    return build(Results.read(results_folder, CATALOGUE))

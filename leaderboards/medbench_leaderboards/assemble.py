@@ -1,0 +1,339 @@
+"""Results -> the board: rows, columns, cells, and what follows from comparing them."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from medbench.metrics.bootstrap import percentile_interval
+from medbench.plugins import load_catalogue
+from medbench.records import Identity, Record, fraction_name
+from medbench.results import Results
+from medbench_leaderboards.board import Board, Cell, Column, Comparison, MeanRank, Missing, Row, Seed, Table
+from medbench_leaderboards.comparisons import Entry, differences
+from medbench_leaderboards.contamination import Overlaps, contamination
+from medbench_leaderboards.groups import (
+    Kind,
+    by_place,
+    column_key,
+    current,
+    distinct,
+    kind,
+    row_key,
+    seed_order,
+)
+from medbench_leaderboards.missing import command
+from medbench_leaderboards.ranking import critical_difference, holm, mean_ranks
+from medbench_leaderboards.summary import Summary, summarise
+
+NOISE = 0.05
+"""A difference is beyond noise if its p, adjusted by Holm over all comparisons of the table, is below this."""
+
+SMALL_TEST, SMALL_POSITIVES = 300, 40
+"""With fewer test samples, or positive ones, the intervals were found to cover less than the 95 % they say."""
+
+Floats = npt.NDArray[np.float64]
+_Key = tuple[str, str]
+
+
+def assemble(results: Results) -> Board:
+    """The board of a results folder."""
+    everything = distinct([*results.records, *results.failures])
+    kept, left_out = current(everything)
+    tables: dict[Kind, list[Record]] = defaultdict(list)
+    for record in kept:
+        tables[kind(record.identity)].append(record)
+    catalogue = results.catalogue or load_catalogue(third_party=False)
+    overlaps = Overlaps(catalogue.datasets)
+    return Board(
+        tables=tuple(_table(results, overlaps, about, tables[about]) for about in sorted(tables)),
+        left_out=tuple(left_out),
+        records={record.cell_id: record for record in everything},
+        paths={record.cell_id: results.path(record) for record in everything},
+    )
+
+
+def _table(results: Results, overlaps: Overlaps, about: Kind, records: Sequence[Record]) -> Table:
+    by_row, by_column = _grouped(records)
+    rows, columns = _rows(by_row), _columns(by_column)
+    places = by_place(records)
+    summaries = {
+        (row.key, column.key): summarise(places.get((about, row.key, column.key), []))
+        for row in rows
+        for column in columns
+    }
+    entries = {place: _entry(results, place[0], s) for place, s in summaries.items() if s.counted}
+    comparisons = _comparisons(rows, columns, entries)
+    ranks, distance, tasks = _mean_ranks(rows, columns, entries)
+    order = {rank.row: rank.value for rank in ranks}
+    rows.sort(key=lambda row: (order.get(row.key, np.inf), row.name))
+    places_of_rows = {row.key: number for number, row in enumerate(rows)}
+    cells = {
+        place: _cell(results, overlaps, place, summary, entries.get(place))
+        for place, summary in summaries.items()
+    }
+    source, recipe, size = about
+    return Table(
+        source=source,
+        recipe=recipe,
+        size=size,
+        name=f"{source}-{recipe}-{size.split(' ')[0]}",
+        rows=tuple(rows),
+        columns=tuple(columns),
+        cells=_ranked(cells, columns, comparisons),
+        comparisons=tuple(comparisons),
+        ranks=tuple(sorted(ranks, key=lambda rank: places_of_rows[rank.row])),
+        critical_difference=distance,
+        tasks_ranked=tasks,
+        missing=tuple(_missing(rows, columns, summaries, by_column)),
+        notes=tuple(_notes(rows, columns, entries)),
+    )
+
+
+# Rows and columns.
+
+
+def _grouped(records: Sequence[Record]) -> tuple[dict[str, list[Record]], dict[str, list[Record]]]:
+    """By row key, and by column key; each list by seed."""
+    rows: dict[str, list[Record]] = defaultdict(list)
+    columns: dict[str, list[Record]] = defaultdict(list)
+    for record in sorted(records, key=seed_order):
+        rows[row_key(record.identity)].append(record)
+        columns[column_key(record)].append(record)
+    return rows, columns
+
+
+def _rows(groups: Mapping[str, Sequence[Record]]) -> list[Row]:
+    """By name."""
+    names = _names({key: own[0].identity.method for key, own in groups.items()})
+    rows = []
+    for key, own in groups.items():
+        identity = own[0].identity
+        rows.append(
+            Row(
+                key=key,
+                name=names[key],
+                method=identity.method,
+                fidelity=identity.fidelity,
+                owner=identity.method_owner,
+                about=_about_row(identity),
+                identity=identity,
+            )
+        )
+    return sorted(rows, key=lambda row: row.name)
+
+
+def _columns(groups: Mapping[str, Sequence[Record]]) -> list[Column]:
+    """By task and fraction."""
+    trains = {
+        key: any(r.counts.train or r.identity.fraction != 1 for r in own) for key, own in groups.items()
+    }
+    own_names = {}
+    for key, own in groups.items():
+        identity = own[0].identity
+        own_names[key] = identity.task + (f" {fraction_name(identity.fraction)}" if trains[key] else "")
+    names = _names(own_names)
+    columns = []
+    for key, own in groups.items():
+        first = own[0]
+        identity = first.identity
+        metric = next((r.primary for r in own if r.primary is not None), None)
+        data = identity.dataset + (f", subset: {identity.subset}" if identity.subset else "")
+        better = metric is None or metric.higher_is_better
+        test = max(record.counts.test for record in own)
+        columns.append(
+            Column(
+                key=key,
+                name=names[key],
+                task=identity.task,
+                version=identity.task_version,
+                fraction=identity.fraction,
+                trains=trains[key],
+                dataset=identity.dataset,
+                subset=identity.subset,
+                split=identity.split,
+                test=test,
+                metric=first.primary_metric,
+                metric_version=metric.version if metric is not None else 0,
+                higher_is_better=better,
+                about=f"version {identity.task_version}: {first.primary_metric} in %, "
+                f"{'higher' if better else 'lower'} is better; {data}; split {identity.split}, {test:,} test samples",
+            )
+        )
+    return sorted(columns, key=lambda column: (column.task, column.fraction, column.key))
+
+
+def _names(names: Mapping[str, str]) -> dict[str, str]:
+    """By key; names that several share get a piece of their key as well."""
+    counts = Counter(names.values())
+    return {key: name if counts[name] == 1 else f"{name} #{key[:6]}" for key, name in names.items()}
+
+
+def _about_row(identity: Identity) -> str:
+    weights = identity.weights
+    text = f"checkpoint {weights.key[:12]}" if weights.kind == "checkpoint" else weights.kind
+    if weights.corpus is not None:
+        text += f" on {weights.corpus.source} {weights.corpus.dataset}"
+        text += f", subset: {weights.corpus.subset}" if weights.corpus.subset else ""
+    return f"{text}; precision {identity.precision}; {identity.method_owner}"
+
+
+# Cells.
+
+
+def _entry(results: Results, row: str, summary: Summary) -> Entry:
+    """A row in a column, with the draws of its mean over seeds where every seed has draws of the same resamples."""
+    found = [results.bootstrap(record) for record in summary.counted]
+    drawn = [bootstrap for bootstrap in found if bootstrap is not None]
+    kinds = {bootstrap.resample.key for bootstrap in drawn}
+    mean = None
+    if len(kinds) == 1 and len(drawn) == len(found):
+        mean = np.mean([bootstrap.draws for bootstrap in drawn], axis=0)
+    return Entry(row, np.array(list(summary.by_seed.values())), mean, min(kinds, default=""))
+
+
+def _cell(results: Results, overlaps: Overlaps, place: _Key, summary: Summary, entry: Entry | None) -> Cell:
+    notes, marks = list(summary.notes), []
+    low, high = None, None
+    if len(summary.counted) == 1:
+        primary = summary.counted[0].primary
+        low, high = (None, None) if primary is None else (primary.low, primary.high)
+        if summary.counted[0].identity.seed is not None:
+            marks.append("one seed")
+    elif entry is not None and entry.draws is not None:
+        low, high = percentile_interval(entry.draws)
+    if entry is not None and entry.draws is None:
+        notes.append("no bootstrap draws of the same resamples: shown, and compared with nothing")
+    if any(_small(record) for record in summary.counted):
+        marks.append("small")
+    if summary.repeated:
+        marks.append("repeat")
+    why = contamination(summary.counted, overlaps)
+    if why:
+        marks.append("contaminated")
+        notes += [f"contaminated: {line}" for line in why]
+    return Cell(
+        row=place[0],
+        column=place[1],
+        status=summary.status,
+        seeds=tuple(_seed(results, record, summary) for record in summary.records),
+        mean=summary.mean,
+        sd=summary.deviation,
+        low=low,
+        high=high,
+        small="small" in marks,
+        marks=tuple(sorted(marks)),
+        notes=tuple(notes),
+    )
+
+
+def _seed(results: Results, record: Record, summary: Summary) -> Seed:
+    metric = record.primary
+    return Seed(
+        seed=record.identity.seed,
+        value=None if metric is None else metric.value,
+        low=None if metric is None else metric.low,
+        high=None if metric is None else metric.high,
+        cell_id=record.cell_id,
+        path=results.path(record),
+        repeats=summary.repeated.get(record.cell_id),
+    )
+
+
+def _small(record: Record) -> bool:
+    return record.primary is not None and record.primary.n < SMALL_TEST
+
+
+# Comparisons and ranks.
+
+
+def _comparisons(
+    rows: Sequence[Row], columns: Sequence[Column], entries: Mapping[_Key, Entry]
+) -> list[Comparison]:
+    """Every pair of rows in every column, by column and name; adjusted over all of them together."""
+    found: list[Comparison] = []
+    for column in columns:
+        own = [entries[row.key, column.key] for row in rows if (row.key, column.key) in entries]
+        found += [Comparison(own[i].key, own[j].key, column.key, d, None) for i, j, d in differences(own)]
+    tested = [number for number, one in enumerate(found) if one.difference.p is not None]
+    adjusted = holm([p for number in tested if (p := found[number].difference.p) is not None])
+    for number, p in zip(tested, adjusted.tolist(), strict=True):
+        found[number] = replace(found[number], p_holm=p)
+    return found
+
+
+def _ranked(
+    cells: Mapping[_Key, Cell], columns: Sequence[Column], comparisons: Sequence[Comparison]
+) -> dict[_Key, Cell]:
+    """The cells with their ranks."""
+    sign = {column.key: 1 if column.higher_is_better else -1 for column in columns}
+    better: dict[_Key, int] = {}
+    for one in comparisons:
+        if one.p_holm is None or one.difference.value is None:
+            continue
+        a, b = (one.a, one.column), (one.b, one.column)
+        better.setdefault(a, 0)
+        better.setdefault(b, 0)
+        if one.p_holm < NOISE:
+            better[b if sign[one.column] * one.difference.value > 0 else a] += 1
+    shared = Counter((column, count) for (_, column), count in better.items())
+    return {
+        place: cell
+        if place not in better
+        else replace(cell, rank=1 + better[place], tied=shared[place[1], better[place]] > 1)
+        for place, cell in cells.items()
+    }
+
+
+def _mean_ranks(
+    rows: Sequence[Row], columns: Sequence[Column], entries: Mapping[_Key, Entry]
+) -> tuple[list[MeanRank], float | None, int]:
+    """Of the complete rows, the critical difference, and the number of tasks behind it.
+
+    A row is complete if it has a value wherever any row has one.
+    """
+    shown = [c for c in columns if any((row.key, c.key) in entries for row in rows)]
+    complete = [row for row in rows if shown and all((row.key, c.key) in entries for c in shown)]
+    if not complete:
+        return [], None, 0
+    means = np.empty((len(complete), len(shown)))
+    draws: list[Floats | None] = []
+    for number, column in enumerate(shown):
+        sign = 1 if column.higher_is_better else -1
+        own = [entries[row.key, column.key] for row in complete]
+        means[:, number] = [sign * entry.values.mean() for entry in own]
+        known = [sign * entry.draws for entry in own if entry.draws is not None]
+        same = len(known) == len(own) and len({entry.resample for entry in own}) == 1
+        draws.append(np.stack(known) if same else None)
+    found = mean_ranks(means, draws)
+    tasks = len({column.task for column in shown})
+    ranks = [MeanRank(row.key, *numbers) for row, numbers in zip(complete, found, strict=True)]
+    return ranks, critical_difference(len(complete), tasks), tasks
+
+
+# What is missing, and what has to be said.
+
+
+def _missing(
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    places: Mapping[_Key, Summary],
+    by_column: Mapping[str, Sequence[Record]],
+) -> Iterator[Missing]:
+    """Every place that lacks a seed which its row has somewhere else."""
+    for row in rows:
+        ran = {s for c in columns for s in places[row.key, c.key].seeds if s is not None} or {0}
+        for column in columns:
+            seeds = places[row.key, column.key].seeds
+            lacking = sorted(ran - seeds)
+            if None not in seeds and lacking:
+                what = command(row.identity, by_column[column.key][0].identity, column.trains, lacking)
+                yield Missing(row.key, column.key, tuple(lacking), what)
+
+
+def _notes(rows: Sequence[Row], columns: Sequence[Column], entries: Mapping[_Key, Entry]) -> Iterator[str]:
+    alone = [c.name for c in columns if sum((row.key, c.key) in entries for row in rows) < 2]
+    if len(rows) > 1 and alone:
+        yield f"nothing to compare with in {', '.join(alone)}"

@@ -1,0 +1,228 @@
+"""The board: everything that leaderboards show, computed once from records. All outputs are functions of it.
+
+A board has a table for every source, recipe, and full sets or subsets; they are never mixed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from medbench.records import Identity, Record
+from medbench.results import Results
+from medbench.statistics.paired import Difference
+from medbench_leaderboards.summary import Status
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method in one configuration: everything about the encoder but its seed.
+
+    Attributes:
+        key: hash of all that makes it this row.
+        name: in tables, one row's alone: the method, and a piece of the key where several rows share it.
+        method, fidelity, owner: the method, its badge, and the distribution that declares it.
+        about: weights, corpus and precision, in words.
+        identity: of one of its records.
+    """
+
+    key: str
+    name: str
+    method: str
+    fidelity: str
+    owner: str
+    about: str
+    identity: Identity
+
+
+@dataclass(frozen=True)
+class Column:
+    """A task (variant) at one label fraction, on one set and split.
+
+    Attributes:
+        key: hash of all that makes it this column.
+        name: in tables, one column's alone, as in "rsna_lp 1%".
+        task, version: the task.
+        fraction: of the training labels.
+        trains: whether the task trains, so that fractions mean anything.
+        dataset, subset, split: what it is scored on; `subset` says which, None for the official release.
+        test: test samples.
+        metric, metric_version, higher_is_better: its primary metric.
+        about: the same in words.
+    """
+
+    key: str
+    name: str
+    task: str
+    version: int
+    fraction: float
+    trains: bool
+    dataset: str
+    subset: str | None
+    split: str
+    test: int
+    metric: str
+    metric_version: int
+    higher_is_better: bool
+    about: str
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One record of a cell.
+
+    Attributes:
+        seed: None where the result depends on none.
+        value, low, high: the primary metric and its 95 % interval over test patients, None where not defined.
+        cell_id: of the record.
+        path: of the record, relative to the results folder, with forward slashes.
+        repeats: the seed whose predictions it repeats bit by bit; it then counts in no mean.
+    """
+
+    seed: int | None
+    value: float | None
+    low: float | None
+    high: float | None
+    cell_id: str
+    path: str
+    repeats: int | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row in a column.
+
+    Attributes:
+        row, column: keys.
+        status: whether there is a value.
+        seeds: its records, also those that do not count, by seed.
+        mean: over the seeds that count, None where there is none.
+        sd: sample standard deviation over them (n - 1), None of a single one.
+        low, high: 95 % interval of the mean over test patients, None where there is none.
+        delong: the same by DeLong, where the metric is an AUROC.
+        small: the test set is so small that intervals are known to be rough.
+        rank: 1 + number of rows that are better beyond noise; equal ranks are ties. None where it was not compared.
+        tied: shares its rank.
+        marks: of "contaminated", "small", "repeat", "one seed".
+        notes: what has to be said of it.
+    """
+
+    row: str
+    column: str
+    status: Status
+    seeds: tuple[Seed, ...] = ()
+    mean: float | None = None
+    sd: float | None = None
+    low: float | None = None
+    high: float | None = None
+    delong: tuple[float, float] | None = None
+    small: bool = False
+    rank: int | None = None
+    tied: bool = False
+    marks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two rows in a column.
+
+    Attributes:
+        a, b: row keys, a before b by name.
+        column: key.
+        difference: a - b.
+        p_holm: adjusted by Holm over all comparisons of the table, None where there is no p.
+    """
+
+    a: str
+    b: str
+    column: str
+    difference: Difference
+    p_holm: float | None
+
+
+@dataclass(frozen=True)
+class MeanRank:
+    """Of a row with a value in every column: its rank averaged over columns.
+
+    Attributes:
+        row: key.
+        value: mean rank of the means, 1 is best; equal means share the average of their ranks.
+        low, high: 95 % interval over test patients, by ranking within every draw; None without draws.
+    """
+
+    row: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A cell that lacks seeds, and the command that fills it."""
+
+    row: str
+    column: str
+    seeds: tuple[int, ...]
+    command: str
+
+
+@dataclass(frozen=True)
+class Table:
+    """One source, recipe, and full sets or subsets.
+
+    Attributes:
+        source, recipe, size: "phantom" or "real"; the recipe; "full sets" or "subsets".
+        name: for files and anchors, as in "phantom-tiny-full".
+        rows: complete ones first, by mean rank; the others by name.
+        columns: by task and fraction.
+        cells: by (row key, column key), all of them.
+        comparisons: every pair of rows in every column, where both have a value.
+        ranks: of the complete rows, in their order.
+        critical_difference: of mean ranks over tasks (Nemenyi, 5 %); None with fewer than 3 rows or 2 tasks.
+        tasks_ranked: tasks behind it.
+        missing: what is not there, and how to get it.
+        notes: what has to be said of the whole table.
+    """
+
+    source: str
+    recipe: str
+    size: str
+    name: str
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    cells: Mapping[tuple[str, str], Cell]
+    comparisons: tuple[Comparison, ...]
+    ranks: tuple[MeanRank, ...]
+    critical_difference: float | None
+    tasks_ranked: int
+    missing: tuple[Missing, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Board:
+    """All tables.
+
+    Attributes:
+        tables: by source, recipe and size.
+        left_out: one line about each group of records that enters no table.
+        records: by cell id, also those that enter no table.
+        paths: of the records by cell id, relative to the results folder, with forward slashes.
+    """
+
+    tables: tuple[Table, ...]
+    left_out: tuple[str, ...]
+    records: Mapping[str, Record]
+    paths: Mapping[str, str]
+
+
+_built: WeakKeyDictionary[Results, Board] = WeakKeyDictionary()
+
+
+def build(results: Results) -> Board:
+    """The board of a results folder; computed once for one `Results`, so that ten formats cost one."""
+    if results not in _built:
+        from medbench_leaderboards.assemble import assemble  # which makes the classes above
+
+        _built[results] = assemble(results)
+    return _built[results]
