@@ -200,8 +200,8 @@ def compare(
     Raises:
         DataError: a file beside a record is not the recorded one.
     """
-    if unlike := _unlike([*a, *b]):
-        return Difference(reason=unlike)
+    if why := unlike([*a, *b]):
+        return Difference(reason=why)
     [found] = differences([side(results, a), side(other or results, b)])
     return found
 
@@ -223,7 +223,8 @@ def differences(sides: Sequence[Side]) -> list[Difference]:
         [np.var(s.values, ddof=1) / len(s.values) if len(s.values) > 1 else math.nan for s in sides]
     )
 
-    test, apart = np.full((2, len(first)), math.nan)
+    test: Floats = np.full(len(first), math.nan)
+    apart: Floats = np.full(len(first), math.nan)
     named = np.full(len(first), "", object)
     for name, noises in (
         ("paired bootstrap", [s.draws for s in sides]),
@@ -363,7 +364,7 @@ _ALIKE: Final[dict[str, Callable[[Identity], object]]] = {
 """What two records in one column share; the words for more than one of it."""
 
 
-def _unlike(records: Sequence[Record]) -> str:
+def unlike(records: Sequence[Record]) -> str:
     """Why these records are not of one column, "" where they are."""
     for what, of in _ALIKE.items():
         found = list(dict.fromkeys(str(of(record.identity)) for record in records))
