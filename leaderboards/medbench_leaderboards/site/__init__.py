@@ -3,11 +3,13 @@
 Pages are made by the templates beside this file, which escape every name and text that they are given.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from medbench.results import Results
 from medbench_leaderboards.board import Board, build
@@ -80,6 +82,7 @@ class _Pages:
             lstrip_blocks=True,
             auto_reload=False,  # else every page looks whether a file has changed
         )
+        self._templates.filters["ticks"] = _ticks
         self._templates.globals |= {
             "has_published": has_published,
             "overview_page": OVERVIEW,
@@ -94,3 +97,8 @@ class _Pages:
         text = self._templates.get_template(template).render(values, root=root, page=path)
         # Half of a surrogate pair, which JSON can hold, is no text; it becomes a question mark.
         self.files[path] = text.encode("utf-8", "replace")
+
+
+def _ticks(text: str) -> Markup:
+    """What stands between backticks as code; all of it escaped."""
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", escape(text)))

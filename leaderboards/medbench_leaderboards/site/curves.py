@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from medbench.records import fraction_name
 from medbench_leaderboards.site.shown import Shown
 
-WIDTH, HEIGHT = 640, 340
 LEFT, RIGHT, TOP, BOTTOM = 48, 616, 14, 296
+"""Of the field that is drawn in; the template's picture is 640 x 356."""
 COLOURED = 8
 """Methods with a colour of their own; style.css has as many."""
 

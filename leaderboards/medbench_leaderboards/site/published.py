@@ -12,7 +12,7 @@ MEANING = {
     "reproduced": "the published value lies within our interval widened by one point",
     "low": "ours is lower than published",
     "high": "ours is higher than published",
-    "not comparable": "another protocol, metric or set, or nothing of ours; the last column says why",
+    "not comparable": "another protocol, metric or set, or nothing of ours; the table says why",
 }
 """What a verdict means."""
 
@@ -29,6 +29,7 @@ def published(board: Board, verdicts: Sequence[Verdict]) -> dict[str, Any]:
         badge = Badge(verdict.verdict.replace(" ", "-"), verdict.verdict, MEANING.get(verdict.verdict, ""))
         lines.append((verdict, link, badge, _ours(verdict), _find(verdict)))
     counts = {name: sum(1 for verdict in verdicts if verdict.verdict == name) for name in MEANING}
+    lines.sort(key=lambda line: line[0].verdict == "not comparable")  # those last, else in the order given
     return {"lines": lines, "meaning": MEANING, "counts": counts}
 
 

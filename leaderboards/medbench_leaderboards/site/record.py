@@ -75,8 +75,8 @@ def _metric(metric: MetricValue, primary: str) -> str:
     return (
         f'<tr><th scope="row">{escape(metric.name)}</th><td class="{look}">{value}</td>'
         f'<td class="number">{bounds}</td><td class="number">{metric.n:,}</td><td>{better}</td>'
-        f'<td class="number">{metric.version}</td><td>{escape(metric.interval)}</td>'
-        f"<td>{escape(metric.reason)}</td></tr>"
+        f'<td class="number">{metric.version}</td><td class="wide">{escape(metric.interval)}</td>'
+        f"<td{' class=wide' if metric.reason else ''}>{escape(metric.reason)}</td></tr>"
     )
 
 
