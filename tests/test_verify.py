@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,13 @@ from typer.testing import CliRunner
 
 from medbench.cli import app
 from medbench.files import sha256_file
-from medbench.plugins import Catalogue, load_catalogue
-from medbench.records import Record, ResultStore, read_predictions, read_record
+from medbench.plugins import load_catalogue
+from medbench.records import ResultStore, read_predictions, read_record
 from medbench.rescore import score_again
-from medbench.scoring import Scores
 from medbench.submission import export
 from medbench.verify import Checked, verify_folder
 
-pytestmark = pytest.mark.usefixtures("medbench_home")
+pytestmark = pytest.mark.usefixtures("medbench_home", "scored_once")
 
 ACCEPTED = Path(__file__).resolve().parents[1] / "leaderboards" / "results"
 CATALOGUE = load_catalogue(third_party=False)
@@ -35,22 +34,6 @@ def sound(
 ) -> Path:
     paths = [path for cell in CELLS for path in (ACCEPTED / "tiny").glob(f"{cell}-*.json")]
     return cut_records(tmp_path_factory.mktemp("sound"), paths)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def scored_once() -> Iterator[None]:
-    """What is scored over and over, the records that no test changes, is scored once."""
-    known: dict[str, Scores] = {}
-
-    def once(record: Record, predictions: pd.DataFrame, catalogue: Catalogue) -> Scores:
-        key = predictions.to_json(double_precision=15)
-        if key not in known:
-            known[key] = score_again(record, predictions, catalogue)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("medbench.verify.record.score_again", once)
-        yield
 
 
 @pytest.fixture

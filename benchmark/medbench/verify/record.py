@@ -11,7 +11,7 @@ import pandas as pd
 
 from medbench.data.lists import PREFIX
 from medbench.data.splits import PARTS, ids_sha256, parts_sha256
-from medbench.disclosure import KEY, is_private, large_groups
+from medbench.disclosure import KEY, is_private, is_score, large_groups
 from medbench.errors import DataError, MedbenchError
 from medbench.metrics.subgroups import LEAST
 from medbench.plugins import Catalogue, declared
@@ -119,6 +119,8 @@ def check_record(
     if predictions is None:
         return verdict
     verdict.predictions = predictions
+    if verdict.keyed and (more := [n for n in map(str, predictions.columns) if n != KEY and not is_score(n)]):
+        wrong.append(f"a keyed copy holds columns that are no scores: {', '.join(more)}")
     test = verdict.lists["split_sha256"].get("test")
     if test is not None:
         wrong += _other_films(record, predictions, test, KEY if verdict.keyed else "sample")
