@@ -185,16 +185,13 @@ def _about_row(identity: Identity) -> str:
 
 def _entry(results: Results, row: str, summary: Summary) -> Entry:
     """A row in a column, with the draws of its mean over seeds where every seed has draws of the same resamples."""
-    draws = [results.draws(record) for record in summary.counted]
-    kinds = {_resample(record) for record in summary.counted}
+    found = [results.bootstrap(record) for record in summary.counted]
+    drawn = [bootstrap for bootstrap in found if bootstrap is not None]
+    kinds = {bootstrap.resample.key for bootstrap in drawn}
     mean = None
-    if len(kinds) == 1 and all(d is not None for d in draws):
-        mean = np.mean([d for d in draws if d is not None], axis=0)
-    return Entry(row, np.array(list(summary.by_seed.values())), mean, min(kinds))
-
-
-def _resample(record: Record) -> str:
-    return ""
+    if len(kinds) == 1 and len(drawn) == len(found):
+        mean = np.mean([bootstrap.draws for bootstrap in drawn], axis=0)
+    return Entry(row, np.array(list(summary.by_seed.values())), mean, min(kinds, default=""))
 
 
 def _cell(results: Results, overlaps: Overlaps, place: _Key, summary: Summary, entry: Entry | None) -> Cell:
