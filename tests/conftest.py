@@ -82,7 +82,9 @@ def cut_records() -> Callable[[Path, Iterable[Path]], Path]:
             blocks = {name: list(getattr(scores, name)) for name in ("metrics", "subgroups", "reliability")}
             counts = record.counts.model_copy(update={"test": len(predictions)})
             about = {"identity": identity, "cell_id": identity.cell_id(), "counts": counts}
-            store.write(record.model_copy(update=blocks | about), predictions)
+            store.write(
+                record.model_copy(update=blocks | about), predictions, scores.bootstrap, scores.delong_se
+            )
         return folder
 
     return cut
@@ -96,7 +98,7 @@ def scored_once() -> Iterator[Callable[[Any, Any], Any]]:
     known: dict[tuple[str, str], scoring.Scores] = {}
 
     def once(task: Any, predictions: Any) -> scoring.Scores:
-        key = type(task).__name__, predictions.to_json(double_precision=15)
+        key = type(task).__name__, predictions.to_json(orient="split", double_precision=15)
         if key not in known:
             known[key] = scoring.score(task, predictions)
         return known[key]

@@ -20,6 +20,7 @@ from medbench.cli import app
 from medbench.data.splits import ids_sha256, parts_sha256, split_of
 from medbench.errors import DataError, UsageError
 from medbench.files import sha256_file
+from medbench.metrics.bootstrap import Bootstrap, Resample
 from medbench.phantom.chexpert import write
 from medbench.planner import Planner
 from medbench.plugins import load_catalogue
@@ -33,6 +34,7 @@ from medbench.records import (
     Times,
     WeightsIdentity,
     WeightsInfo,
+    read_draws,
     read_predictions,
     read_record,
 )
@@ -62,6 +64,12 @@ def results(
     return cut_records(tmp_path_factory.mktemp("public"), paths)
 
 
+def resample_of(record: Record) -> Resample:
+    assert record.draws is not None
+    block = record.draws.model_dump(include={"patients", "positive_patients", "samples", "positive_samples"})
+    return Resample(key=record.draws.resample, **block)
+
+
 def rewrite(root: Path, out: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     """The first record of a folder with other contents, as a run could have written it."""
     path = next(ResultStore(root).files())
@@ -75,7 +83,8 @@ def rewrite(root: Path, out: Path, change: Callable[[dict[str, Any]], None]) -> 
     store = ResultStore(out)
     for lists in (root / "splits").iterdir():
         store.write_ids(lists.stem, json.loads(lists.read_bytes()))
-    written = store.write(record, table)
+    bootstrap = None if record.draws is None else Bootstrap(read_draws(path, record), resample_of(record))
+    written = store.write(record, table, bootstrap, record.draws and record.draws.delong_se)
     return store.path(written.identity, written.cell_id)
 
 
@@ -266,6 +275,12 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("films") / "chexpert"
     write(folder, patients=60, workers=1)
     (folder / "PHANTOM.json").unlink()
+    for name in (
+        "train.csv",
+        "valid.csv",
+    ):  # five bands of age, twenty numbers each, would take most of the time
+        table = pd.read_csv(folder / name)
+        table.assign(Age=np.nan).to_csv(folder / name, index=False)
     return folder
 
 
@@ -326,7 +341,7 @@ def private(films: Path, tmp_path_factory: pytest.TempPathFactory, scored_once: 
             config_sha256=identity.config_sha256(),
             times=Times(created="2026-01-01T00:00:00+00:00", duration_s=1.0),
         )
-        store.write(record, table)
+        store.write(record, table, found.bootstrap, found.delong_se)
     return store.root
 
 
@@ -467,6 +482,19 @@ def raise_macro(content: dict[str, Any], table: pd.DataFrame) -> None:
     content["metrics"][0]["value"] = 0.9999
 
 
+def narrow_interval(content: dict[str, Any], table: pd.DataFrame) -> None:
+    metric = content["metrics"][0]
+    metric["low"] = (metric["low"] + metric["value"]) / 2
+
+
+def flatten(content: dict[str, Any], table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(score_edema=1.0)
+
+
+def other_strata(content: dict[str, Any], table: pd.DataFrame) -> None:
+    content["draws"] |= {"resample": "0" * 64, "positive_samples": 1}
+
+
 def put_diagram(content: dict[str, Any], table: pd.DataFrame) -> None:
     nothing: dict[str, Any] = {
         "edges": [],
@@ -489,6 +517,9 @@ def put_diagram(content: dict[str, Any], table: pd.DataFrame) -> None:
         (drop_row, "1 of 60 films of the test part of its split are missing"),
         (raise_n, "macro_auroc: n is not that of tiny/"),
         (raise_macro, "macro_auroc: value 0.9999 is outside of its classes"),
+        (narrow_interval, "draws: lower bound of the interval "),
+        (flatten, " of edema, which has one score for all films"),
+        (other_strata, "draws are of other patients or strata than those of "),
         (put_diagram, "a keyed copy holds reliability diagrams"),
     ],
 )

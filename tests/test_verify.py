@@ -18,7 +18,7 @@ from medbench.plugins import load_catalogue
 from medbench.records import ResultStore, read_predictions, read_record
 from medbench.rescore import score_again
 from medbench.submission import export
-from medbench.verify import Checked, verify_folder
+from medbench.verify import Checked, verify_folder, verify_record
 
 pytestmark = pytest.mark.usefixtures("medbench_home", "scored_once")
 
@@ -79,7 +79,7 @@ class Forger:
             record = read_record(path).model_copy(
                 update={name: list(getattr(scores, name)) for name in ("metrics", "subgroups", "reliability")}
             )
-            path.write_text(record.to_json())
+            ResultStore(self.root).write(record, table, scores.bootstrap, scores.delong_se)
 
     def identify(self, cell: int, **changes: Any) -> Path:
         """Another identity, with its hash and the names of the files."""
@@ -88,11 +88,18 @@ class Forger:
         identity = record.identity.model_copy(update=changes)
         target = ResultStore(self.root).path(identity, identity.cell_id())
         target.parent.mkdir(parents=True, exist_ok=True)
-        assert record.predictions is not None
-        shutil.move(path.with_suffix(".parquet"), target.with_suffix(".parquet"))
+        assert record.predictions is not None and record.draws is not None
+        for suffix in (".parquet", ".draws.npy"):
+            shutil.move(path.with_suffix(suffix), target.with_suffix(suffix))
         path.unlink()
         predictions = record.predictions.model_copy(update={"path": target.with_suffix(".parquet").name})
-        update = {"identity": identity, "cell_id": identity.cell_id(), "predictions": predictions}
+        draws = record.draws.model_copy(update={"path": target.with_suffix(".draws.npy").name})
+        update = {
+            "identity": identity,
+            "cell_id": identity.cell_id(),
+            "predictions": predictions,
+            "draws": draws,
+        }
         target.write_text(record.model_copy(update=update).to_json())
         return target
 
@@ -189,6 +196,33 @@ def two_thresholds(forger: Forger) -> None:
     forger.predict(0, table, score=False)
 
 
+def put_draws(forger: Forger, values: np.ndarray) -> None:  # type: ignore[type-arg]
+    """Other draws, with their hash."""
+    file = forger.path(0).with_suffix(".draws.npy")
+    np.save(file, values)
+    forger.edit(0, lambda record: record["draws"].update(sha256=sha256_file(file)))
+
+
+def narrow_draws(forger: Forger) -> None:
+    """And the interval that follows from them."""
+    narrow_interval(forger)
+    draws = np.load(forger.path(0).with_suffix(".draws.npy"))
+    put_draws(forger, (draws + np.nanmean(draws)) / 2)
+
+
+def sort_draws(forger: Forger) -> None:
+    """The interval is the same, a comparison by pairs is not."""
+    put_draws(forger, np.sort(np.load(forger.path(0).with_suffix(".draws.npy"))))
+
+
+def lose_draws(forger: Forger) -> None:
+    forger.path(0).with_suffix(".draws.npy").unlink()
+
+
+def other_resample(forger: Forger) -> None:
+    forger.edit(0, lambda record: record["draws"].update(resample="0" * 64))
+
+
 def edit_identity(forger: Forger) -> None:
     forger.edit(0, lambda record: record["identity"].update(precision="32"))
 
@@ -213,7 +247,7 @@ def rename_method(forger: Forger) -> None:
 
 def repeat_cell(forger: Forger) -> None:
     path, folder = forger.path(0), forger.path(3).parent
-    for file in (path, path.with_suffix(".parquet")):
+    for file in (path, path.with_suffix(".parquet"), path.with_suffix(".draws.npy")):
         shutil.copy(file, folder / f"again-{file.name}")
 
 
@@ -274,6 +308,10 @@ EDITS: dict[Callable[[Forger], None], str] = {
     foreign_sample: "1 of 60 films are not in the test part of its split",
     infinite_score: "1 of 60 values of score_pneumonia are not finite",
     two_thresholds: "threshold_pneumonia has 2 values, expected one for all rows",
+    narrow_draws: "draws: lower bound of the interval ",
+    sort_draws: " are not those of the predictions",
+    lose_draws: "its draws 1pct-s0-",
+    other_resample: "draws are of other patients or strata than those of ",
     edit_identity: "cell_id is ",
     edit_config: "config_sha256 is ",
     rename_seed: "a repeat, of another seed: the same predictions as tiny/place/rsna_lp/1pct-s",
@@ -291,9 +329,26 @@ EDITS: dict[Callable[[Forger], None], str] = {
 }
 
 
+AMONG = {
+    flip_targets,
+    merge_patients,
+    other_resample,
+    rename_seed,
+    rename_fraction,
+    rename_method,
+    repeat_cell,
+} | {change_patients}
+"""Edits that a record does not show by itself."""
+
+
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
 def test_an_edit_is_found(edit: Callable[[Forger], None], results: Path) -> None:
-    edit(Forger(results))
+    forger = Forger(results)
+    edit(forger)
+    alone = verify_record(forger.path(0), ResultStore(results), CATALOGUE)
+    assert any(EDITS[edit] in what for what in alone) == (edit not in AMONG), alone
+    if edit not in AMONG:
+        return
     checked = check(results)
     assert not checked.accepted
     assert EDITS[edit] in told(checked), told(checked)

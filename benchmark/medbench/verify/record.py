@@ -19,7 +19,7 @@ from medbench.records import Record, ResultStore, read_predictions, read_record
 from medbench.rescore import same, score_again
 from medbench.scoring import Scores
 from medbench.verify.draws import check_draws, compare_draws
-from medbench.verify.plausible import implausible, implausible_metrics
+from medbench.verify.plausible import implausible, implausible_metrics, undeserved
 
 if TYPE_CHECKING:
     from medbench.verify.originals import Originals
@@ -131,6 +131,7 @@ def check_record(
     wrong += _published_split(record, catalogue)
     wrong += implausible_metrics(record)
     wrong += implausible(predictions)
+    wrong += undeserved(record, predictions)
     if originals is not None:
         originals.check(verdict)
     if verdict.keyed:
@@ -139,6 +140,8 @@ def check_record(
             verdict.notes.append(
                 "metrics not recomputed: the copy holds no truth (`verify --data` and `--key` do)"
             )
+            if record.draws is None:
+                verdict.notes.append("intervals not checked: it has no draws")
             return verdict
     scores = _scores(record, predictions, catalogue, wrong)
     if scores is not None:
