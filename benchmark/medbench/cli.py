@@ -1,19 +1,18 @@
 """The command line. Verbs import torch where they need it.
 
 Standard output is the product, standard error the log. Exit codes: 0 all done, 1 some cells failed, 2 usage or
-unknown name, 3 data or records, 4 weights, 5 plugin or a library it needs, 130 interrupted.
+unknown name, 3 data or records, 4 weights, 5 plugin or a library it needs, 6 a gate, 130 interrupted.
 """
 
 import os
 import signal
 from dataclasses import replace
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from medbench import __version__, data_commands, feature_commands
+from medbench import __version__, data_commands, feature_commands, leaderboard_commands
 from medbench import options as o
 from medbench.commands import (
     Environment,
@@ -23,6 +22,7 @@ from medbench.commands import (
     pretrain_request,
     print_json,
     read_plugins,
+    results_folder,
     verb,
 )
 from medbench.errors import DataError, UsageError
@@ -188,38 +188,10 @@ def info(options: o.InfoOptions) -> int:
     return 0
 
 
-@verb(app, "leaderboard")
-def leaderboard(options: o.LeaderboardOptions) -> int:
-    """Print the leaderboard of a results folder.
-
-    It is made from the records alone.
-    """
-    catalogue = read_plugins(options)
-    fitting = [spec for spec in catalogue.leaderboards.values() if spec.format == options.format]
-    if len(fitting) != 1:
-        known = ", ".join(sorted({spec.format for spec in catalogue.leaderboards.values()})) or "none"
-        several = f"is offered by {', '.join(s.name for s in fitting)}" if fitting else "is not known"
-        raise UsageError(f"--format {options.format} {several}. Formats: {known}.")
-    from medbench.records import ResultStore
-
-    records = ResultStore(_results_folder(options)).records()
-    typer.echo(catalogue.load("leaderboards", fitting[0].name)(records).rstrip("\n"))
-    return 0
-
-
-def _results_folder(options: o.ResultsOptions) -> Path:
-    folder = options.results or Environment.read().results_folder()
-    if not folder.is_dir():
-        raise UsageError(
-            f"No results folder {folder.absolute()}. Run something first, or name one with --results DIR."
-        )
-    return folder
-
-
 @verb(results_app, "list")
 def list_results(options: o.ListResultsOptions) -> int:
     """List the records of a results folder."""
-    folder = _results_folder(options)
+    folder = results_folder(options)
     from medbench.cells import format_metric
     from medbench.describe import table
     from medbench.records import ResultStore, fraction_name, read_record
@@ -256,7 +228,7 @@ def verify_results(options: o.ResultsOptions) -> int:
     anything is off.
     """
     catalogue = read_plugins(options)
-    folder = _results_folder(options)
+    folder = results_folder(options)
     from medbench.records import ResultStore
     from medbench.verify import verify_record
 
@@ -283,7 +255,7 @@ def rescore_results(options: o.RescoreOptions) -> int:
     from medbench.records import ResultStore
     from medbench.rescore import as_json, record_files, rescore, rows, write_all
 
-    files = list(record_files(options.paths or [_results_folder(options)]))
+    files = list(record_files(options.paths or [results_folder(options)]))
     done = [rescore(path, catalogue) for path in files]
     if options.out is not None:
         write_all(done, ResultStore(options.out))
@@ -431,6 +403,7 @@ def inspect_weights(options: o.InspectOptions) -> int:
 
 app.add_typer(data_commands.app, name="data")
 app.add_typer(feature_commands.app, name="features")
+app.add_typer(leaderboard_commands.app, name="leaderboard")
 app.add_typer(results_app, name="results")
 app.add_typer(weights_app, name="weights")
 app.add_typer(plugins_app, name="plugins")

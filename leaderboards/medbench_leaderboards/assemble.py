@@ -27,9 +27,7 @@ from medbench_leaderboards.groups import (
 from medbench_leaderboards.missing import command
 from medbench_leaderboards.ranking import critical_difference, holm, mean_ranks
 from medbench_leaderboards.summary import Summary, summarise
-
-NOISE = 0.05
-"""A difference is beyond noise if its p, adjusted by Holm over all comparisons of the table, is below this."""
+from medbench_leaderboards.wording import beyond_noise
 
 SMALL_TEST, SMALL_POSITIVES = 300, 40
 """With fewer test samples, or positive ones, the intervals were found to cover less than the 95 % they say."""
@@ -52,6 +50,7 @@ def assemble(results: Results) -> Board:
         left_out=tuple(left_out),
         records={record.cell_id: record for record in everything},
         paths={record.cell_id: results.path(record) for record in everything},
+        base=results.base,
     )
 
 
@@ -279,7 +278,7 @@ def _ranked(
         a, b = (one.a, one.column), (one.b, one.column)
         better.setdefault(a, 0)
         better.setdefault(b, 0)
-        if one.p_holm < NOISE:
+        if beyond_noise(one):
             better[b if sign[one.column] * one.difference.value > 0 else a] += 1
     shared = Counter((column, count) for (_, column), count in better.items())
     return {

@@ -204,7 +204,8 @@ def write_unfinished(root: Path, method: str, task: str, fraction: float, seed: 
     films, spec = more.pop("films", 320), CATALOGUE.lookup_task(task)
     more = {"task_version": spec.version, "split_sha256": f"{films:064}"} | more
     made = _record(method, task, fraction, seed, **more)
-    made = made.model_copy(update={"primary_metric": spec.primary_metric, "predictions": None})
+    counts = made.counts.model_copy(update={"test": films})
+    made = made.model_copy(update={"primary_metric": spec.primary_metric, "counts": counts})
     return ResultStore(root).write(made)
 
 
