@@ -1,6 +1,7 @@
 """What all tests share: where real data are, a home of their own, and which tests this machine can run."""
 
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,42 @@ def medbench_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("MEDBENCH_HOME", str(home))
     monkeypatch.setenv("MEDBENCH_RESULTS", str(tmp_path / "results"))
     return home
+
+
+@pytest.fixture(scope="session")
+def cut_records() -> Callable[[Path, Iterable[Path]], Path]:
+    """Write a results folder of small records: copies of whole ones on the first sixty of their test films.
+
+    All else is as if the installed task had made them.
+    """
+    import json
+
+    from medbench.data.splits import parts_sha256
+    from medbench.plugins import load_catalogue
+    from medbench.records import ResultStore, read_predictions, read_record
+    from medbench.rescore import score_again
+
+    def cut(folder: Path, paths: Iterable[Path]) -> Path:
+        store, catalogue = ResultStore(folder), load_catalogue(third_party=False)
+        for path in paths:
+            record, lists = read_record(path), path.parents[3] / "splits"
+            predictions = read_predictions(path, record).head(60)
+            parts = json.loads((lists / f"{record.identity.split_sha256}.json").read_bytes())
+            parts["test"] = predictions["sample"].tolist()
+            train = json.loads((lists / f"{record.identity.train_sha256}.json").read_bytes())
+            identity = record.identity.model_copy(
+                update={
+                    "task_version": catalogue.tasks[record.identity.task].version,
+                    "split_sha256": parts_sha256(parts),
+                }
+            )
+            store.write_ids(identity.split_sha256, parts)
+            store.write_ids(identity.train_sha256, train)
+            scores = score_again(record, predictions, catalogue)
+            blocks = {name: list(getattr(scores, name)) for name in ("metrics", "subgroups", "reliability")}
+            counts = record.counts.model_copy(update={"test": len(predictions)})
+            about = {"identity": identity, "cell_id": identity.cell_id(), "counts": counts}
+            store.write(record.model_copy(update=blocks | about), predictions)
+        return folder
+
+    return cut

@@ -825,7 +825,8 @@ def test_records_are_listed(in_finished: Path) -> None:
 
 def test_records_verify(in_finished: Path) -> None:
     done = medbench("results", "verify")
-    assert (done.exit_code, done.stdout) == (0, "3 records checked, 0 with something wrong\n")
+    assert done.exit_code == 0
+    assert done.stdout.splitlines()[-1] == "3 records checked, 0 with something wrong: accept"
 
 
 def change_record(results: Path, change: Callable[[dict[str, Any]], None]) -> Path:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,20 +36,11 @@ VERSION = load_catalogue(third_party=False).tasks["rsna_lp"].version
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(
+    tmp_path_factory: pytest.TempPathFactory, cut_records: Callable[[Path, Iterable[Path]], Path]
+) -> Path:
     """Three accepted records, of the first sixty of their predictions, as if the installed task had made them."""
-    folder, catalogue = tmp_path_factory.mktemp("made"), load_catalogue(third_party=False)
-    store = ResultStore(folder)
-    shutil.copytree(ACCEPTED / "splits", folder / "splits")
-    for path in sorted((ACCEPTED / CELLS).glob("*-s0-*.json")):
-        record = read_record(path)
-        predictions = read_predictions(path, record).head(60)
-        scores = score_again(record, predictions, catalogue)
-        blocks = {name: list(getattr(scores, name)) for name in ("metrics", "subgroups", "reliability")}
-        identity = record.identity.model_copy(update={"task_version": VERSION})
-        about = {"identity": identity, "cell_id": identity.cell_id()}
-        store.write(record.model_copy(update=blocks | about), predictions)
-    return folder
+    return cut_records(tmp_path_factory.mktemp("made"), sorted((ACCEPTED / CELLS).glob("*-s0-*.json")))
 
 
 @pytest.fixture

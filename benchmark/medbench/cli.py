@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from medbench import __version__, data_commands, feature_commands, leaderboard_commands
+from medbench import __version__, data_commands, feature_commands, leaderboard_commands, result_commands
 from medbench import options as o
 from medbench.commands import (
     Environment,
@@ -22,10 +22,9 @@ from medbench.commands import (
     pretrain_request,
     print_json,
     read_plugins,
-    results_folder,
     verb,
 )
-from medbench.errors import DataError, UsageError
+from medbench.errors import UsageError
 from medbench.plugins import KINDS, Catalogue, Kind
 from medbench.request import RunRequest
 
@@ -43,7 +42,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-results_app = typer.Typer(help="Records: list, verify, rescore.", no_args_is_help=True)
 weights_app = typer.Typer(help="Weights: import, inspect.", no_args_is_help=True)
 plugins_app = typer.Typer(help="Plugins: list.", no_args_is_help=True)
 
@@ -188,92 +186,6 @@ def info(options: o.InfoOptions) -> int:
     return 0
 
 
-@verb(results_app, "list")
-def list_results(options: o.ListResultsOptions) -> int:
-    """List the records of a results folder."""
-    folder = results_folder(options)
-    from medbench.cells import format_metric
-    from medbench.describe import table
-    from medbench.records import ResultStore, fraction_name, read_record
-
-    files = list(ResultStore(folder).files())
-    records = [read_record(path) for path in files]
-    if options.as_json:
-        print_json([record.model_dump(mode="json", by_alias=True) for record in records])
-        return 0
-    rows = [
-        {
-            "method": f"{record.identity.method} ({record.identity.fidelity})",
-            "task": record.identity.task,
-            "labels": fraction_name(record.identity.fraction),
-            "seed": "any" if record.identity.seed is None else str(record.identity.seed),
-            "recipe": record.identity.recipe,
-            "source": record.identity.source + (" (subset)" if record.identity.subset else ""),
-            "status": record.status,
-            "metric": record.primary_metric,
-            "value": format_metric(record.primary) if record.status == "ok" else "n/a",
-            "file": str(path.relative_to(folder)),
-        }
-        for path, record in zip(files, records, strict=True)
-    ]
-    typer.echo(table(rows) if rows else f"no records in {folder}")
-    return 0
-
-
-@verb(results_app, "verify")
-def verify_results(options: o.ResultsOptions) -> int:
-    """Check every record again.
-
-    Schema, identity, the hash of its predictions, and the metrics, computed again from these. Exit code 3 if
-    anything is off.
-    """
-    catalogue = read_plugins(options)
-    folder = results_folder(options)
-    from medbench.records import ResultStore
-    from medbench.verify import verify_record
-
-    store = ResultStore(folder)
-    files, wrong = list(store.files()), 0
-    for path in files:
-        found = verify_record(path, store, catalogue)
-        wrong += bool(found)
-        for what in found:
-            typer.echo(f"{path}: {what}")
-    typer.echo(f"{len(files)} records checked, {wrong} with something wrong")
-    return DataError.exit_code if wrong else 0
-
-
-@verb(results_app, "rescore")
-def rescore_results(options: o.RescoreOptions) -> int:
-    """Compute every metric and interval again from predictions alone.
-
-    Without images, weights or a GPU. Prints what is recorded and what the installed code gives; records are never
-    edited. Exit code 3 if something differs that no version explains, or predictions are missing or were changed.
-    """
-    catalogue = read_plugins(options)
-    from medbench.describe import table
-    from medbench.records import ResultStore
-    from medbench.rescore import as_json, record_files, rescore, rows, write_all
-
-    files = list(record_files(options.paths or [results_folder(options)]))
-    done = [rescore(path, catalogue) for path in files]
-    if options.out is not None:
-        write_all(done, ResultStore(options.out))
-    if options.as_json:
-        print_json([as_json(each) for each in done])
-    else:
-        shown = [row for each in done for row in rows(each)]
-        if shown:
-            typer.echo(f"{table(shown)}\n")
-        for each in done:
-            if each.problem:
-                typer.echo(f"{each.path}: {each.problem}")
-        verdicts = [one.verdict for each in done for one in each.comparisons]
-        counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
-        typer.echo(f"{len(done)} records, {len(verdicts)} numbers{f': {counts}' if counts else ''}")
-    return DataError.exit_code if any(each.wrong for each in done) else 0
-
-
 @verb(plugins_app, "list")
 def list_plugins(options: o.JsonOptions) -> int:
     """List the plugins.
@@ -404,7 +316,7 @@ def inspect_weights(options: o.InspectOptions) -> int:
 app.add_typer(data_commands.app, name="data")
 app.add_typer(feature_commands.app, name="features")
 app.add_typer(leaderboard_commands.app, name="leaderboard")
-app.add_typer(results_app, name="results")
+app.add_typer(result_commands.app, name="results")
 app.add_typer(weights_app, name="weights")
 app.add_typer(plugins_app, name="plugins")
 

@@ -59,6 +59,14 @@ class Environment:
 
         return user_cache_path("medbench")
 
+    def key_file(self) -> Path:
+        """Where the key is kept that rows of films go by which may not be passed on."""
+        if self.home is not None:
+            return self.home / "submission.key"
+        from platformdirs import user_config_path
+
+        return user_config_path("medbench") / "submission.key"
+
     def results_folder(self) -> Path:
         """Where records are written to."""
         return self.results or Path("results")
@@ -233,20 +241,6 @@ def data_request(options: o.DataOptions, catalogue: Catalogue) -> RunRequest:
     )
 
 
-def results_folder(options: o.ResultsOptions) -> Path:
-    """The folder of records that a verb reads.
-
-    Raises:
-        UsageError: there is none.
-    """
-    folder = options.results or Environment.read().results_folder()
-    if not folder.is_dir():
-        raise UsageError(
-            f"No results folder {folder.absolute()}. Run something first, or name one with --results DIR."
-        )
-    return folder
-
-
 def data_folders(options: o.DataOptions, catalogue: Catalogue) -> dict[str, Path]:
     """The folders that --data names, by dataset."""
     given = o.pairs("--data", options.data)
@@ -264,6 +258,20 @@ def named(kind: Kind, given: Sequence[str], catalogue: Catalogue) -> tuple[str, 
         known = ", ".join(catalogue.specs(kind)) or "none"
         raise UsageError(f"No {kind[:-1]} is named. Give --{kind[:-1]} NAME; known {kind}: {known}.")
     return catalogue.expand(kind, patterns)
+
+
+def results_folder(options: o.ResultsOptions) -> Path:
+    """The results folder that a verb reads.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    folder = options.results or Environment.read().results_folder()
+    if not folder.is_dir():
+        raise UsageError(
+            f"No results folder {folder.absolute()}. Run something first, or name one with --results DIR."
+        )
+    return folder
 
 
 def prepare_process(request: RunRequest) -> None:

@@ -352,12 +352,46 @@ class InfoOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class ResultsOptions(Options):
-    """Of `results verify`."""
+    """Of verbs that read a results folder."""
 
     results: Annotated[
         Path | None,
         typer.Option("--results", metavar="DIR", help="Results folder. Default: results. [MEDBENCH_RESULTS]"),
     ] = None
+
+
+_KEY = typer.Option(
+    "--key", metavar="FILE", help="Key of keyed rows. Default: drawn once, kept with the user's settings."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VerifyResultsOptions(ResultsOptions, DataOptions):
+    """Of `results verify`."""
+
+    folder: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", help="Results folder or submission. Default: the results folder."),
+    ] = None
+    key: Annotated[Path | None, _KEY] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(ResultsOptions):
+    """Of `results export`."""
+
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to write; new or empty.")]
+    method: Annotated[
+        list[str],
+        typer.Option("--method", "-m", metavar="NAME", help="Records of these methods alone; globs, too."),
+    ] = field(default_factory=list)
+    task: Annotated[
+        list[str],
+        typer.Option("--task", "-t", metavar="NAME", help="Records of these tasks alone; globs, too."),
+    ] = field(default_factory=list)
+    key: Annotated[Path | None, _KEY] = None
+    contact: Annotated[str, typer.Option("--contact", metavar="TEXT", help="Who may be asked.")] = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -212,6 +212,18 @@ class Times(_Block):
     phases: dict[str, float] = Field(default_factory=dict)
 
 
+class Export(_Block):
+    """Marks a copy that `results export` made: of which record, and what of it was left behind."""
+
+    record_sha256: str = Field(description="of the file it was made from")
+    cell_id: str = Field(
+        description="of the record it was made from; another one where the identity named a file"
+    )
+    predictions_sha256: str | None = Field(default=None, description="of its predictions before")
+    keyed: bool = Field(description="whether rows go by a keyed hash, without truth, patients and ids")
+    left_out: list[str] = Field(description="fields that were left out or replaced, and groups")
+
+
 class Record(_Block):
     """One evaluated cell."""
 
@@ -231,6 +243,7 @@ class Record(_Block):
     environment: dict[str, Any] = Field(default_factory=dict)
     config_sha256: str
     error: Failure | None = None
+    export: Export | None = None
     times: Times
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)

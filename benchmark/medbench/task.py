@@ -163,6 +163,17 @@ class Task(ABC):
         """Reliability diagrams of these predictions, where they are probabilities of classes; here none."""
         return ()
 
+    def truth(self, data: TaskData) -> pd.DataFrame | None:
+        """What `Evaluation.predictions` say of the test films that is no prediction, in their order.
+
+        With it, predictions that were handed over without it can be scored again by whoever has the dataset.
+
+        Returns:
+            One row a test film: `sample`, `patient` and the columns of truth; None where it can not be told without
+            a model, as here.
+        """
+        return None
+
     def depends_on_seed(self, fraction: float) -> bool:
         """Whether the result for a fixed encoder can change with the seed."""
         return True

@@ -99,6 +99,15 @@ class Classification(Task):
                 columns[f"threshold_{name}"] = f1_threshold(truth[known, k] == 1, validation[known, k])
         return pd.DataFrame(columns)
 
+    def truth(self, data: TaskData) -> pd.DataFrame:
+        """`sample`, `patient` and `target_<class>`."""
+        rows = data.split.test
+        known = data.index.table.loc[rows, ["sample", "patient"]].reset_index(drop=True)
+        targets = self.labels(data.index, rows)
+        return known.assign(
+            **{f"{_TARGET}{name}": targets[:, k] for k, name in enumerate(self.names(data.index))}
+        )
+
     def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
         """Those of `classification_metrics`, the primary one first, and those of `calibration_metrics`."""
         classes, macro = class_names(predictions), len(self.classes) != 1

@@ -238,6 +238,20 @@ class Detection(Task):
             trial.training.forget()
         return Evaluation(predictions, _search(self.config, best, trials, features, train))
 
+    def truth(self, data: TaskData) -> pd.DataFrame:
+        """`sample`, `patient`, `true_boxes` and `true_labels`."""
+        table = data.index.table.iloc[data.split.test]
+        films = zip(table["boxes"], table["box_labels"], strict=True)
+        found = [named_boxes(boxes, names, self.config.classes) for boxes, names in films]
+        return pd.DataFrame(
+            {
+                "sample": table["sample"].to_numpy(),
+                "patient": table["patient"].to_numpy(),
+                "true_boxes": [boxes.ravel() for boxes, _ in found],
+                "true_labels": [list(names) for _, names in found],
+            }
+        )
+
     def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
         """Average precisions and FROC; see `medbench.metrics.detection`."""
         return detection_metrics(predictions, self.config.selected_on)

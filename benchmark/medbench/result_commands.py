@@ -1,0 +1,128 @@
+"""The verbs under `medbench results`."""
+
+import typer
+
+from medbench import options as o
+from medbench.commands import Environment, data_request, print_json, read_plugins, results_folder, verb
+from medbench.errors import DataError, UsageError
+
+app = typer.Typer(help="Records: list, verify, rescore, export.", no_args_is_help=True)
+
+
+@verb(app, "list")
+def list_results(options: o.ListResultsOptions) -> int:
+    """List the records of a results folder."""
+    folder = results_folder(options)
+    from medbench.cells import format_metric
+    from medbench.describe import table
+    from medbench.records import ResultStore, fraction_name, read_record
+
+    files = list(ResultStore(folder).files())
+    records = [read_record(path) for path in files]
+    if options.as_json:
+        print_json([record.model_dump(mode="json", by_alias=True) for record in records])
+        return 0
+    rows = [
+        {
+            "method": f"{record.identity.method} ({record.identity.fidelity})",
+            "task": record.identity.task,
+            "labels": fraction_name(record.identity.fraction),
+            "seed": "any" if record.identity.seed is None else str(record.identity.seed),
+            "recipe": record.identity.recipe,
+            "source": record.identity.source + (" (subset)" if record.identity.subset else ""),
+            "status": record.status,
+            "metric": record.primary_metric,
+            "value": format_metric(record.primary) if record.status == "ok" else "n/a",
+            "file": str(path.relative_to(folder)),
+        }
+        for path, record in zip(files, records, strict=True)
+    ]
+    typer.echo(table(rows) if rows else f"no records in {folder}")
+    return 0
+
+
+@verb(app, "verify")
+def verify_results(options: o.VerifyResultsOptions) -> int:
+    """Check every record of a results folder, or of a submission, again.
+
+    Schema, identity, hashes, id lists, plausibility, the metrics, computed again from the predictions, and records
+    against each other. Says accept or why not. Exit code 3 if anything is off.
+    """
+    catalogue = read_plugins(options)
+    folder = options.folder or results_folder(options)
+    if not folder.is_dir():
+        raise UsageError(f"No folder {folder.absolute()}.")
+    request = data_request(options, catalogue)
+    from medbench.submission import read_key
+    from medbench.verify import verify_folder
+    from medbench.verify.originals import Originals
+
+    key = options.key or Environment.read().key_file()
+    known = read_key(key, make=False) if request.real_data and (options.key or key.exists()) else None
+    checked = verify_folder(folder, catalogue, Originals(request, catalogue, known))
+    if options.as_json:
+        print_json(checked.to_json())
+    else:
+        typer.echo(checked.text())
+    return 0 if checked.accepted else DataError.exit_code
+
+
+@verb(app, "export")
+def export_results(options: o.ExportOptions) -> int:
+    """Write a folder that can be sent as a submission.
+
+    Copies of the current records with what belongs to them, without paths and names of users and hosts; of films that
+    may not be passed on scores alone, by keyed rows. The results folder stays as it is.
+    """
+    catalogue = read_plugins(options)
+    folder = results_folder(options)
+    from medbench.submission import export
+
+    key = options.key or Environment.read().key_file()
+    made = export(
+        folder,
+        options.out,
+        catalogue,
+        key=key,
+        methods=o.words(options.method),
+        tasks=o.words(options.task),
+        contact=options.contact,
+    )
+    for what, count in sorted(made.left_out.items()):
+        typer.echo(f"left out or replaced in {count} records: {what}", err=True)
+    if made.manifest.keyed:
+        sets = ", ".join(made.manifest.keyed)
+        typer.echo(f"scores alone of {sets}; the key is {key}: keep it, and keep it to yourself", err=True)
+    typer.echo(str(made.folder))
+    return 0
+
+
+@verb(app, "rescore")
+def rescore_results(options: o.RescoreOptions) -> int:
+    """Compute every metric and interval again from predictions alone.
+
+    Without images, weights or a GPU. Prints what is recorded and what the installed code gives; records are never
+    edited. Exit code 3 if something differs that no version explains, or predictions are missing or were changed.
+    """
+    catalogue = read_plugins(options)
+    from medbench.describe import table
+    from medbench.records import ResultStore
+    from medbench.rescore import as_json, record_files, rescore, rows, write_all
+
+    files = list(record_files(options.paths or [results_folder(options)]))
+    done = [rescore(path, catalogue) for path in files]
+    if options.out is not None:
+        write_all(done, ResultStore(options.out))
+    if options.as_json:
+        print_json([as_json(each) for each in done])
+    else:
+        shown = [row for each in done for row in rows(each)]
+        if shown:
+            typer.echo(f"{table(shown)}\n")
+        for each in done:
+            if each.problem:
+                typer.echo(f"{each.path}: {each.problem}")
+        verdicts = [one.verdict for each in done for one in each.comparisons]
+        counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
+        typer.echo(f"{len(done)} records, {len(verdicts)} numbers{f': {counts}' if counts else ''}")
+    return DataError.exit_code if any(each.wrong for each in done) else 0

@@ -1,0 +1,332 @@
+"""One record, by itself."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from medbench.data.lists import PREFIX
+from medbench.data.splits import PARTS, ids_sha256, parts_sha256
+from medbench.disclosure import KEY, is_private, large_groups
+from medbench.errors import DataError, MedbenchError
+from medbench.metrics.subgroups import LEAST
+from medbench.plugins import Catalogue, declared
+from medbench.records import Record, ResultStore, read_predictions, read_record
+from medbench.rescore import same, score_again
+from medbench.scoring import Scores
+from medbench.verify.plausible import implausible, implausible_metrics
+
+if TYPE_CHECKING:
+    from medbench.verify.originals import Originals
+
+SAME = 1e-9
+"""Difference up to which a metric that is computed again counts as the recorded one: on another machine a sum may
+run in another order."""
+
+Lists = dict[str, list[str]]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass
+class Verdict:
+    """What was found of one record.
+
+    Attributes:
+        path: of the record.
+        record: None where the file is none.
+        problems: why it can not be accepted, one line each.
+        notes: what could not be checked, one line each.
+        predictions: None where there are none, or they are not those of the record.
+        lists: id lists by the field that names them (`split_sha256`, `train_sha256`).
+    """
+
+    path: Path
+    record: Record | None = None
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    predictions: pd.DataFrame | None = field(default=None, repr=False)
+    lists: dict[str, Lists] = field(default_factory=dict, repr=False)
+
+    @property
+    def accepted(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    @property
+    def keyed(self) -> bool:
+        """Whether rows go by a keyed hash, without truth."""
+        return self.record is not None and self.record.export is not None and self.record.export.keyed
+
+
+def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[str]:
+    """Everything that is wrong with one record; see `check_record`."""
+    return check_record(path, store, catalogue).problems
+
+
+def check_record(
+    path: Path, store: ResultStore, catalogue: Catalogue, originals: "Originals | None" = None
+) -> Verdict:
+    """Check one record.
+
+    Its schema; that its id is the hash of its identity, config_sha256 that of its configs, and its file has the name
+    of that id; the hash of its predictions; that the id lists it names are kept, have their hashes and are the films
+    that were predicted; that no number is impossible; and the metrics and the blocks of groups and diagrams, computed
+    again from the predictions by the installed task, if that has the recorded version.
+
+    Args:
+        path: of the record.
+        store: the results folder it is in.
+        catalogue: known tasks.
+        originals: the datasets, where they are at hand.
+    """
+    try:
+        record = read_record(path)
+    except DataError as error:
+        return Verdict(path, problems=[str(error)])
+    verdict = Verdict(path, record)
+    identity, wrong = record.identity, verdict.problems
+    if record.cell_id != identity.cell_id():
+        wrong.append(
+            f"cell_id is {record.cell_id[:12]}, its identity has {identity.cell_id()[:12]}: it was edited"
+        )
+    if record.config_sha256 != identity.config_sha256():
+        wrong.append(
+            f"config_sha256 is {record.config_sha256[:12]}, its configs have {identity.config_sha256()[:12]}: "
+            "it was edited"
+        )
+    if path != (expected := store.path(identity, record.cell_id)):
+        wrong.append(f"expected at {expected}")
+    if record.status != "ok":
+        held = [name for name in ("metrics", "predictions", "search") if getattr(record, name)]
+        wrong += [f"a {record.status} record holds {name}: it was edited" for name in held]
+        return verdict
+    if verdict.keyed:
+        _check_keyed_copy(record, wrong)
+    elif record.export is not None and is_private(identity, catalogue):
+        wrong.append(
+            f"holds ids and truth of films of {identity.dataset}, which may not be passed on. Delete it, and export "
+            "again with the installed version"
+        )
+    for name in ("split_sha256", "train_sha256"):
+        verdict.lists[name] = _ids(store, getattr(identity, name), name, verdict.keyed, wrong)
+    _check_counts(record, verdict.lists, wrong)
+    predictions = _predictions(path, record, wrong)
+    if predictions is None:
+        return verdict
+    verdict.predictions = predictions
+    test = verdict.lists["split_sha256"].get("test")
+    if test is not None:
+        wrong += _other_films(record, predictions, test, KEY if verdict.keyed else "sample")
+    wrong += _published_split(record, catalogue)
+    wrong += implausible_metrics(record)
+    wrong += implausible(predictions)
+    if originals is not None:
+        originals.check(verdict)
+    if verdict.keyed:
+        predictions = None if originals is None else originals.restored(verdict)
+        if predictions is None:
+            verdict.notes.append(
+                "metrics not recomputed: the copy holds no truth (`verify --data` and `--key` do)"
+            )
+            return verdict
+    wrong += _numbers(record, predictions, catalogue, verdict.keyed)
+    return verdict
+
+
+def _predictions(path: Path, record: Record, wrong: list[str]) -> pd.DataFrame | None:
+    if record.predictions is None:
+        wrong.append("a finished record names no predictions")
+        return None
+    if record.predictions.path != f"{path.stem}.parquet":  # never a file elsewhere
+        wrong.append(f"predictions are {record.predictions.path!r}, expected {path.stem}.parquet beside it")
+        return None
+    try:
+        predictions = read_predictions(path, record)
+    except DataError as error:
+        wrong.append(str(error))
+        return None
+    except Exception as error:  # a file that somebody sent can be anything
+        wrong.append(f"predictions can not be read: {type(error).__name__}: {error}")
+        return None
+    if record.predictions.rows != len(predictions):
+        wrong.append(f"predictions: {record.predictions.rows} rows recorded, the file has {len(predictions)}")
+    return predictions
+
+
+def _numbers(record: Record, predictions: pd.DataFrame, catalogue: Catalogue, keyed: bool) -> list[str]:
+    """What the installed task says otherwise."""
+    identity, wrong = record.identity, []
+    spec = catalogue.tasks.get(declared(identity.task))
+    if spec is None or spec.version != identity.task_version:
+        installed = "is not installed" if spec is None else f"is installed at version {spec.version}"
+        return [
+            f"metrics can not be computed again: {identity.task} {installed}, not {identity.task_version}"
+        ]
+    if record.primary_metric != spec.primary_metric:
+        wrong.append(
+            f"primary_metric is {record.primary_metric}, that of {spec.name} is {spec.primary_metric}"
+        )
+    try:
+        scores = score_again(record, predictions, catalogue)
+    except (
+        Exception
+    ) as error:  # one record that can not be scored must not keep the others from being checked
+        return [*wrong, f"metrics can not be computed again: {type(error).__name__}: {error}"]
+    if keyed:
+        scores = replace(scores, subgroups=large_groups(scores.subgroups)[0], reliability=[])
+    wrong += _compare("metrics", _metrics(record), _metrics(scores))
+    if record.subgroups or record.reliability:  # older records have neither
+        wrong += _compare("blocks", _blocks(record), _blocks(scores))
+    return wrong
+
+
+def _check_keyed_copy(record: Record, wrong: list[str]) -> None:
+    """A copy without truth holds no part that tells of single films, and no small group."""
+    if record.reliability:
+        wrong.append("a keyed copy holds reliability diagrams, which tell the truth of single films")
+    if large_groups(record.subgroups)[0] != record.subgroups:
+        wrong.append(f"a keyed copy holds groups, or numbers over groups, of fewer than {LEAST} patients")
+
+
+def _check_counts(record: Record, lists: dict[str, Lists], wrong: list[str]) -> None:
+    counts = record.counts
+    for name, part, count in (
+        ("split_sha256", "val", counts.validation),
+        ("split_sha256", "test", counts.test),
+        ("train_sha256", "train", counts.train),
+    ):
+        listed = len(lists[name].get(part, ()))
+        if lists[name] and listed != count:
+            wrong.append(f"counts: {count} {part} samples recorded, its id list has {listed}")
+    if counts.train_patients > counts.train:
+        wrong.append(f"counts: {counts.train_patients} patients of {counts.train} training samples")
+    split, train = lists["split_sha256"], lists["train_sha256"].get("train", [])
+    for part, ids in (*split.items(), ("label fraction", train)):
+        if twice := len(ids) - len(set(ids)):
+            wrong.append(f"{part} list: {twice} samples come twice")
+    if split and (outside := len(set(train).difference(split["train"]))):
+        wrong.append(
+            f"{outside} of its {len(train)} training samples are not in the training part of its split"
+        )
+    if split and not counts.split_leak and (shared := set(split["test"]).intersection(split["train"])):
+        wrong.append(f"{len(shared)} samples are both in the training and in the test part of its split")
+
+
+def _published_split(record: Record, catalogue: Catalogue) -> Iterator[str]:
+    """Whether the installed dataset knows the split, and by this hash where it is that of a whole release."""
+    identity = record.identity
+    spec = catalogue.tasks.get(declared(identity.task))
+    if (
+        spec is None
+        or spec.version != identity.task_version
+        or identity.dataset not in catalogue.datasets
+        or identity.split.startswith(PREFIX)
+    ):
+        return
+    try:
+        splits = catalogue.load("datasets", identity.dataset).splits
+    except MedbenchError:  # of a plugin that can not be loaded
+        return
+    if identity.split not in splits:
+        yield f"{identity.dataset} has no split {identity.split}"
+        return
+    published = splits[identity.split].sha256
+    whole = identity.source == "real" and identity.subset is None and not record.counts.excluded
+    if whole and published and published != identity.split_sha256:
+        yield f"split_sha256 is {identity.split_sha256[:12]}, {identity.split} has {published[:12]}"
+
+
+def _other_films(record: Record, predictions: pd.DataFrame, test: list[str], column: str) -> Iterator[str]:
+    """Whether the rows are about the films of the test part, each as often as the task says."""
+    if column not in predictions:
+        yield f"predictions have no column {column}"
+        return
+    by = [name for name in (column, "direction") if name in predictions]
+    if twice := int(predictions.duplicated(by).sum()):
+        yield f"predictions: {twice} rows are about a film that another row is about"
+    films = predictions["films" if "films" in predictions else column].explode().astype(str)
+    found = set(films)
+    if unknown := sorted(found.difference(test)):
+        yield f"predictions: {len(unknown)} of {len(found)} films are not in the test part of its split"
+    lacking = len(set(test).difference(found))
+    unread = record.search.get("films_without_report", 0)  # of retrieval: they can not be ranked
+    if lacking != unread and not unknown:
+        yield f"predictions: {lacking} of {len(test)} films of the test part of its split are missing"
+
+
+_Named = Sequence[tuple[str, dict[str, Any]]]
+
+
+def _metrics(scored: Record | Scores) -> _Named:
+    return [(metric.name, metric.model_dump()) for metric in scored.metrics]
+
+
+def _blocks(scored: Record | Scores) -> _Named:
+    """Blocks of groups and diagrams by name, as in "subgroups sex"."""
+    return [
+        *((f"subgroups {block.column}", block.model_dump()) for block in scored.subgroups),
+        *((f"reliability {block.label} {block.binning}", block.model_dump()) for block in scored.reliability),
+    ]
+
+
+def _ids(store: ResultStore, sha256: str, name: str, keyed: bool, wrong: list[str]) -> Lists:
+    """The id lists behind a hash; empty, with a line more in `wrong`, where they are not what was hashed."""
+    if not _SHA256.fullmatch(sha256):
+        wrong.append(f"{name}: {sha256[:80]!r} is no SHA-256")
+        return {}
+    path = store.root / "splits" / f"{sha256}{'.hmac' if keyed else ''}.json"
+    if not path.exists():
+        wrong.append(f"{name}: its id list splits/{path.name} is missing")
+        return {}
+    try:
+        parts: Lists = json.loads(path.read_bytes())
+        found = ids_sha256(parts["train"]) if set(parts) == {"train"} else parts_sha256(parts)
+        if keyed:
+            if set(parts) not in ({"train"}, set(PARTS)) or not all(
+                _SHA256.fullmatch(key) for ids in parts.values() for key in ids
+            ):
+                wrong.append(f"{name}: splits/{path.name} holds something else than keyed hashes")
+            return parts
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        wrong.append(f"{name}: splits/{path.name} is no id list ({error})")
+        return {}
+    if found != sha256:
+        wrong.append(f"{name}: the ids in splits/{path.name} have the hash {found[:12]}: it was edited")
+    return parts
+
+
+def _compare(what: str, recorded: _Named, computed: _Named) -> list[str]:
+    """One line where the names differ, and one for each field of what has the same name, with its first difference."""
+    wrong = []
+    held, again = ([name for name, _ in named] for named in (recorded, computed))
+    if held != again:
+        wrong.append(f"{what} recorded: {', '.join(held)}; computed: {', '.join(again)}")
+    now = dict(computed)
+    for name, fields in recorded:
+        for part, value in fields.items() if name in now else ():
+            if found := next(_differences(part, value, now[name][part]), ""):
+                wrong.append(f"{name}: {found}")
+    return wrong
+
+
+def _differences(where: str, one: Any, other: Any) -> Iterator[str]:
+    """The parts in which two JSON values differ; numbers may by rounding."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        for key in one:
+            yield from _differences(f"{where} {key}", one[key], other[key])
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for number, (mine, theirs) in enumerate(zip(one, other, strict=True)):
+            yield from _differences(f"{where} {_called(mine, number)}", mine, theirs)
+    elif not same(one, other, SAME):
+        yield f"{where} {one} recorded, {other} computed"
+
+
+def _called(item: Any, number: int) -> str:
+    """What a member of a list is called in a message."""
+    name = item.get("name", item.get("metric")) if isinstance(item, dict) else None
+    return str(number if name is None else name)
