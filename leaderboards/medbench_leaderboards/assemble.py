@@ -12,7 +12,7 @@ from medbench.plugins import load_catalogue
 from medbench.records import Identity, Record, fraction_name
 from medbench.results import Results
 from medbench_leaderboards.board import Board, Cell, Column, Comparison, MeanRank, Missing, Row, Seed, Table
-from medbench_leaderboards.comparisons import Entry, differences
+from medbench_leaderboards.comparisons import Entry, differences, entry
 from medbench_leaderboards.contamination import Overlaps, contamination
 from medbench_leaderboards.groups import (
     Kind,
@@ -63,7 +63,7 @@ def _table(results: Results, overlaps: Overlaps, about: Kind, records: Sequence[
         for row in rows
         for column in columns
     }
-    entries = {place: _entry(results, place[0], s) for place, s in summaries.items() if s.counted}
+    entries = {place: entry(results, place[0], s.counted) for place, s in summaries.items() if s.counted}
     comparisons = _comparisons(rows, columns, entries)
     ranks, distance, tasks = _mean_ranks(rows, columns, entries)
     order = {rank.row: rank.value for rank in ranks}
@@ -180,20 +180,6 @@ def _about_row(identity: Identity) -> str:
 
 
 # Cells.
-
-
-def _entry(results: Results, row: str, summary: Summary) -> Entry:
-    """A row in a column, with the draws of its mean over seeds where every seed has draws of the same resamples."""
-    draws = [results.draws(record) for record in summary.counted]
-    kinds = {_resample(record) for record in summary.counted}
-    mean = None
-    if len(kinds) == 1 and all(d is not None for d in draws):
-        mean = np.mean([d for d in draws if d is not None], axis=0)
-    return Entry(row, np.array(list(summary.by_seed.values())), mean, min(kinds))
-
-
-def _resample(record: Record) -> str:
-    return ""
 
 
 def _cell(results: Results, overlaps: Overlaps, place: _Key, summary: Summary, entry: Entry | None) -> Cell:
