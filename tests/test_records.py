@@ -1,15 +1,18 @@
 """Records: written whole or not at all, found again, never edited."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medbench.errors import DataError
+from medbench.metrics.bootstrap import Bootstrap, Resample
 from medbench.records import (
     SCHEMA,
     Corpus,
@@ -23,6 +26,7 @@ from medbench.records import (
     WeightsIdentity,
     fraction_name,
     json_schema,
+    read_draws,
     read_predictions,
     read_record,
     write_atomic,
@@ -209,3 +213,74 @@ def test_schema_is_exported_with_its_version() -> None:
 @given(st.sampled_from([0.01, 0.1, 1.0, 0.05, 0.001]))
 def test_fraction_names_have_no_float_noise(fraction: float) -> None:
     assert fraction_name(fraction) in {"1%", "10%", "100%", "5%", "0.1%"}
+
+
+RESAMPLE = Resample.of(["a", "b"], np.array([False, True]))
+BOOTSTRAP = Bootstrap(np.array([0.5, np.nan, 0.7]), RESAMPLE)
+
+
+def test_draws_lie_beside_the_record(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    written = store.write(record(), PREDICTIONS, BOOTSTRAP, 0.01)
+    path = next(store.files())
+    assert written.draws is not None
+    assert written.draws.path == path.name.replace(".json", ".draws.npy")
+    assert written.draws.model_dump(exclude={"path", "sha256"}) == {
+        "metric": "auroc",
+        "count": 3,
+        "resample": RESAMPLE.key,
+        "patients": 2,
+        "positive_patients": 1,
+        "samples": 2,
+        "positive_samples": 1,
+        "delong_se": 0.01,
+    }
+    np.testing.assert_array_equal(read_draws(path, read_record(path)), BOOTSTRAP.draws)
+    before = (path.parent / written.draws.path).read_bytes()
+    assert ResultStore(tmp_path / "again").write(record(), PREDICTIONS, BOOTSTRAP).draws is not None
+    assert next((tmp_path / "again").rglob("*.npy")).read_bytes() == before
+
+    store.supersede(identity())
+    aside = sorted(p.name.split(".", 1)[1] for p in tmp_path.rglob("*superseded*"))
+    assert aside == ["superseded-1.draws.npy", "superseded-1.json", "superseded-1.parquet"]
+
+
+def test_a_record_from_before_there_were_draws_is_read(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    store.write(record(), PREDICTIONS)
+    path = next(store.files())
+    content = json.loads(path.read_text())
+    del content["draws"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="the record has no draws"):
+        read_draws(path, read_record(path))
+
+
+def test_draws_that_are_not_the_recorded_ones_are_refused(tmp_path: Path) -> None:
+    store = ResultStore(tmp_path)
+    store.write(record(), PREDICTIONS, BOOTSTRAP)
+    path, file = next(store.files()), next(tmp_path.rglob("*.npy"))
+    written = read_record(path)
+    assert written.draws is not None
+
+    def holding(content: bytes) -> Record:
+        """The record, had it been written with this file."""
+        file.write_bytes(content)
+        block = written.draws.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
+        return written.model_copy(update={"draws": block})
+
+    np.save(file, np.zeros(3))
+    with pytest.raises(DataError, match=r"draws.npy: SHA-256 .* found, .* recorded"):
+        read_draws(path, written)
+    np.save(file, np.zeros(3, np.float32))
+    single = holding(file.read_bytes())
+    with pytest.raises(DataError, match=r"expected 3 numbers \(float64\), found float32 \(3,\)"):
+        read_draws(path, single)
+    np.save(file, np.array([{}], object), allow_pickle=True)
+    for content in (b"no numbers", file.read_bytes()):
+        wrong = holding(content)
+        with pytest.raises(DataError, match="not an array of numbers"):
+            read_draws(path, wrong)
+    file.unlink()
+    with pytest.raises(DataError, match=r"its draws .* are not beside it"):
+        read_draws(path, written)

@@ -4,26 +4,33 @@ A results folder looks like this:
 
     results/<recipe>/<method>/<task>/<fraction>-<seed>-<cell id>.json      the record
     results/<recipe>/<method>/<task>/<fraction>-<seed>-<cell id>.parquet   its predictions, one row a test sample
+    results/<recipe>/<method>/<task>/<fraction>-<seed>-<cell id>.draws.npy the bootstrap draws of its primary metric
     results/splits/<hash>.json                                            the id lists that records name by hash
 
 A failed cell leaves `....failed-N.json` beside these, and is tried again by the next run. `--overwrite` moves the old
-pair to `....superseded-N.*`; both names are kept for the reader and enter no table.
+files to `....superseded-N.*`; both names are kept for the reader and enter no table.
 """
 
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medbench.errors import DataError
 from medbench.files import sha256_file, write_atomic
+from medbench.metrics.bootstrap import Bootstrap
 
 SCHEMA: Final = "medbench.result/1"
+
+_DRAWS: Final = ".draws.npy"
 
 Status = Literal["ok", "skipped", "failed"]
 RecordSource = Literal["phantom", "real", "mixed"]
@@ -196,6 +203,27 @@ class Predictions(_Block):
     rows: int
 
 
+class Draws(_Block):
+    """The file beside the record with the bootstrap draws of its primary metric, and what was drawn.
+
+    Draw d of two records with one `resample` is of the same patients, so that two methods are compared by these files
+    alone, without predictions or labels.
+    """
+
+    path: str
+    sha256: str
+    metric: str
+    count: int = Field(description="draws; those that the metric is not defined for are NaN")
+    resample: str = Field(description="SHA-256 over all patients with their strata, the seed and the count")
+    patients: int = Field(description="that were drawn from")
+    positive_patients: int = Field(description="of them those with a positive sample, a stratum of their own")
+    samples: int
+    positive_samples: int
+    delong_se: float | None = Field(
+        default=None, description="standard error by DeLong, where the metric is an AUROC"
+    )
+
+
 class Failure(_Block):
     """Why a cell failed."""
 
@@ -240,6 +268,7 @@ class Record(_Block):
     weights: WeightsInfo | None = None
     search: dict[str, Any] = Field(default_factory=dict)
     predictions: Predictions | None = None
+    draws: Draws | None = None
     environment: dict[str, Any] = Field(default_factory=dict)
     config_sha256: str
     error: Failure | None = None
@@ -306,12 +335,20 @@ class ResultStore:
             return None  # half a pair was copied or deleted: run the cell again
         return record
 
-    def write(self, record: Record, predictions: pd.DataFrame | None = None) -> Record:
-        """Write a record, predictions first, so that a record never names a file that is not there.
+    def write(
+        self,
+        record: Record,
+        predictions: pd.DataFrame | None = None,
+        bootstrap: Bootstrap | None = None,
+        delong_se: float | None = None,
+    ) -> Record:
+        """Write a record, the files beside it first, so that a record never names a file that is not there.
 
         Args:
-            record: `predictions` is filled in here.
+            record: `predictions` and `draws` are filled in here.
             predictions: one row a test sample; None for skipped and failed cells.
+            bootstrap: of the primary metric; None where it has no draws.
+            delong_se: its standard error by DeLong, where it is an AUROC.
 
         Returns:
             The record as written.
@@ -324,17 +361,24 @@ class ResultStore:
             write_atomic(table, predictions.to_parquet(index=False))
             block = Predictions(path=table.name, sha256=sha256_file(table), rows=len(predictions))
             record = record.model_copy(update={"predictions": block})
+        record = record.model_copy(update={"draws": None})
+        if bootstrap is not None:
+            file = path.with_suffix(_DRAWS)
+            write_atomic(file, _npy(bootstrap.draws))
+            drawn = draws_block(file, record.primary_metric, bootstrap, delong_se)
+            record = record.model_copy(update={"draws": drawn})
         write_atomic(path, record.to_json().encode())
         return record
 
     def supersede(self, identity: Identity) -> None:
-        """Move the finished record of this cell aside, with its predictions."""
+        """Move the finished record of this cell aside, with its predictions and draws."""
         path = self.path(identity, identity.cell_id())
         if path.exists():
             aside = _free(path, "superseded")
             os.replace(path, aside)
-            if path.with_suffix(".parquet").exists():
-                os.replace(path.with_suffix(".parquet"), aside.with_suffix(".parquet"))
+            for suffix in (".parquet", _DRAWS):
+                if path.with_suffix(suffix).exists():
+                    os.replace(path.with_suffix(suffix), aside.with_suffix(suffix))
 
     def write_ids(self, sha256: str, parts: Mapping[str, Sequence[str]]) -> None:
         """Keep the id lists behind a hash that records name."""
@@ -386,16 +430,70 @@ def read_predictions(path: Path, record: Record) -> pd.DataFrame:
     """
     if record.predictions is None:
         raise DataError(f"{path}: a {record.status} record has no predictions.")
-    table = path.parent / record.predictions.path
-    if not table.exists():
-        raise DataError(f"{path}: its predictions {table.name} are not beside it.")
-    found = sha256_file(table)
-    if found != record.predictions.sha256:
+    return pd.read_parquet(_beside(path, record.predictions, "predictions"))
+
+
+def read_draws(path: Path, record: Record) -> npt.NDArray[np.float64]:
+    """The draws of the record at `path`, (D,) float64, NaN where the metric is not defined.
+
+    Raises:
+        DataError: the record names none; or the file is missing, its bytes are not the recorded ones, or they are no
+            array of as many numbers as are recorded.
+    """
+    if record.draws is None:
+        raise DataError(f"{path}: the record has no draws.")
+    file = _beside(path, record.draws, "draws")
+    try:
+        values = np.load(file, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{file}: not an array of numbers ({error}).") from None
+    if values.dtype != np.float64 or values.shape != (record.draws.count,):
         raise DataError(
-            f"{table}: SHA-256 {found[:12]} found, {record.predictions.sha256[:12]} recorded. "
+            f"{file}: expected {record.draws.count} numbers (float64), found {values.dtype} {values.shape}."
+        )
+    found: npt.NDArray[np.float64] = values
+    return found
+
+
+def draws_block(file: Path, metric: str, bootstrap: Bootstrap, delong_se: float | None) -> Draws:
+    """What a record says of draws that are written to `file`."""
+    return Draws(
+        path=file.name,
+        sha256=sha256_file(file),
+        metric=metric,
+        count=len(bootstrap.draws),
+        resample=bootstrap.resample.key,
+        patients=bootstrap.resample.patients,
+        positive_patients=bootstrap.resample.positive_patients,
+        samples=bootstrap.resample.samples,
+        positive_samples=bootstrap.resample.positive_samples,
+        delong_se=delong_se,
+    )
+
+
+def _beside(path: Path, block: Predictions | Draws, what: str) -> Path:
+    """The file that a block of the record at `path` names.
+
+    Raises:
+        DataError: it is missing or its bytes are not the recorded ones.
+    """
+    file = path.parent / block.path
+    if not file.exists():
+        raise DataError(f"{path}: its {what} {file.name} are not beside it.")
+    found = sha256_file(file)
+    if found != block.sha256:
+        raise DataError(
+            f"{file}: SHA-256 {found[:12]} found, {block.sha256[:12]} recorded. "
             "The file was changed; run the cell again with --overwrite."
         )
-    return pd.read_parquet(table)
+    return file
+
+
+def _npy(values: npt.NDArray[np.float64]) -> bytes:
+    """A file of numpy's own kind; the same bytes for the same numbers."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.asarray(values, np.float64), allow_pickle=False)
+    return buffer.getvalue()
 
 
 def _free(path: Path, word: str) -> Path:

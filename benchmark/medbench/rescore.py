@@ -43,8 +43,8 @@ class Comparison:
         name: of the metric.
         recorded: None where the record has it not.
         now: None where the installed code has it not.
-        verdict: `equal`; `new` or `gone`, where one side lacks it; `another version` of the metric, which may then
-            differ; or `changed`, which nothing explains.
+        verdict: `equal`; `new` or `gone`, where one side lacks it; `another version` of the metric or of how its
+            interval is made, which may then differ; or `changed`, which nothing explains.
         what: the parts that differ, in words.
     """
 
@@ -112,11 +112,14 @@ def numbers(scored: Record | Scores) -> dict[str, MetricValue]:
     "reliability [pneumonia]".
     """
     found = {metric.name: metric for metric in scored.metrics}
-    versions = {name: metric.version for name, metric in found.items()}
+    known = dict(found)
 
     def add(metric: str, group: str, **values: Any) -> None:
-        name = f"{metric} [{group}]"
-        found[name] = MetricValue(name=name, version=versions.get(metric, 1), interval="", **values)
+        name, own = f"{metric} [{group}]", known.get(metric)
+        about = (
+            {"version": 1, "interval": ""} if own is None else own.model_dump(include={"version", "interval"})
+        )
+        found[name] = MetricValue(name=name, **about, **values)
 
     for block in scored.subgroups:
         for group in block.groups:
@@ -205,6 +208,10 @@ def compare(record: Record, now: Scores, version: int) -> Iterator[Comparison]:
             continue
         differences = list(_differences(old, metric))
         why = task + _versions("metric", old.version, metric.version)
+        if old.interval != metric.interval:
+            why.append(
+                f"the interval was made by {old.interval or 'nothing'}, now by {metric.interval or 'nothing'}"
+            )
         verdict: Verdict = "another version" if why else "changed" if differences else "equal"
         yield Comparison(metric.name, old, metric, verdict, "; ".join(why + differences))
     for name, old in known.items():
@@ -258,6 +265,8 @@ def write(rescored: Rescored, store: ResultStore) -> Record:
         changed |= {
             name: list(getattr(rescored.now, name)) for name in ("metrics", "subgroups", "reliability")
         }
+        drawn = (rescored.now.bootstrap, rescored.now.delong_se)
+        return store.write(record.model_copy(update=changed), predictions, *drawn)
     return store.write(record.model_copy(update=changed), predictions)
 
 
@@ -330,7 +339,7 @@ def _shown(metric: MetricValue | None) -> str:
 
 
 def _differences(old: MetricValue, now: MetricValue) -> Iterator[str]:
-    words = {"version", "reason"}  # of which one is told apart, and the other is no number
+    words = {"version", "interval", "reason"}  # of which two are told apart, and the other is no number
     one, other = old.model_dump(exclude=words), now.model_dump(exclude=words)
     classes, found = one.pop("per_class"), other.pop("per_class")
     for part, value in one.items():

@@ -1,77 +1,185 @@
-"""A results folder as leaderboards see it: records, and what lies beside them."""
+"""A results folder as leaderboards and comparisons read it: records, and what lies beside them."""
 
 import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medbench.errors import DataError
-from medbench.plugins import Catalogue
-from medbench.records import Record, ResultStore, read_predictions, read_record
+from medbench.errors import DataError, MedbenchError
+from medbench.metrics.bootstrap import Bootstrap, Resample
+from medbench.plugins import Catalogue, declared
+from medbench.records import Record, ResultStore, read_draws, read_predictions, read_record
+from medbench.statistics.delong import Influence, influence
+
+_T = TypeVar("_T")
+
+_SAME = 1e-9  # two computations of one metric
 
 
 class Results:
-    """What every leaderboard is made from.
+    """Records of a folder with their draws and predictions, which are read when they are asked for, once.
 
     Attributes:
-        root: the results folder.
-        records: current ones, sorted by path.
-        failures: attempts that failed.
-        base: the folder as seen from where leaderboards are written to, for links; None where they are only shown.
+        root: the folder.
+        records: current ones, sorted by path: no failed or superseded attempts.
+        failures: attempts that failed, sorted by path; a cell among them may have been done since.
+        catalogue: known tasks, if it was read with them.
+        base: the folder as seen from where leaderboards are written to, with slashes, for links to the records; None
+            where they are only shown.
     """
 
     def __init__(
         self,
         root: Path,
-        records: dict[str, Record],
-        failures: dict[str, Record],
+        files: Sequence[Path],
+        failed: Sequence[Path],
         catalogue: Catalogue | None = None,
         base: str | None = None,
     ) -> None:
         self.root = root
-        self.records = tuple(records.values())
-        self.failures = tuple(failures.values())
-        self.catalogue = catalogue
-        self.base = base
-        # A cell that was done after it had failed is found at its record.
-        self._paths = {record.cell_id: path for path, record in {**failures, **records}.items()}
-        self._draws: dict[str, npt.NDArray[np.float64] | None] = {}
+        self.records = tuple(read_record(path) for path in files)
+        self.failures = tuple(read_record(path) for path in failed)
+        self.catalogue, self.base = catalogue, base
+        self._paths = {
+            id(record): path
+            for record, path in zip((*self.records, *self.failures), (*files, *failed), strict=True)
+        }
+        self._bootstraps: dict[int, Bootstrap | None] = {}
+        self._influences: dict[int, Influence | None] = {}
 
     @classmethod
     def read(cls, root: Path, catalogue: Catalogue | None = None, seen_from: Path | None = None) -> "Results":
-        """Read all records of a folder.
+        """Read a results folder.
 
         Args:
-            root: the results folder.
-            catalogue: known tasks, to compute draws from predictions where none are kept.
-            seen_from: folder that leaderboards are written to, for links to the records.
+            root: the folder.
+            catalogue: known tasks. With it draws are computed from predictions where a record, one from before there
+                were draws, has none beside it; without it such a record has no draws.
+            seen_from: folder that leaderboards are written to.
 
         Raises:
-            DataError: a file is no record.
+            DataError: a file is no record of a schema that this version reads.
         """
-        records, failures = (
-            {path.relative_to(root).as_posix(): read_record(path) for path in paths}
-            for paths in (ResultStore(root).files(), sorted(root.glob("*/*/*/*.failed-*.json")))
-        )
+        failed = sorted(root.glob("*/*/*/*.failed-*.json"))
         base = None if seen_from is None else Path(os.path.relpath(root, seen_from)).as_posix()
-        return cls(root, records, failures, catalogue, base)
+        return cls(root, list(ResultStore(root).files()), failed, catalogue, base)
 
     def path(self, record: Record) -> str:
-        """Of a record, relative to the folder, with forward slashes."""
-        return self._paths[record.cell_id]
+        """Of one of these records, from the folder on, with slashes."""
+        return self._file(record).relative_to(self.root).as_posix()
 
     def draws(self, record: Record) -> npt.NDArray[np.float64] | None:
-        """(2000,) bootstrap draws of the primary metric, NaN where not defined; None where there are none."""
-        if record.cell_id not in self._draws:
-            file = (self.root / self.path(record)).with_suffix(".draws.npy")
-            self._draws[record.cell_id] = np.load(file, allow_pickle=False) if file.exists() else None
-        return self._draws[record.cell_id]
+        """(D,) the primary metric in each draw, NaN where it is not defined; None where there are no draws.
+
+        Raises:
+            DataError: the file is not the recorded one.
+        """
+        bootstrap = self.bootstrap(record)
+        return None if bootstrap is None else bootstrap.draws
+
+    def bootstrap(self, record: Record) -> Bootstrap | None:
+        """The draws, and what was drawn; None where there are none.
+
+        Raises:
+            DataError: the file is not the recorded one.
+        """
+        return self._once(self._bootstraps, record, self._bootstrap)
 
     def predictions(self, record: Record) -> pd.DataFrame | None:
-        """The predictions of a record, None where they are not beside it."""
-        try:
-            return read_predictions(self.root / self.path(record), record)
-        except DataError:
+        """One row a test sample; None where the file is not beside the record. Not kept in memory.
+
+        Raises:
+            DataError: the file is not the recorded one.
+        """
+        path = self._file(record)
+        if record.predictions is None or not (path.parent / record.predictions.path).exists():
             return None
+        return read_predictions(path, record)
+
+    def influence(self, record: Record) -> Influence | None:
+        """Of the patients on the primary metric, where it is an AUROC and predictions are there; else None.
+
+        Raises:
+            DataError: the predictions are not the recorded ones.
+        """
+        return self._once(self._influences, record, self._influence)
+
+    def _file(self, record: Record) -> Path:
+        try:
+            return self._paths[id(record)]
+        except KeyError:
+            raise ValueError(f"record {record.cell_id[:12]} was not read from {self.root}") from None
+
+    def _once(self, known: dict[int, _T], record: Record, make: Callable[[Record], _T]) -> _T:
+        if id(record) not in known:
+            known[id(record)] = make(record)
+        return known[id(record)]
+
+    def _bootstrap(self, record: Record) -> Bootstrap | None:
+        block, path = record.draws, self._file(record)
+        if block is None:
+            return self._computed(record)
+        if not (path.parent / block.path).exists():
+            return self._computed(record)
+        resample = Resample(
+            key=block.resample,
+            patients=block.patients,
+            positive_patients=block.positive_patients,
+            samples=block.samples,
+            positive_samples=block.positive_samples,
+        )
+        return Bootstrap(read_draws(path, record), resample)
+
+    def _computed(self, record: Record) -> Bootstrap | None:
+        """From predictions, if the installed task gives what is recorded."""
+        primary, catalogue = record.primary, self.catalogue
+        if catalogue is None or primary is None:
+            return None
+        spec = catalogue.tasks.get(declared(record.identity.task))
+        predictions = self.predictions(record)
+        if spec is None or spec.version != record.identity.task_version or predictions is None:
+            return None
+        try:
+            metric = catalogue.make_task(spec, record.identity.recipe).score(predictions)[0]
+        except DataError:
+            raise
+        except (MedbenchError, LookupError, ValueError):  # what `results verify` would say more of
+            return None
+        if metric.value is None or primary.value is None or abs(metric.value - primary.value) > _SAME:
+            return None
+        same = metric.name == primary.name and metric.version == primary.version
+        return metric.bootstrap if same else None
+
+    def _influence(self, record: Record) -> Influence | None:
+        if record.primary is None:
+            return None
+        predictions = self.predictions(record)
+        if predictions is None:
+            return None
+        return influence(predictions, record.primary.name, record.primary.value)
+
+
+def repeats(records: Iterable[Record]) -> list[tuple[Record, Record]]:
+    """Pairs (repeat, first) among records that differ in nothing but the seed: predictions that are the same bytes.
+
+    Such a pair says that nothing depended on the seed, or that one run was copied; either way it is one result and
+    not two. A result that can't depend on the seed is recorded with `seed: null`, and is no repeat.
+    """
+    first: dict[str, Record] = {}
+    pairs = []
+    for record in sorted(records, key=seed_order):
+        if record.predictions is not None:
+            earlier = first.setdefault(record.predictions.sha256, record)
+            if earlier.identity.seed != record.identity.seed:
+                pairs.append((record, earlier))
+    return pairs
+
+
+def seed_order(record: Record) -> tuple[int, str]:
+    """Sort key: no seed first, then by seed."""
+    seed = record.identity.seed
+    return (-1 if seed is None else seed), record.cell_id

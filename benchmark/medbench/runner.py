@@ -403,7 +403,8 @@ class Runner:
         predictions = work.evaluation.predictions if work.evaluation is not None and status == "ok" else None
         if self.request.overwrite and status != "failed":
             self.store.supersede(cell.identity)
-        record = self.store.write(record, predictions)
+        drawn = (None, None) if scores is None else (scores.bootstrap, scores.delong_se)
+        record = self.store.write(record, predictions, *drawn)
         self._written.add(record.cell_id)
         self._report(self.catalogue.run_finished(record, self.request.results))
         return record

@@ -4,7 +4,7 @@ Needs no images, weights or index: the columns of patients are in the prediction
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from medbench.data.index import Index
+from medbench.metrics.bootstrap import Bootstrap
 from medbench.metrics.subgroups import UNKNOWN, Group, age_bands, group_names, subgroup_metrics
 from medbench.records import (
     GroupBlock,
@@ -21,6 +22,7 @@ from medbench.records import (
     SpreadBlock,
     SubgroupsBlock,
 )
+from medbench.statistics.delong import standard_error
 from medbench.task import Metric, Task
 
 COLUMNS: Final = ("sex", "age", "view")
@@ -29,11 +31,21 @@ COLUMNS: Final = ("sex", "age", "view")
 
 @dataclass(frozen=True)
 class Scores:
-    """Blocks of a record that are functions of the predictions alone."""
+    """Blocks of a record that are functions of the predictions alone.
+
+    Attributes:
+        metrics: the primary one first.
+        subgroups: one block a column.
+        reliability: two diagrams a class.
+        bootstrap: draws of the primary metric, None where it has none.
+        delong_se: standard error of the primary metric by DeLong, where it is an AUROC.
+    """
 
     metrics: list[MetricValue]
     subgroups: list[SubgroupsBlock]
     reliability: list[ReliabilityBlock]
+    bootstrap: Bootstrap | None = None
+    delong_se: float | None = None
 
 
 def with_patient_columns(predictions: pd.DataFrame, index: Index) -> pd.DataFrame:
@@ -73,10 +85,17 @@ def score(task: Task, predictions: pd.DataFrame) -> Scores:
     """
     metrics = tuple(task.score(predictions))
     return Scores(
-        metrics=[MetricValue(**asdict(metric)) for metric in metrics],
+        metrics=[_metric_value(metric) for metric in metrics],
         subgroups=_subgroups(task, predictions, metrics),
         reliability=[ReliabilityBlock(**asdict(diagram)) for diagram in task.reliability(predictions)],
+        bootstrap=metrics[0].bootstrap,
+        delong_se=standard_error(predictions, metrics[0].name, metrics[0].value),
     )
+
+
+def _metric_value(metric: Metric) -> MetricValue:
+    own = {f.name: getattr(metric, f.name) for f in fields(metric) if f.name != "bootstrap"}
+    return MetricValue(**own)
 
 
 def _subgroups(task: Task, predictions: pd.DataFrame, whole: Sequence[Metric]) -> list[SubgroupsBlock]:

@@ -18,6 +18,7 @@ from medbench.model import Preprocessing, VisionLanguageModel
 from medbench.progress import Progress
 
 if TYPE_CHECKING:
+    from medbench.metrics.bootstrap import Bootstrap
     from medbench.metrics.calibration import Reliability
 
 Fit = Literal["pad", "stretch"]
@@ -80,6 +81,8 @@ class Metric:
         version: raised when the computation changes.
         per_class: the value for each class, where there are several.
         reason: why there is no value, or none for some of the classes; "" where nothing has to be said.
+        bootstrap: the draws that the interval is made of, None where there are none. No part of the number: two metrics
+            are equal whatever it holds.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Metric:
     version: int = 1
     per_class: Mapping[str, float | None] = field(default_factory=dict)
     reason: str = ""
+    bootstrap: "Bootstrap | None" = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,11 @@ class Task(ABC):
     @abstractmethod
     def score(self, predictions: pd.DataFrame) -> Sequence[Metric]:
         """All metrics of these predictions, the primary one first."""
+
+    def draws(self, predictions: pd.DataFrame) -> npt.NDArray[np.float64] | None:
+        """(D,) the primary metric in every draw of the bootstrap that its interval is made of; None without one."""
+        bootstrap = self.score(predictions)[0].bootstrap
+        return None if bootstrap is None else bootstrap.draws
 
     def score_group(self, predictions: pd.DataFrame) -> Sequence[Metric]:
         """Metrics of one group of patients or films, some rows of the predictions; here the same as of all."""

@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from medbench.metrics.bootstrap import percentile_interval
 from medbench.plugins import load_catalogue
 from medbench.records import Identity, Record, fraction_name
-from medbench.results import Results
+from medbench.results import Results, seed_order
 from medbench_leaderboards.board import Board, Cell, Column, Comparison, MeanRank, Missing, Row, Seed, Table
 from medbench_leaderboards.comparisons import Entry, differences, entry
 from medbench_leaderboards.contamination import Overlaps, contamination
@@ -22,7 +21,6 @@ from medbench_leaderboards.groups import (
     distinct,
     kind,
     row_key,
-    seed_order,
 )
 from medbench_leaderboards.missing import command
 from medbench_leaderboards.ranking import critical_difference, holm, mean_ranks
@@ -184,17 +182,17 @@ def _about_row(identity: Identity) -> str:
 
 def _cell(results: Results, overlaps: Overlaps, place: _Key, summary: Summary, entry: Entry | None) -> Cell:
     notes, marks = list(summary.notes), []
-    low, high = None, None
+    low, high = (None, None) if entry is None else entry.interval()
     if len(summary.counted) == 1:
-        primary = summary.counted[0].primary
-        low, high = (None, None) if primary is None else (primary.low, primary.high)
-        if summary.counted[0].identity.seed is not None:
+        [only] = summary.counted
+        if only.primary is not None:  # what the record says
+            low, high = only.primary.low, only.primary.high
+        if only.identity.seed is not None:
             marks.append("one seed")
-    elif entry is not None and entry.draws is not None:
-        low, high = percentile_interval(entry.draws)
     if entry is not None and entry.draws is None:
-        notes.append("no bootstrap draws of the same resamples: shown, and compared with nothing")
-    if any(_small(record) for record in summary.counted):
+        mean = "no interval of the mean, and " if len(summary.counted) > 1 else ""
+        notes.append(f"no bootstrap draws: {mean}compared with nothing")
+    if any(_small(results, record) for record in summary.counted):
         marks.append("small")
     if summary.repeated:
         marks.append("repeat")
@@ -211,6 +209,7 @@ def _cell(results: Results, overlaps: Overlaps, place: _Key, summary: Summary, e
         sd=summary.deviation,
         low=low,
         high=high,
+        delong=None if entry is None else entry.delong(),
         small="small" in marks,
         marks=tuple(sorted(marks)),
         notes=tuple(notes),
@@ -230,7 +229,12 @@ def _seed(results: Results, record: Record, summary: Summary) -> Seed:
     )
 
 
-def _small(record: Record) -> bool:
+def _small(results: Results, record: Record) -> bool:
+    """Whether intervals of this test set are known to be too narrow; where nothing is positive (retrieval), by size."""
+    bootstrap = results.bootstrap(record)
+    if bootstrap is not None:
+        positive = bootstrap.resample.positive_samples
+        return bootstrap.resample.samples < SMALL_TEST or 0 < positive < SMALL_POSITIVES
     return record.primary is not None and record.primary.n < SMALL_TEST
 
 
@@ -292,9 +296,9 @@ def _mean_ranks(
         sign = 1 if column.higher_is_better else -1
         own = [entries[row.key, column.key] for row in complete]
         means[:, number] = [sign * entry.values.mean() for entry in own]
-        known = [sign * entry.draws for entry in own if entry.draws is not None]
-        same = len(known) == len(own) and len({entry.resample for entry in own}) == 1
-        draws.append(np.stack(known) if same else None)
+        known = [sign * drawn for entry in own if (drawn := entry.mean_draws) is not None]
+        groups = {entry.draws.group for entry in own if entry.draws is not None}
+        draws.append(np.stack(known) if len(known) == len(own) and len(groups) == 1 else None)
     found = mean_ranks(means, draws)
     tasks = len({column.task for column in shown})
     ranks = [MeanRank(row.key, *numbers) for row, numbers in zip(complete, found, strict=True)]
@@ -322,6 +326,6 @@ def _missing(
 
 
 def _notes(rows: Sequence[Row], columns: Sequence[Column], entries: Mapping[_Key, Entry]) -> Iterator[str]:
-    alone = [c.name for c in columns if sum((row.key, c.key) in entries for row in rows) < 2]
+    alone = [c.name for c in columns if sum((row.key, c.key) in entries for row in rows) == 1]
     if len(rows) > 1 and alone:
         yield f"nothing to compare with in {', '.join(alone)}"

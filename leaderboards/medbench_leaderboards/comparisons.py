@@ -87,10 +87,10 @@ def entry(results: Results, key: str, records: Sequence[Record]) -> Entry:
     influences = [own for r in records if (own := results.influence(r)) is not None]
     draws = influence = delong_se = None
     if len(bootstraps) == len(records) and len({b.resample.key for b in bootstraps}) == 1:
-        draws = Noise(bootstraps[0].resample.key, np.stack([b.values for b in bootstraps]))
+        draws = Noise(bootstraps[0].resample.key, np.stack([b.draws for b in bootstraps]))
     groups = {_group(own.patients) for own in influences}
     if len(influences) == len(records) and len(groups) == 1:
-        influence = Noise(min(groups), np.stack([own.values for own in influences]))
+        influence = Noise(min(groups), np.stack([own.moves for own in influences]))
         delong_se = float(np.linalg.norm(influence.seeds.mean(axis=0)))
     elif len(records) == 1 and records[0].draws is not None:
         delong_se = records[0].draws.delong_se

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from medbench.records import Identity, Record, sha256_json
+from medbench.results import seed_order
 
 Kind = tuple[str, str, str]
 """What a table is about: source, recipe, "full sets" or "subsets"."""
@@ -104,24 +105,6 @@ def by_place(records: Iterable[Record]) -> dict[Place, list[Record]]:
     for record in sorted(records, key=seed_order):
         places[kind(record.identity), row_key(record.identity), column_key(record)].append(record)
     return dict(places)
-
-
-def repeats(records: Sequence[Record]) -> list[tuple[Record, Record]]:
-    """Pairs (repeat, first) in one place: another seed, and predictions that are the same bytes."""
-    first: dict[str, Record] = {}
-    pairs = []
-    for record in sorted(records, key=seed_order):
-        if record.predictions is not None:
-            earlier = first.setdefault(record.predictions.sha256, record)
-            if earlier.identity.seed != record.identity.seed:
-                pairs.append((record, earlier))
-    return pairs
-
-
-def seed_order(record: Record) -> tuple[int, str]:
-    """Sort key: no seed first, then by seed."""
-    seed = record.identity.seed
-    return (-1 if seed is None else seed), record.cell_id
 
 
 def _version(record: Record) -> tuple[int, int]:

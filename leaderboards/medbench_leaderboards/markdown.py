@@ -43,9 +43,9 @@ def _section(board: Board, table: Table) -> str:
         f"## {table.source}, recipe {escape(table.recipe)}, {table.size}",
         f"{source[0].upper()}{source[1:]}",
         _table(board, table, table.columns, full=len(tasks) == 1, ranks=True),
-        _list(wording.legend(table)),
         _list(
             [
+                *wording.legend(table),
                 *(f"{escape(name)}, {escape(about)}" for name, about in _about_columns(table)),
                 *(f"{escape(wording.badged(row))}: {escape(row.about)}" for row in table.rows),
                 *wording.statistics(table),
@@ -92,9 +92,9 @@ def _cell(board: Board, cell: Cell, *, bold: bool, full: bool) -> str:
 
 def _records(board: Board, cell: Cell) -> str:
     """The records of a cell: as links, else how many count where there are several."""
-    counted = [seed for seed in cell.seeds if seed.repeats is None and seed.value is not None]
     if board.base is None:
-        return f" ({len(counted)} seeds)" if len(counted) > 1 else ""
+        counted = sum(seed.repeats is None for seed in cell.seeds if seed.value is not None)
+        return f", {counted} seeds" if cell.mean is not None and counted > 1 else ""
     links = [
         f"[{'record' if seed.seed is None else f'seed {seed.seed}'}]({quote(f'{board.base}/{seed.path}')})"
         for seed in cell.seeds

@@ -111,7 +111,8 @@ def mean_rank(table: Table, row: Row) -> str:
         if one.row == row.key:
             held = "" if one.low is None or one.high is None else f" [{one.low:.2f}, {one.high:.2f}]"
             return f"{one.value:.2f}{held}"
-    return "{}/{}".format(*coverage(table, row))
+    has, columns = coverage(table, row)
+    return f"{has}/{columns}" if columns else "–"
 
 
 def beyond_noise(comparison: Comparison) -> bool:

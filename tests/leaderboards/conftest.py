@@ -226,7 +226,7 @@ def write_cell(
             "counts": made.counts.model_copy(update={"test": films}),
         }
     )
-    return ResultStore(root).write(made, predictions)
+    return ResultStore(root).write(made, predictions, scores.bootstrap, scores.delong_se)
 
 
 def write_unfinished(root: Path, method: str, task: str, fraction: float, seed: int, **more: Any) -> Record:

@@ -118,7 +118,7 @@ def test_two_checkpoints_are_two_rows(record: MakeRecord, markdown: Page) -> Non
     page = markdown(
         [record("clip", seed=s, value=0.6 + s / 10, kind="checkpoint", key=k * 64) for s, k in keys]
     )
-    assert len([name for name in rows(page) if name.startswith("clip (paper) #")]) == 2
+    assert len([name for name in rows(page) if name.startswith("clip #")]) == 2
     assert "checkpoint aaaaaaaaaaaa" in page
 
 
@@ -129,14 +129,14 @@ def test_a_release_of_the_plugin_does_not_split_a_column(record: MakeRecord, mar
 
 def test_seeds_are_averaged_with_the_sample_deviation(record: MakeRecord, markdown: Page) -> None:
     page = markdown([record(seed=s, value=v) for s, v in enumerate([0.6, 0.7, 0.8])])
-    assert rows(page)["clip (paper)"][0] == "70.0 ± 10.0 (3 seeds)"
+    assert rows(page)["clip (paper)"][0] == "70.0 ± 10.0, 3 seeds"
     page = markdown([record(seed=0, value=0.6), record(seed=1, value=0.7)])
-    assert rows(page)["clip (paper)"][0] == "65.0 ± 7.1 (2 seeds)"
+    assert rows(page)["clip (paper)"][0] == "65.0 ± 7.1, 2 seeds"
 
 
 def test_a_seed_with_the_same_predictions_is_not_counted_twice(record: MakeRecord, markdown: Page) -> None:
     page = markdown([record(seed=s, value=0.6, predictions="same") for s in (2, 0, 1)])
-    assert rows(page)["clip (paper)"][0] == "60.0 [57.5, 63.0]"
+    assert rows(page)["clip (paper)"][0] == "60.0 [57.5, 63.0] ‡"
     assert "seed 1 has the very predictions of seed 0: a repeat, not counted" in page
     assert "seed 2 has the very predictions of seed 0: a repeat, not counted" in page
 
@@ -147,7 +147,7 @@ def test_a_result_without_a_seed_stands_alone_and_lacks_none(record: MakeRecord,
         [record(seed=s, value=0.6 + s / 10, **checkpoint) for s in (0, 1)]
         + [record(fraction=1.0, seed=None, value=0.9, **checkpoint)]
     )
-    assert rows(page)["clip (paper)"] == ["65.0 ± 7.1 (2 seeds)", "90.0 [87.5, 93.0]", "1.00"]
+    assert rows(page)["clip (paper)"] == ["65.0 ± 7.1, 2 seeds", "90.0 [87.5, 93.0]", "1.00"]
     assert "Missing" not in page
 
 
@@ -225,7 +225,12 @@ def test_complete_rows_come_first_by_mean_rank(record: MakeRecord, markdown: Pag
         "d (paper)",
     ]
     # a column in which nobody has a value makes no row incomplete; ties share a rank
-    assert [line[-1] for name, line in cells.items() if "(paper)" in name] == ["1.25", "1.75", "–", "–"]
+    assert [line[-1] for name, line in cells.items() if "(paper)" in name] == [
+        "1.25",
+        "1.75",
+        "1/2",
+        "0/2",
+    ]
 
 
 def test_a_metric_that_is_better_low_is_ranked_so(record: MakeRecord, markdown: Page) -> None:
@@ -243,7 +248,7 @@ def test_only_the_newest_version_of_a_task_is_shown(record: MakeRecord, markdown
     page = markdown([record("clip", value=0.61), record("place", value=0.62, metric_version=2)])
     assert "clip (paper)" not in rows(page)
     page = markdown([record("clip", status="skipped", reason="too few"), record("place", metric_version=2)])
-    assert rows(page)["clip (paper)"] == ["n/a", "–"]
+    assert rows(page)["clip (paper)"] == ["n/a", "0/1"]
 
 
 def test_phantom_is_said_plainly(record: MakeRecord, markdown: Page) -> None:

@@ -1,10 +1,18 @@
 """The bootstrap draws patients, within strata, the same way for everybody, and its intervals cover."""
 
+import math
+
 import numpy as np
 import pytest
 
 from medbench.metrics import bootstrap
-from medbench.metrics.bootstrap import bootstrap_blocks, patient_bootstrap_weights, percentile_interval
+from medbench.metrics.bootstrap import (
+    Resample,
+    bootstrap_blocks,
+    logit_interval,
+    patient_bootstrap_weights,
+    percentile_interval,
+)
 
 
 def cohort(n_patients: int, seed: int = 0) -> tuple[list[str], np.ndarray]:
@@ -121,3 +129,43 @@ def test_intervals_cover() -> None:
         assert auroc.high is not None
         held += auroc.low <= truth <= auroc.high
     assert 0.91 <= held / runs <= 0.98
+
+
+def test_a_key_names_the_resamples() -> None:
+    patients, positive = cohort(30)
+    whole = Resample.of(patients, positive)
+    assert (whole.patients, whole.samples) == (30, len(patients))
+    assert whole.positive_samples == positive.sum()
+    assert whole.positive_patients == len({p for p, own in zip(patients, positive, strict=True) if own})
+    turned = np.random.default_rng(1).permutation(len(patients))
+    assert Resample.of([patients[i] for i in turned], positive[turned]) == whole
+    for other in (
+        Resample.of([p + "x" for p in patients], positive),
+        Resample.of(patients, ~positive),
+        Resample.of(patients, positive, draws=5),
+        Resample.of(patients, positive, seed=1),
+    ):
+        assert other.key != whole.key
+    assert patients[0] not in whole.key
+
+
+def test_a_logit_interval_is_symmetric_in_log_odds() -> None:
+    draws = np.random.default_rng(0).normal(0.9, 0.02, 2000)
+    low, high = logit_interval(0.9, draws)
+    assert low is not None
+    assert high is not None
+    assert 0.9 - low > high - 0.9 > 0  # more room towards 0.5
+    odds = [math.log(v / (1 - v)) for v in (low, 0.9, high)]
+    assert odds[1] - odds[0] == pytest.approx(odds[2] - odds[1])
+    assert odds[2] - odds[1] == pytest.approx(1.96 * np.std(draws, ddof=1) / 0.09, rel=1e-3)
+
+
+def test_a_logit_interval_at_the_ends_and_of_nothing() -> None:
+    assert logit_interval(1.0, np.ones(10)) == (1.0, 1.0)
+    assert logit_interval(0.0, np.zeros(10)) == (0.0, 0.0)
+    assert logit_interval(0.5, np.full(10, 0.5)) == (0.5, 0.5)
+    assert logit_interval(None, np.full(10, 0.5)) == (None, None)
+    assert logit_interval(0.5, np.full(10, np.nan)) == (None, None)
+    mostly_nan = np.array([0.4, 0.5, np.nan, np.nan, np.nan])
+    assert logit_interval(0.5, mostly_nan) == (None, None)
+    assert logit_interval(0.5, mostly_nan[:4])[0] is not None

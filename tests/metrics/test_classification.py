@@ -18,7 +18,7 @@ from sklearn.metrics import (
 )
 from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score
 
-from medbench.metrics.bootstrap import patient_bootstrap_weights, percentile_interval
+from medbench.metrics.bootstrap import logit_interval, patient_bootstrap_weights, percentile_interval
 from medbench.metrics.classification import (
     accuracy,
     auroc,
@@ -137,7 +137,10 @@ def resampled(table: pd.DataFrame, name: str) -> np.ndarray:
 def test_intervals_are_those_of_literal_resamples() -> None:
     table = frame(30, 1).dropna().reset_index(drop=True)
     for metric in classification_metrics(table, ["0"], macro=False):
-        low, high = percentile_interval(resampled(table, metric.name))
+        drawn = resampled(table, metric.name)
+        low, high = (
+            logit_interval(metric.value, drawn) if metric.name == "auroc" else percentile_interval(drawn)
+        )
         assert metric.low == pytest.approx(low, abs=1e-12)
         assert metric.high == pytest.approx(high, abs=1e-12)
         assert metric.low < metric.value < metric.high
@@ -171,6 +174,9 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
         strict=True,
     ):
         a_values, b_values = dataclasses.asdict(a), dataclasses.asdict(b)
+        a_drawn, b_drawn = a_values.pop("bootstrap"), b_values.pop("bootstrap")
+        assert a_drawn["resample"] == b_drawn["resample"]
+        np.testing.assert_allclose(a_drawn["draws"], b_drawn["draws"])
         assert a_values.pop("per_class") == pytest.approx(b_values.pop("per_class"))
         assert a_values == pytest.approx(b_values)
 

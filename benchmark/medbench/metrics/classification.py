@@ -19,7 +19,14 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
-from medbench.metrics.bootstrap import INTERVAL, bootstrap_blocks, percentile_interval
+from medbench.metrics.bootstrap import (
+    INTERVAL,
+    LOGIT_INTERVAL,
+    Bootstrap,
+    Resample,
+    bootstrap_blocks,
+    interval,
+)
 from medbench.task import Metric
 
 Floats = npt.NDArray[np.float64]
@@ -165,8 +172,10 @@ def classification_metrics(
     draws: dict[str, list[Floats]] = {name: [] for name in (*names, *_CONFUSED)}
     # Accuracy has no classes to be a mean of, so these two come apart from the others.
     confused = table.confused() if exclusive else None
+    positive = (table.target == 1).any(axis=1)
+    resample = Resample.of(table.patients, positive)
     if table.patients:
-        for weights in bootstrap_blocks(table.patients, (table.target == 1).any(axis=1)):
+        for weights in bootstrap_blocks(table.patients, positive):
             columns = np.ascontiguousarray(weights.T, dtype=np.float64)
             drawn = [one.drawn(columns) for one in each]
             for name in names:
@@ -184,16 +193,19 @@ def classification_metrics(
     def metric_of(name: str, title: str, found: Sequence[float | None]) -> Metric:
         there = [value for value in found if value is not None]
         value = float(np.mean(there)) if there else None
-        low, high = percentile_interval(np.concatenate(draws[name])) if there else (None, None)
+        bootstrap = Bootstrap(np.concatenate(draws[name]), resample) if there else None
+        kind = LOGIT_INTERVAL if name == "auroc" else INTERVAL
+        low, high = (None, None) if bootstrap is None else interval(kind, value, bootstrap.draws)
         return Metric(
             name=title,
             value=value,
             low=low,
             high=high,
-            interval=INTERVAL,
+            interval=kind,
             n=len(table.target),
             per_class=dict(zip(classes, found, strict=True)) if macro and len(found) == len(classes) else {},
             reason=table.reason(name, found),
+            bootstrap=bootstrap,
         )
 
     metrics = [metric_of(name, f"macro_{name}" if macro else name, values[name]) for name in names]

@@ -27,7 +27,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import csr_array
 
-from medbench.metrics.bootstrap import INTERVAL, bootstrap_blocks, percentile_interval
+from medbench.metrics.bootstrap import INTERVAL, Bootstrap, Resample, bootstrap_blocks, percentile_interval
 from medbench.metrics.froc import RATES, sensitivities
 from medbench.task import Metric
 
@@ -461,7 +461,8 @@ def detection_metrics(predictions: pd.DataFrame, primary: str = "map_40_75") -> 
 
     draws: dict[str, list[Floats]] = {name: [] for name in values}  # of each block (R, C)
     positive = np.array([len(boxes) > 0 for boxes in every.truth], np.bool_)
-    for weights in bootstrap_blocks(predictions["patient"].astype(str).tolist(), positive):
+    patients = predictions["patient"].astype(str).tolist()
+    for weights in bootstrap_blocks(patients, positive):
         drawn = [weighted_average_precision(m, weights) for m in matches]  # C times (R, T)
         drawn_mgca = [weighted_average_precision(m, weights[:, counts]) for m in matches_mgca]
         drawn_froc = froc(weights)
@@ -473,11 +474,13 @@ def detection_metrics(predictions: pd.DataFrame, primary: str = "map_40_75") -> 
         draws["froc"].append(np.stack([d.mean(axis=1) for d in drawn_froc], axis=1))
 
     known = np.isin(every.classes, _known(predictions))
+    resample = Resample.of(patients, positive)
     found = []
     for name in ("map_40_75", "map_mgca", "map_coco", *froc_names, "froc"):
         n = len(counted) if name == "map_mgca" else len(every)
         by_class = np.array(values[name])
-        found.append(_metric(name, by_class, np.concatenate(draws[name]), n, every.classes, known))
+        whole = np.concatenate(draws[name])
+        found.append(_metric(name, by_class, whole, resample, n, every.classes, known))
     return sorted(found, key=lambda metric: metric.name != primary)
 
 
@@ -485,7 +488,13 @@ _NOTHING = {"map_mgca": "no image has both a true box and a box with a confidenc
 
 
 def _metric(
-    name: str, by_class: Floats, draws: Floats, n: int, classes: tuple[str, ...], known: npt.NDArray[np.bool_]
+    name: str,
+    by_class: Floats,
+    draws: Floats,
+    resample: Resample,
+    n: int,
+    classes: tuple[str, ...],
+    known: npt.NDArray[np.bool_],
 ) -> Metric:
     """The mean over classes.
 
@@ -493,6 +502,7 @@ def _metric(
         name: of the metric.
         by_class: (C,) values, NaN where a class has no true box.
         draws: (D, C) of the bootstrap.
+        resample: what was drawn.
         n: images that count.
         classes: C names.
         known: (C,) whether the detector knows the class.
@@ -514,7 +524,18 @@ def _metric(
     if reasons:
         reasons = [f"mean over {defined.sum()} of {len(classes)} classes: {'; '.join(reasons)}"]
     value = float(by_class[defined].mean())
-    low, high = percentile_interval(_mean_of_defined(draws[:, defined]))
+    drawn = _mean_of_defined(draws[:, defined])
+    low, high = percentile_interval(drawn)
     if low is None:
         reasons.append("no interval: not defined in most draws of the bootstrap")
-    return Metric(name, value, low, high, INTERVAL, n, per_class=per_class, reason="; ".join(reasons))
+    return Metric(
+        name=name,
+        value=value,
+        low=low,
+        high=high,
+        interval=INTERVAL,
+        n=n,
+        per_class=per_class,
+        reason="; ".join(reasons),
+        bootstrap=Bootstrap(drawn, resample),
+    )

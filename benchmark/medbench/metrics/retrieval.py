@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from medbench.metrics.bootstrap import DRAWS, bootstrap_blocks, percentile_interval
+from medbench.metrics.bootstrap import DRAWS, Bootstrap, Resample, bootstrap_blocks, percentile_interval
 from medbench.task import Metric
 
 Floats = npt.NDArray[np.float64]
@@ -383,7 +383,9 @@ def _metrics(
     by_class = _class_values(rows, precision_at) if "class_relevant" in rows else {}
     by_pair = _pair_values(rows, recall_at) if "pair_relevant" in rows else {}
     values = by_class | by_pair
-    draws = _draws(rows["patient"].astype(str).tolist(), values)
+    patients = rows["patient"].astype(str).tolist()
+    no_strata = np.zeros(len(patients), np.bool_)
+    draws, resample = _draws(patients, no_strata, values), Resample.of(patients, no_strata)
     for name, column in values.items():
         defined = ~np.isnan(column)
         low, high = percentile_interval(draws[name])
@@ -401,6 +403,7 @@ def _metrics(
             n=int(defined.sum()),
             higher_is_better=name != _MEDIAN,
             per_class=per_class,
+            bootstrap=Bootstrap(draws[name], resample),
         )
 
 
@@ -445,10 +448,10 @@ def _within(name: str, ks: Sequence[int], rows: pd.DataFrame) -> None:
         )
 
 
-def _draws(patients: Sequence[str], values: dict[str, Floats]) -> dict[str, Floats]:
+def _draws(patients: Sequence[str], strata: Bools, values: dict[str, Floats]) -> dict[str, Floats]:
     """(D,) bootstrap values of each metric, NaN for draws without a query that counts; from (N,) values of queries."""
     found: dict[str, list[Floats]] = {name: [] for name in values}
-    for block in bootstrap_blocks(patients, np.zeros(len(patients), np.bool_)):
+    for block in bootstrap_blocks(patients, strata):
         weights = block.astype(np.float64)  # (d, N)
         for name, column in values.items():
             measure = _weighted_median if name == _MEDIAN else _weighted_mean

@@ -22,7 +22,7 @@ import pandas as pd
 from scipy import ndimage
 
 from medbench.data.regions import Mask, decode_rle, encode_rle
-from medbench.metrics.bootstrap import INTERVAL, bootstrap_blocks, percentile_interval
+from medbench.metrics.bootstrap import INTERVAL, Bootstrap, Resample, bootstrap_blocks, percentile_interval
 from medbench.task import Metric
 
 Floats = npt.NDArray[np.float64]
@@ -200,6 +200,7 @@ def segmentation_metrics(predictions: pd.DataFrame, *, mgca_batch: int) -> tuple
     whole = score(np.ones((1, len(rows)), np.int32))[0]
     patients = rows["patient"].to_numpy(dtype=str).tolist()
     draws = np.concatenate([score(weights) for weights in bootstrap_blocks(patients, positive)])  # (D, 5)
+    resample = Resample.of(patients, positive)
     metrics = []
     for name, value, drawn in zip([*means, "dice_mgca"], whole.tolist(), draws.T, strict=True):
         n = int(means[name][1].sum()) if name in means else len(rows)
@@ -214,6 +215,7 @@ def segmentation_metrics(predictions: pd.DataFrame, *, mgca_batch: int) -> tuple
                 n=n,
                 higher_is_better=name != "hausdorff95",
                 reason="no image has a true mask" if np.isnan(value) else "",
+                bootstrap=Bootstrap(drawn, resample),
             )
         )
     return tuple(metrics)

@@ -165,7 +165,7 @@ def subgroup_metrics(
             raise ValueError(
                 f"predictions by subgroup need a column `{name}`, found {', '.join(map(str, predictions))}"
             )
-    whole = tuple(measure(predictions) if whole is None else whole)
+    whole = _plain(measure(predictions) if whole is None else whole)
     names = group_names(predictions[column])
     found = set(names)
     order = list(dict.fromkeys([*expected, *sorted(found - {UNKNOWN})]))
@@ -226,7 +226,12 @@ def _group(name: str, rows: pd.DataFrame, measure: Measure, whole: Sequence[Metr
             notes[metric.name] = "; ".join(said)
     if patients == 1:  # every draw is the same patient, and bounds that meet would look like certainty
         metrics = [replace(m, low=None, high=None) for m in metrics]
-    return Group(name, name != UNKNOWN, len(rows), patients, tuple(metrics), notes)
+    return Group(name, name != UNKNOWN, len(rows), patients, _plain(metrics), notes)
+
+
+def _plain(metrics: Sequence[Metric]) -> tuple[Metric, ...]:
+    """Without the draws, which are no JSON and nobody's who looks at groups."""
+    return tuple(replace(m, bootstrap=None) for m in metrics)
 
 
 def _lacking(metric: Metric, whole: Metric) -> list[str]:

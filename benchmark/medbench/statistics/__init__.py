@@ -1,1 +1,1 @@
-"""Whether two methods differ: noise of the test set, noise of training, ranks."""
+"""Statistics of comparison: is one method better than another, or is it the test set's noise?"""

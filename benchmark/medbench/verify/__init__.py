@@ -1,6 +1,7 @@
 """Checking records again: `medbench results verify`.
 
     record.py       one record: schema, hashes, ids, and its numbers computed again
+    draws.py        its bootstrap draws, against its interval and its predictions
     plausible.py    numbers that no test set and no model can give
     agreement.py    records among each other: repeats, copies, truth that differs
     originals.py    with the dataset at hand: the split, the label fractions, and predictions without truth

@@ -18,6 +18,7 @@ from medbench.plugins import Catalogue, declared
 from medbench.records import Record, ResultStore, read_predictions, read_record
 from medbench.rescore import same, score_again
 from medbench.scoring import Scores
+from medbench.verify.draws import check_draws, compare_draws
 from medbench.verify.plausible import implausible, implausible_metrics
 
 if TYPE_CHECKING:
@@ -75,8 +76,9 @@ def check_record(
 
     Its schema; that its id is the hash of its identity, config_sha256 that of its configs, and its file has the name
     of that id; the hash of its predictions; that the id lists it names are kept, have their hashes and are the films
-    that were predicted; that no number is impossible; and the metrics and the blocks of groups and diagrams, computed
-    again from the predictions by the installed task, if that has the recorded version.
+    that were predicted; that no number is impossible; that its interval is that of its draws; and the metrics, the
+    draws and the blocks of groups and diagrams, computed again from the predictions by the installed task, if that has
+    the recorded version.
 
     Args:
         path: of the record.
@@ -102,7 +104,7 @@ def check_record(
     if path != (expected := store.path(identity, record.cell_id)):
         wrong.append(f"expected at {expected}")
     if record.status != "ok":
-        held = [name for name in ("metrics", "predictions", "search") if getattr(record, name)]
+        held = [name for name in ("metrics", "predictions", "draws", "search") if getattr(record, name)]
         wrong += [f"a {record.status} record holds {name}: it was edited" for name in held]
         return verdict
     if verdict.keyed:
@@ -115,6 +117,8 @@ def check_record(
     for name in ("split_sha256", "train_sha256"):
         verdict.lists[name] = _ids(store, getattr(identity, name), name, verdict.keyed, wrong)
     _check_counts(record, verdict.lists, wrong)
+    draws = check_draws(path, record, SAME)
+    wrong += draws
     predictions = _predictions(path, record, wrong)
     if predictions is None:
         return verdict
@@ -134,7 +138,10 @@ def check_record(
                 "metrics not recomputed: the copy holds no truth (`verify --data` and `--key` do)"
             )
             return verdict
-    wrong += _numbers(record, predictions, catalogue, verdict.keyed)
+    scores = _scores(record, predictions, catalogue, wrong)
+    if scores is not None:
+        wrong += _numbers(record, scores, verdict.keyed)
+        wrong += () if draws else compare_draws(path, record, scores, SAME)
     return verdict
 
 
@@ -158,28 +165,36 @@ def _predictions(path: Path, record: Record, wrong: list[str]) -> pd.DataFrame |
     return predictions
 
 
-def _numbers(record: Record, predictions: pd.DataFrame, catalogue: Catalogue, keyed: bool) -> list[str]:
-    """What the installed task says otherwise."""
-    identity, wrong = record.identity, []
+def _scores(
+    record: Record, predictions: pd.DataFrame, catalogue: Catalogue, wrong: list[str]
+) -> Scores | None:
+    """What the installed task says of the predictions; None, with a line more in `wrong`, where it can't."""
+    identity = record.identity
     spec = catalogue.tasks.get(declared(identity.task))
     if spec is None or spec.version != identity.task_version:
         installed = "is not installed" if spec is None else f"is installed at version {spec.version}"
-        return [
+        wrong.append(
             f"metrics can not be computed again: {identity.task} {installed}, not {identity.task_version}"
-        ]
+        )
+        return None
     if record.primary_metric != spec.primary_metric:
         wrong.append(
             f"primary_metric is {record.primary_metric}, that of {spec.name} is {spec.primary_metric}"
         )
     try:
-        scores = score_again(record, predictions, catalogue)
+        return score_again(record, predictions, catalogue)
     except (
         Exception
     ) as error:  # one record that can not be scored must not keep the others from being checked
-        return [*wrong, f"metrics can not be computed again: {type(error).__name__}: {error}"]
+        wrong.append(f"metrics can not be computed again: {type(error).__name__}: {error}")
+        return None
+
+
+def _numbers(record: Record, scores: Scores, keyed: bool) -> list[str]:
+    """What the installed task says otherwise."""
     if keyed:
         scores = replace(scores, subgroups=large_groups(scores.subgroups)[0], reliability=[])
-    wrong += _compare("metrics", _metrics(record), _metrics(scores))
+    wrong = _compare("metrics", _metrics(record), _metrics(scores))
     if record.subgroups or record.reliability:  # older records have neither
         wrong += _compare("blocks", _blocks(record), _blocks(scores))
     return wrong
