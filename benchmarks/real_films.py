@@ -2,6 +2,7 @@
 
     python benchmarks/real_films.py --data "$MEDBENCH_TEST_DATA" --results DIR --write docs/real_films.md
     python benchmarks/real_films.py --data "$MEDBENCH_TEST_DATA" --results DIR --only lungs,notes
+    python benchmarks/real_films.py --data "$MEDBENCH_TEST_DATA" --results DIR --tables
 
 Each part is a command of `medbench run` that anyone can type, below `--results`, where this script writes the tables
 that it names. What is done is not done again. Exit code 1: a part failed; the page is then left as it was.
@@ -83,12 +84,17 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder of the films")
     parser.add_argument("--results", type=Path, required=True, help="folder of the records")
     parser.add_argument("--only", help=f"comma-separated: {','.join(part.name for part in PARTS)}")
+    parser.add_argument(
+        "--tables", action="store_true", help="write the tables that suites/real_films.toml names"
+    )
     parser.add_argument("--write", type=Path, metavar="PAGE", help=f"put the tables into its block `{BLOCK}`")
     options = parser.parse_args()
     names = options.only.split(",") if options.only else [part.name for part in PARTS]
     if unknown := set(names) - {part.name for part in PARTS}:
         parser.error(f"--only: no part {', '.join(sorted(unknown))}")
     write_tables(options.data.resolve(), options.results / "tables")
+    if options.tables:
+        return 0
     chosen = [part for part in PARTS if part.name in names]
     texts = [measure(part, options.data.resolve(), options.results) for part in chosen]
     done = [text for text in texts if text]

@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from medbench import __version__, data_commands, feature_commands, leaderboard_commands, result_commands
+from medbench import (
+    __version__,
+    compare_commands,
+    data_commands,
+    feature_commands,
+    leaderboard_commands,
+    result_commands,
+)
 from medbench import options as o
 from medbench.commands import (
     Environment,
+    computing_request,
     data_folders,
     named,
     prepare_process,
@@ -80,12 +88,32 @@ def run(options: o.RunOptions) -> int:
     if options.dry_run:
         return plan(options)
     catalogue = read_plugins(options)
+    if options.suite is not None:
+        return _run_suite(options, catalogue)
     request = _run_request(options, catalogue)
     prepare_process(request)
     from medbench import runner
+
+    return _print_cells(options, runner.run(request, catalogue))
+
+
+def _run_suite(options: o.RunOptions, catalogue: Catalogue) -> int:
+    requests, left_out = _suite(options, catalogue)
+    if not options.quiet:
+        for sentence in left_out:
+            typer.echo(f"left out: {sentence}", err=True)
+    if not requests:
+        typer.echo(f"nothing is in shard {options.shard} of {options.suite}")
+        return 0
+    prepare_process(requests[0])
+    from medbench import runner
+
+    return _print_cells(options, runner.run_all(requests, catalogue))
+
+
+def _print_cells(options: o.RunOptions, outcome: "RunOutcome") -> int:
     from medbench.cells import cells_table
 
-    outcome = runner.run(request, catalogue)
     if options.as_json:
         print_json([record.model_dump(mode="json", by_alias=True) for record in outcome.records])
     else:
@@ -95,7 +123,7 @@ def run(options: o.RunOptions) -> int:
 
 def _exit_code(outcome: "RunOutcome") -> int:
     """1 if some cells failed; the code of the user's mistake where it kept every cell from being computed."""
-    if not outcome.failed:
+    if not outcome.failed and not outcome.errors:
         return 0
     computed = any(record.status == "ok" for record in outcome.records)
     return 1 if computed or not outcome.errors else outcome.errors[0].exit_code
@@ -105,14 +133,21 @@ def _exit_code(outcome: "RunOutcome") -> int:
 def plan(options: o.PlanOptions) -> int:
     """Print what a run would do, and stop.
 
-    The cells and which are done, the data and weights that are missing, an estimate of time.
+    The cells and which are done, the data and weights that are missing, an estimate of time; of a suite by method.
     """
     catalogue = read_plugins(options)
-    request = _run_request(options, catalogue)
-    prepare_process(request)
+    left_out = None
+    if options.suite is None:
+        requests: tuple[RunRequest, ...] = (_run_request(options, catalogue),)
+    else:
+        requests, left_out = _suite(options, catalogue)
+        if not requests:
+            typer.echo(f"nothing is in shard {options.shard} of {options.suite}")
+            return 0
+    prepare_process(requests[0])
     from medbench.plan import plan as make_plan
 
-    planned = make_plan(request, catalogue)
+    planned = replace(make_plan(requests, catalogue), left_out=left_out)
     if options.as_json:
         print_json(planned.to_json())
     else:
@@ -136,7 +171,44 @@ def pretrain(options: o.PretrainOptions) -> int:
     return 0
 
 
+def _suite(options: o.PlanOptions, catalogue: Catalogue) -> tuple[tuple[RunRequest, ...], tuple[str, ...]]:
+    """The requests of --suite, less what other flags leave out, and what its methods can not serve.
+
+    Raises:
+        UsageError: the file is no suite, or a flag says what the suite has to say.
+    """
+    from medbench.suites import read_suite, shard_of
+
+    assert options.suite is not None
+    for flag, given in (
+        ("--recipe", options.recipe),
+        ("--set", options.overrides),
+        ("--checkpoint", options.checkpoint),
+        ("--split", options.split),
+    ):
+        if given:
+            raise UsageError(
+                f"{flag}: what is measured, the suite says. Leave the flag out, or change a copy of {options.suite}."
+            )
+    suite = read_suite(options.suite, catalogue).narrowed(
+        catalogue,
+        methods=options.method,
+        tasks=options.task,
+        wanted=o.fractions(options.fraction),
+        seeds=o.seeds(options.seed) if options.seed else (),
+    )
+    if options.shard is not None:
+        suite = suite.shard(*shard_of(options.shard))
+    base = computing_request(options, catalogue)
+    if suite.data == "phantom":  # a folder that is set for other runs is not asked for here
+        base = replace(base, data_root=options.data_root)
+    results = options.output or base.results
+    return suite.requests(replace(base, results=results, overwrite=options.overwrite)), suite.left_out
+
+
 def _run_request(options: o.PlanOptions, catalogue: Catalogue) -> RunRequest:
+    if options.shard is not None:
+        raise UsageError(f"--shard {options.shard}: of a suite; give it with --suite FILE.")
     request = pretrain_request(options, catalogue)
     return replace(
         request,
@@ -313,6 +385,7 @@ def inspect_weights(options: o.InspectOptions) -> int:
     return 0
 
 
+compare_commands.add(app)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(feature_commands.app, name="features")
 app.add_typer(leaderboard_commands.app, name="leaderboard")

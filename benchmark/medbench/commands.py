@@ -289,15 +289,22 @@ def prepare_process(request: RunRequest) -> None:
 def pretrain_request(options: o.PretrainOptions, catalogue: Catalogue) -> RunRequest:
     """The part of a request that says which encoder, and how it is computed."""
     return replace(
-        data_request(options, catalogue),
+        computing_request(options, catalogue),
         methods=named("methods", options.method, catalogue),
-        seeds=o.seeds(options.seed),
-        recipe=options.recipe,
+        seeds=o.seeds(options.seed or ["0"]),
+        recipe=options.recipe or "tiny",
+        overrides=o.pairs("--set", options.overrides),
+    )
+
+
+def computing_request(options: o.PretrainOptions, catalogue: Catalogue) -> RunRequest:
+    """The part of a request that says where things are, and how it is computed."""
+    return replace(
+        data_request(options, catalogue),
         device=options.device,
         precision=options.precision,
         corpus=options.corpus,
         columns=o.pairs("--column", options.columns),
-        overrides=o.pairs("--set", options.overrides),
         exclude_broken=options.exclude_broken,
         resume=options.resume,
         offline=options.offline or Environment.read().offline,

@@ -201,11 +201,12 @@ class PretrainOptions(DataOptions):
         typer.Option("--method", "-m", metavar="NAME", help="Methods: comma-separated, repeated, or globs."),
     ] = field(default_factory=list)
     seed: Annotated[
-        list[str], typer.Option("--seed", metavar="N", help="Seeds: comma-separated or repeated.")
-    ] = field(default_factory=lambda: ["0"])
-    recipe: Annotated[str, typer.Option("--recipe", help="tiny (small, minutes on two cores) or paper.")] = (
-        "tiny"
-    )
+        list[str], typer.Option("--seed", metavar="N", help="Seeds: comma-separated or repeated. Default: 0.")
+    ] = field(default_factory=list)
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", help="tiny (small, minutes on two cores) or paper. Default: tiny."),
+    ] = None
     corpus: Annotated[
         str | None,
         typer.Option(
@@ -318,6 +319,18 @@ class PlanOptions(PretrainOptions):
         Path | None,
         typer.Option("--output", metavar="DIR", help="Results folder. Default: results. [MEDBENCH_RESULTS]"),
     ] = None
+    suite: Annotated[
+        Path | None,
+        typer.Option(
+            "--suite",
+            metavar="FILE",
+            help="TOML file that says which cells; --method, --task, --fraction, --seed take a part of it.",
+        ),
+    ] = None
+    shard: Annotated[
+        str | None,
+        typer.Option("--shard", metavar="I/N", help="Of a suite, the I-th of N parts that share no encoder."),
+    ] = None
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Run finished cells again; old records are kept.")
     ] = False
@@ -392,6 +405,34 @@ class ExportOptions(ResultsOptions):
     ] = field(default_factory=list)
     key: Annotated[Path | None, _KEY] = None
     contact: Annotated[str, typer.Option("--contact", metavar="TEXT", help="Who may be asked.")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareOptions(ResultsOptions):
+    """Of `compare`."""
+
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="METHOD, or DIR:METHOD for that of another results folder.")
+    ]
+    b: Annotated[str, typer.Argument(metavar="B", help="Likewise; differences are B less A.")]
+    task: Annotated[
+        list[str],
+        typer.Option("--task", "-t", metavar="NAME", help="Tasks: comma-separated, repeated, or globs."),
+    ] = field(default_factory=list)
+    fraction: Annotated[
+        list[str], typer.Option("--fraction", metavar="F", help="Label fractions: 0.01, 1%, or all.")
+    ] = field(default_factory=lambda: ["all"])
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Records of this recipe alone; they are never mixed.")
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+    fail_on_regression: Annotated[
+        bool,
+        typer.Option(
+            "--fail-on-regression",
+            help="Exit code 6 if B is worse than A beyond noise anywhere, 3 if nothing could be compared.",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -583,7 +624,7 @@ def _config_defaults(path: Path, ctx: typer.Context) -> dict[str, Any]:
 def _typed(value: Any, *, repeated: bool) -> Any:
     """A TOML value as the text, or texts, that a user would type; true and false stay what they are."""
     if isinstance(value, dict):
-        return [f"{name}={text}" for name, text in _flat(value)]
+        return [f"{name}={text}" for name, text in flat(value)]
     if isinstance(value, list):
         return [str(item) for item in value]
     if isinstance(value, bool):
@@ -591,10 +632,10 @@ def _typed(value: Any, *, repeated: bool) -> Any:
     return [str(value)] if repeated else str(value)
 
 
-def _flat(table: Mapping[str, Any], head: str = "") -> Iterable[tuple[str, str]]:
+def flat(table: Mapping[str, Any], head: str = "") -> Iterable[tuple[str, str]]:
     """`[set.pretrain] lr = 1e-4` and `[set] "pretrain.lr" = 1e-4` both as `pretrain.lr`."""
     for name, value in table.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{head}{name}.")
+            yield from flat(value, f"{head}{name}.")
         else:
             yield f"{head}{name}", str(value)

@@ -1,17 +1,16 @@
-"""`medbench plan`: the cells of a request, what is there, what is missing, and how long it may take.
+"""`medbench plan`: the cells of a request or a suite, what is there, what is missing, and how long it may take.
 
 Nothing is written, decoded or trained. Times are those of equal work done before on this machine; where there was
 none, of the reference machine below; where that has none either, they are left open and said to be.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from medbench.data.sources import Sources
 from medbench.devices import resolve_device, resolve_precision
 from medbench.errors import DataError, MedbenchError, WeightsError
-from medbench.planner import Cell, Encoder, Planner
+from medbench.planner import Cell, Encoder, Opened, Planner
 from medbench.plugins import Catalogue
 from medbench.progress import Progress
 from medbench.records import Record, ResultStore, fraction_name
@@ -48,9 +47,10 @@ class DataState:
 
 @dataclass(frozen=True)
 class WeightsState:
-    """One encoder that the request needs."""
+    """One encoder that the request needs; `config` says what its recipe or weights were replaced by."""
 
     method: str
+    config: str
     seed: int
     state: str
     seconds: float | None
@@ -61,11 +61,52 @@ class CellState:
     """One cell of the request."""
 
     method: str
+    config: str
     task: str
     fraction: float
     seed: int | None
     state: str
     seconds: float | None
+
+
+@dataclass(frozen=True)
+class MethodState:
+    """What is done and to do of one method.
+
+    Attributes:
+        method: its name.
+        config: what its recipe or weights were replaced by.
+        cells: how many.
+        done: of these, recorded.
+        skip: of these, with too few labels to train on.
+        pretrain: encoders to pretrain.
+        seconds: sum of the times that are known, of pretraining and cells.
+        untimed: parts to do that nothing like was timed before.
+    """
+
+    method: str
+    config: str
+    cells: int
+    done: int
+    skip: int
+    pretrain: int
+    seconds: float
+    untimed: int
+
+    def row(self) -> dict[str, str]:
+        """For people."""
+        known = [_duration(self.seconds)] if self.seconds or not self.untimed else []
+        unknown = [f"{self.untimed} never timed"] if self.untimed else []
+        return {
+            "method": self.method,
+            "config": self.config,
+            "cells": str(self.cells),
+            "done": str(self.done),
+            "to skip": str(self.skip),
+            "to do": str(self.cells - self.done - self.skip),
+            "to pretrain": str(self.pretrain),
+            "time": " + ".join([*known, *unknown]),
+        }
 
 
 @dataclass(frozen=True)
@@ -77,22 +118,45 @@ class Plan:
         weights: encoders that it uses.
         cells: what it computes.
         missing: what stops it, as the errors that the run would end with.
+        left_out: of a suite: what methods can not serve, a sentence each; None for a request alone.
     """
 
     data: tuple[DataState, ...]
     weights: tuple[WeightsState, ...]
     cells: tuple[CellState, ...]
     missing: tuple[MedbenchError, ...]
+    left_out: tuple[str, ...] | None = None
 
     @property
     def seconds(self) -> float:
         """Sum of the times that are known."""
-        return sum(part.seconds or 0.0 for part in self._parts)
+        return _known(self._parts)
 
     @property
     def unknown(self) -> int:
         """Parts to do whose time is not known."""
-        return sum(part.seconds is None for part in self._parts if part.state.startswith("to "))
+        return _untimed(self._parts)
+
+    @property
+    def methods(self) -> tuple[MethodState, ...]:
+        """The same by method and what it was given, in the order in which they are run."""
+        found = []
+        for method, config in dict.fromkeys((part.method, part.config) for part in self._parts):
+            cells = [c for c in self.cells if (c.method, c.config) == (method, config)]
+            weights = [w for w in self.weights if (w.method, w.config) == (method, config)]
+            found.append(
+                MethodState(
+                    method,
+                    config,
+                    cells=len(cells),
+                    done=sum(cell.state.startswith("done") for cell in cells),
+                    skip=sum(cell.state == "to skip" for cell in cells),
+                    pretrain=sum(encoder.state == "to pretrain" for encoder in weights),
+                    seconds=_known([*weights, *cells]),
+                    untimed=_untimed([*weights, *cells]),
+                )
+            )
+        return tuple(found)
 
     @property
     def _parts(self) -> list["WeightsState | CellState"]:
@@ -104,6 +168,8 @@ class Plan:
             "data": [asdict(d) for d in self.data],
             "weights": [asdict(w) for w in self.weights],
             "cells": [asdict(c) for c in self.cells],
+            "methods": [asdict(m) for m in self.methods],
+            "left_out": list(self.left_out or ()),
             "missing": [str(error) for error in self.missing],
             "seconds": self.seconds,
             "unknown": self.unknown,
@@ -111,82 +177,108 @@ class Plan:
 
     def text(self) -> str:
         """For people."""
-        from tabulate import tabulate
 
         def table(rows: Sequence[Any], **formats: Any) -> str:
             shown = [{k: formats.get(k, _plain)(v) for k, v in asdict(row).items()} for row in rows]
-            return str(tabulate(shown, headers="keys", tablefmt="simple", disable_numparse=True))
+            return _table(shown)
 
-        parts = [table(self.data), table(self.weights, seconds=_seconds)]
-        if self.cells:
-            parts.append(table(self.cells, seconds=_seconds, fraction=fraction_name, seed=_seed))
+        if self.left_out is None:
+            parts = [table(self.data), table(self.weights, seconds=_seconds)]
+            if self.cells:
+                parts.append(table(self.cells, seconds=_seconds, fraction=fraction_name, seed=_seed))
+        else:  # hundreds of cells: by method
+            parts = [table(self.data), _table([m.row() for m in self.methods])]
+            parts += [f"left out: {sentence}" for sentence in self.left_out]
         todo = sum(cell.state.startswith("to ") for cell in self.cells)
-        open_parts = (
-            f"; {self.unknown} parts are not counted, nothing like them was timed yet" if self.unknown else ""
-        )
-        parts.append(
-            f"{todo} of {len(self.cells)} cells to do; about {_duration(self.seconds)} "
-            f"(by earlier runs here, else by {REFERENCE}){open_parts}"
-        )
+        said = f"about {_duration(self.seconds)} (by earlier runs here, else by {REFERENCE})"
+        if self.unknown:
+            never = f"{self.unknown} parts are not counted, nothing like them was timed yet"
+            said = f"{said}; {never}" if self.seconds else f"never timed: {never}"
+        parts.append(f"{todo} of {len(self.cells)} cells to do; {said}")
         parts += [f"missing: {error}" for error in self.missing]
         return "\n\n".join(parts)
 
 
-def plan(request: RunRequest, catalogue: Catalogue) -> Plan:
+def plan(requests: Sequence[RunRequest], catalogue: Catalogue) -> Plan:
     """Work out what `run` would do.
+
+    Args:
+        requests: one, or those of a suite: with the same data, results and cache.
+        catalogue: known methods, tasks and datasets.
 
     Raises:
         UsageError: an unknown name, or a task that a method can not serve.
     """
-    progress = Progress(quiet=True)
-    precision = resolve_precision(request.precision, resolve_device(request.device))
-    planner = Planner(request, catalogue, precision, progress)
-    methods, tasks = planner.methods(), planner.tasks()
-    for method in methods:
-        planner.recipe(method)
-    missing: list[MedbenchError] = []
-    data, ready = _data(planner.sources, methods, tasks, request, missing)
-    known = ResultStore(request.results).records()
-    weights: list[WeightsState] = []
+    if not requests:
+        return Plan((), (), (), ())
+    opened, progress = Opened(), Progress(quiet=True)
+    planners = []
+    for request in requests:
+        precision = resolve_precision(request.precision, resolve_device(request.device))
+        planners.append(Planner(request, catalogue, precision, progress, opened))
+    for planner in planners:
+        planner.tasks()
+        for method in planner.methods():
+            planner.recipe(method)
+    missing: dict[str, MedbenchError] = {}
+    data, unread = _data(planners, missing)
+    known = ResultStore(requests[0].results).records()
+    weights: dict[tuple[str, str, int], WeightsState] = {}
     cells: list[CellState] = []
-    for method in methods:
-        for seed in request.seeds:
-            encoder = None
-            if ready or request.checkpoint is not None:
-                try:
-                    encoder = planner.encoder(method, seed)
-                except WeightsError as error:
-                    missing.append(error)
-            weights.append(_weights(method, seed, encoder, request))
-            for task in tasks:
-                group = planner.group(encoder, task) if encoder is not None and ready else None
-                for number, fraction in enumerate(planner.fractions(task)):
-                    cell = group.cells[number] if group is not None else None
-                    cells.append(_cell(method, task, fraction, seed, cell, known, request))
-    return Plan(tuple(data), tuple(weights), tuple(cells), tuple(missing))
+    seen: set[str] = set()
+    for planner in planners:
+        request = planner.request
+        config = request.checkpoint or " ".join(f"{name}={text}" for name, text in request.overrides.items())
+        for method in planner.methods():
+            trained = method.pretrains and request.checkpoint is None
+            for seed in request.seeds:
+                encoder = None
+                if not (trained and PRETRAINING in unread):
+                    try:
+                        encoder = planner.encoder(method, seed)
+                    except WeightsError as error:
+                        missing[str(error)] = error
+                weights[method.name, config, seed] = _weights(method, config, seed, encoder, request)
+                for task in planner.tasks():
+                    group = None
+                    if encoder is not None and task.dataset not in unread:
+                        group = planner.group(encoder, task)
+                    for number, fraction in enumerate(planner.fractions(task)):
+                        cell = group.cells[number] if group is not None else None
+                        if cell is not None and (cell_id := cell.identity.cell_id()) in seen:
+                            continue  # asked for at another seed, which can not change it
+                        elif cell is not None:
+                            seen.add(cell_id)
+                        cells.append(_cell(method, config, task, fraction, seed, cell, known, request))
+    return Plan(tuple(data), tuple(weights.values()), tuple(cells), tuple(missing.values()))
+
+
+PRETRAINING = "pretraining"
+"""The use of the corpus."""
 
 
 def _data(
-    sources: Sources,
-    methods: Sequence[MethodSpec],
-    tasks: Sequence[TaskSpec],
-    request: RunRequest,
-    missing: list[MedbenchError],
-) -> tuple[list[DataState], bool]:
-    """The datasets, and whether all of them can be read right now (phantoms may still have to be written)."""
-    wanted = [(name, "evaluation") for name in dict.fromkeys(task.dataset for task in tasks)]
-    if request.checkpoint is None and any(method.pretrains for method in methods):
-        wanted.append((request.corpus or "corpus", "pretraining"))
-    states, ready = [], True
+    planners: Sequence[Planner], missing: dict[str, MedbenchError]
+) -> tuple[list[DataState], frozenset[str]]:
+    """The datasets, and those that can not be read right now: missing, or phantoms that have to be written.
+
+    A dataset of tasks goes by its name there, and the corpus by `PRETRAINING`.
+    """
+    request, sources = planners[0].request, planners[0].sources
+    wanted = [(name, "evaluation") for name in dict.fromkeys(t.dataset for p in planners for t in p.tasks())]
+    if any(p.request.checkpoint is None and any(m.pretrains for m in p.methods()) for p in planners):
+        wanted.append((request.corpus or "corpus", PRETRAINING))
+    states, unread = [], set()
     for name, use in wanted:
+        key = name if use == "evaluation" else use
         try:
-            unwritten = sources.unwritten(None if use == "pretraining" else name)
+            unwritten = sources.unwritten(None if use == PRETRAINING else name)
             if unwritten is not None:
-                ready = False
+                unread.add(key)
                 spec, films = unwritten
                 states.append(DataState(spec.name, use, "phantom", "", films, None, "to be written"))
                 continue
-            dataset = sources.corpus() if use == "pretraining" else sources.evaluation(name)
+            dataset = sources.corpus() if use == PRETRAINING else sources.evaluation(name)
             index = dataset.index(exclude_broken=request.exclude_broken)
             states.append(
                 DataState(
@@ -194,30 +286,33 @@ def _data(
                 )
             )
         except DataError as error:
-            ready = False
-            missing.append(error)
+            unread.add(key)
+            missing[str(error)] = error
             states.append(DataState(name, use, "", "", None, None, "missing"))
-    return states, ready
+    return states, frozenset(unread)
 
 
-def _weights(method: MethodSpec, seed: int, encoder: Encoder | None, request: RunRequest) -> WeightsState:
+def _weights(
+    method: MethodSpec, config: str, seed: int, encoder: Encoder | None, request: RunRequest
+) -> WeightsState:
     if request.checkpoint is not None:
-        return WeightsState(method.name, seed, "checkpoint", None)
+        return WeightsState(method.name, config, seed, "checkpoint", None)
     if not method.pretrains:
-        return WeightsState(method.name, seed, "untrained", None)
+        return WeightsState(method.name, config, seed, "untrained", None)
     if encoder is not None and encoder.ready:
-        return WeightsState(method.name, seed, "done", None)
+        return WeightsState(method.name, config, seed, "done", None)
     like = [
         info["times"]["training_seconds"]
         for folder in sorted((request.cache / "weights").glob(f"{method.name}-*"))
         if (folder / INFO).is_file() and (info := read_info(folder)[1])["recipe"] == request.recipe
     ]
     seconds = sum(like) / len(like) if like else REFERENCE_SECONDS.get((method.name, request.recipe))
-    return WeightsState(method.name, seed, "to pretrain", seconds)
+    return WeightsState(method.name, config, seed, "to pretrain", seconds)
 
 
 def _cell(
     method: MethodSpec,
+    config: str,
     task: TaskSpec,
     fraction: float,
     seed: int,
@@ -227,9 +322,11 @@ def _cell(
 ) -> CellState:
     shown = seed if cell is None else cell.seed
     if cell is not None and cell.record is not None and not request.overwrite:
-        return CellState(method.name, task.name, fraction, shown, f"done ({cell.record.status})", None)
+        return CellState(
+            method.name, config, task.name, fraction, shown, f"done ({cell.record.status})", None
+        )
     if cell is not None and cell.train.too_small is not None:
-        return CellState(method.name, task.name, fraction, shown, "to skip", 0.0)
+        return CellState(method.name, config, task.name, fraction, shown, "to skip", 0.0)
     like = [
         r.times.duration_s
         for r in known
@@ -239,7 +336,24 @@ def _cell(
     seconds = sum(like) / len(like) if like else None
     if seconds is None:
         seconds = REFERENCE_SECONDS.get((task.name, request.recipe, fraction_name(fraction)))
-    return CellState(method.name, task.name, fraction, shown, "to do", seconds)
+    return CellState(method.name, config, task.name, fraction, shown, "to do", seconds)
+
+
+def _known(parts: Iterable[WeightsState | CellState]) -> float:
+    return sum(part.seconds or 0.0 for part in parts)
+
+
+def _untimed(parts: Iterable[WeightsState | CellState]) -> int:
+    return sum(part.seconds is None for part in parts if part.state.startswith("to "))
+
+
+def _table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Without the column `config` where all are alike in it."""
+    from tabulate import tabulate
+
+    hidden = {"config"} if len({row.get("config") for row in rows}) < 2 else set()
+    shown = [{name: text for name, text in row.items() if name not in hidden} for row in rows]
+    return str(tabulate(shown, headers="keys", tablefmt="simple", disable_numparse=True))
 
 
 def _plain(value: object) -> str:

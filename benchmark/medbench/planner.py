@@ -87,6 +87,17 @@ class OpenDataset:
         return self.split(next(iter(self.dataset.splits)))
 
 
+@dataclass
+class Opened:
+    """Datasets that were opened, by name; the planners of one suite share them, so that none is read twice."""
+
+    datasets: dict[str, OpenDataset] = field(default_factory=dict)
+    broken: dict[str, tuple[Problem, ...]] = field(default_factory=dict)
+    """Films of a dataset that are left out, since they turned out broken."""
+    preparing: str = ""
+    """The dataset whose films are being decoded."""
+
+
 @dataclass(frozen=True)
 class Encoder:
     """A method at a seed: what has to be there before its tasks can run.
@@ -154,10 +165,16 @@ class Planner:
         catalogue: known methods, tasks and datasets.
         precision: resolved, since it decides numbers.
         progress: for writing phantoms and preparing images.
+        opened: datasets of another request with the same data, or None.
     """
 
     def __init__(
-        self, request: RunRequest, catalogue: Catalogue, precision: Precision, progress: Progress
+        self,
+        request: RunRequest,
+        catalogue: Catalogue,
+        precision: Precision,
+        progress: Progress,
+        opened: Opened | None = None,
     ) -> None:
         self.request = request
         self.catalogue = catalogue
@@ -165,9 +182,7 @@ class Planner:
         self.progress = progress
         self.sources = Sources(request, catalogue, progress)
         self.store = ResultStore(request.results)
-        self._open: dict[str, OpenDataset] = {}
-        self._broken: dict[str, tuple[Problem, ...]] = {}
-        self._preparing = ""
+        self._opened = Opened() if opened is None else opened
 
     # Names, before anything is loaded.
 
@@ -202,17 +217,19 @@ class Planner:
 
     def evaluation(self, name: str) -> OpenDataset:
         """The dataset of a task, opened once."""
-        if name not in self._open:
-            self._open[name] = self._opened(self.sources.evaluation(name), name)
-        return self._open[name]
+        held = self._opened.datasets
+        if name not in held:
+            held[name] = self._open(self.sources.evaluation(name), name)
+        return held[name]
 
     def corpus(self, recipe: Recipe) -> OpenDataset:
         """The pretraining corpus, opened once for each way in which recipes read its reports."""
         cleaning = recipe.pretrain.cleaning if recipe.pretrain is not None else DEFAULT_CLEANING
         key = f"corpus:{cleaning}"
-        if key not in self._open:
-            self._open[key] = self._opened(self.sources.corpus(cleaning), key)
-        return self._open[key]
+        held = self._opened.datasets
+        if key not in held:
+            held[key] = self._open(self.sources.corpus(cleaning), key)
+        return held[key]
 
     def exclude(self, broken: BrokenImages) -> None:
         """Leave out films that turned out broken when they were decoded; what was planned with them is void.
@@ -222,18 +239,19 @@ class Planner:
         """
         if not self.request.exclude_broken:
             raise broken
-        self._broken[self._preparing] = (*self._broken.get(self._preparing, ()), *broken.problems)
-        del self._open[self._preparing]
+        opened = self._opened
+        opened.broken[opened.preparing] = (*opened.broken.get(opened.preparing, ()), *broken.problems)
+        del opened.datasets[opened.preparing]
         self.progress.say(f"left out, since they can not be used:\n{list_problems(broken.problems)}")
 
-    def _opened(self, dataset: Dataset, key: str) -> OpenDataset:
+    def _open(self, dataset: Dataset, key: str) -> OpenDataset:
         index = leave_out(
-            dataset.index(exclude_broken=self.request.exclude_broken), self._broken.get(key, ())
+            dataset.index(exclude_broken=self.request.exclude_broken), self._opened.broken.get(key, ())
         )
 
         @cache
         def images(side: int, fit: Fit) -> PreparedImages:
-            self._preparing = key
+            self._opened.preparing = key
             return prepare(
                 index, side, fit, self.request.cache, workers=self.request.workers, progress=self.progress
             )
@@ -338,9 +356,10 @@ class Planner:
             return path
         found = self.catalogue.find_checkpoint(spec.name, name)
         if found is None:
+            how = f" Import the authors' file with `medbench weights import FILE --method {spec.name} --out {name}`."
             raise WeightsError(
                 f"--checkpoint {name}: looked for {path.absolute()} and found nothing there, and no plugin knows a "
-                f"checkpoint of {spec.name} by that name."
+                f"checkpoint of {spec.name} by that name.{how if spec.released else ''}"
             )
         return found
 

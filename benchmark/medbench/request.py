@@ -22,6 +22,7 @@ class RunRequest:
         precision: `auto`, `32` or `bf16`.
         data_root: folder that holds every dataset in a folder of its own name.
         data: folder of one dataset, by dataset; wins over `data_root`.
+        real: real data are asked for, also where no folder is named.
         split: of the tasks' datasets, instead of the one that a task has: a name, or `lists:FOLDER`.
         corpus: pretraining corpus: a dataset's name, `table:FILE` or `phantom`; None for the default.
         films: of `features extract`: a dataset's name, or `table:FILE`.
@@ -48,6 +49,7 @@ class RunRequest:
     precision: str = "auto"
     data_root: Path | None = None
     data: Mapping[str, Path] = field(default_factory=dict)
+    real: bool = False
     split: str | None = None
     corpus: str | None = None
     films: str | None = None
@@ -63,8 +65,8 @@ class RunRequest:
 
     @property
     def real_data(self) -> bool:
-        """Whether any folder or table of the user's own is named; then nothing falls back to phantom data."""
-        return self.data_root is not None or bool(self.data) or self.tables
+        """Whether data of the user's own are asked for or named; then nothing falls back to phantom data."""
+        return self.real or self.data_root is not None or bool(self.data) or self.tables
 
     @property
     def tables(self) -> bool:

@@ -12,7 +12,15 @@ import pandas as pd
 from medbench.errors import DataError, MedbenchError
 from medbench.metrics.bootstrap import Bootstrap, Resample
 from medbench.plugins import Catalogue, declared
-from medbench.records import Record, ResultStore, read_draws, read_predictions, read_record
+from medbench.records import (
+    Identity,
+    Record,
+    ResultStore,
+    read_draws,
+    read_predictions,
+    read_record,
+    sha256_json,
+)
 from medbench.statistics.delong import Influence, influence
 
 _T = TypeVar("_T")
@@ -183,3 +191,23 @@ def seed_order(record: Record) -> tuple[int, str]:
     """Sort key: no seed first, then by seed."""
     seed = record.identity.seed
     return (-1 if seed is None else seed), record.cell_id
+
+
+def row_key(identity: Identity) -> str:
+    """Hash of everything about the encoder but its seed."""
+    weights = identity.weights
+    return sha256_json(
+        [
+            [
+                identity.method,
+                identity.method_owner,
+                identity.fidelity,
+                identity.precision,
+                identity.method_config,
+                identity.pretrain_config,
+            ],
+            weights.kind,
+            weights.key if weights.kind == "checkpoint" else None,  # the other keys change with the seed
+            weights.corpus.model_dump(mode="json") if weights.corpus is not None else None,
+        ]
+    )

@@ -19,7 +19,7 @@ from medbench.errors import MedbenchError, UsageError
 from medbench.feature_cache import FOLDER
 from medbench.files import locked
 from medbench.model import VisionLanguageModel
-from medbench.planner import Cell, Encoder, Group, Planner
+from medbench.planner import Cell, Encoder, Group, Opened, Planner
 from medbench.plugins import Catalogue, PluginProblem
 from medbench.progress import Progress
 from medbench.provenance import git_state, versions
@@ -88,18 +88,19 @@ class Runner:
     Args:
         request: what the user asked for.
         catalogue: known methods, tasks and datasets.
+        opened: datasets of another request with the same data, or None.
 
     Raises:
         UsageError: the device or precision is not to be had.
     """
 
-    def __init__(self, request: RunRequest, catalogue: Catalogue) -> None:
+    def __init__(self, request: RunRequest, catalogue: Catalogue, opened: Opened | None = None) -> None:
         self.request = request
         self.catalogue = catalogue
         self.progress = Progress("" if request.real_data else "phantom", request.quiet)
         self.device = resolve_device(request.device)
         self.precision = resolve_precision(request.precision, self.device)
-        self.planner = Planner(request, catalogue, self.precision, self.progress)
+        self.planner = Planner(request, catalogue, self.precision, self.progress, opened)
         self.store = self.planner.store
         self._written: set[str] = set()
 
@@ -112,12 +113,7 @@ class Runner:
         methods, tasks = self.planner.methods(), self.planner.tasks()
         deterministic()
         outcome = RunOutcome()
-        self.check_folder("cache", self.request.cache)
-        self.planner.sources.check_corpus()
-        for method in methods:  # a mistake in the last one must not cost the work of the first
-            encoder = self.planner.encoder(method, self.request.seeds[0])
-            for task in tasks:
-                self.planner.group(encoder, task)
+        self.check()
         self.check_folder("results", self.request.results)
         self._report(self.catalogue.run_started(self.request, self.request.results))
         for method in methods:
@@ -126,6 +122,20 @@ class Runner:
         # A cell that no seed can change was asked for once a seed.
         outcome.records = list({record.cell_id: record for record in outcome.records}.values())
         return outcome
+
+    def check(self) -> None:
+        """Plan everything: a mistake in the last method must not cost the work of the first.
+
+        Raises:
+            MedbenchError: a name, flag, dataset or checkpoint is wrong.
+        """
+        methods, tasks = self.planner.methods(), self.planner.tasks()
+        self.check_folder("cache", self.request.cache)
+        self.planner.sources.check_corpus()
+        for method in methods:
+            encoder = self.planner.encoder(method, self.request.seeds[0])
+            for task in tasks:
+                self.planner.group(encoder, task)
 
     def pretrain(self) -> list[Path]:
         """Pretrain the request's methods at its seeds, or find that it is done; folders of the finished weights."""
@@ -432,6 +442,31 @@ class Runner:
 def run(request: RunRequest, catalogue: Catalogue) -> RunOutcome:
     """Compute every cell of the request that has no record yet; see `Runner`."""
     return Runner(request, catalogue).run()
+
+
+def run_all(requests: Sequence[RunRequest], catalogue: Catalogue) -> RunOutcome:
+    """Compute requests with the same data, one after the other; one that stops costs itself alone.
+
+    Raises:
+        MedbenchError: a name, flag, dataset or checkpoint of any of them is wrong; nothing was computed.
+    """
+    opened, whole = Opened(), RunOutcome()
+    runners = [Runner(request, catalogue, opened) for request in requests]
+    for runner in runners:
+        runner.check()
+    for number, runner in enumerate(runners, 1):
+        asked = runner.request
+        name = f"{', '.join(asked.methods)} (seed {', '.join(map(str, asked.seeds))})"
+        runner.progress.say(f"[{number}/{len(runners)}] {name} on {', '.join(asked.tasks)}")
+        try:
+            outcome = runner.run()
+        except MedbenchError as error:
+            runner.progress.say(f"{name} stopped: {error}")
+            whole.errors.append(error)
+        else:
+            whole.records += outcome.records
+            whole.errors += outcome.errors
+    return whole
 
 
 def pretrain(request: RunRequest, catalogue: Catalogue) -> list[Path]:

@@ -3,15 +3,19 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
+from medbench.metrics.bootstrap import logit_bounds
 from medbench.plugins import load_catalogue
 from medbench.records import Identity, Record, fraction_name
-from medbench.results import Results, seed_order
+from medbench.results import Results, row_key, seed_order
+from medbench.statistics.holm import holm
+from medbench.statistics.paired import Side, differences, side
+from medbench.statistics.ranks import critical_difference, mean_ranks
 from medbench_leaderboards.board import Board, Cell, Column, Comparison, MeanRank, Missing, Row, Seed, Table
-from medbench_leaderboards.comparisons import Entry, differences, entry
 from medbench_leaderboards.contamination import Overlaps, contamination
 from medbench_leaderboards.groups import (
     Kind,
@@ -20,10 +24,8 @@ from medbench_leaderboards.groups import (
     current,
     distinct,
     kind,
-    row_key,
 )
 from medbench_leaderboards.missing import command
-from medbench_leaderboards.ranking import critical_difference, holm, mean_ranks
 from medbench_leaderboards.summary import Summary, summarise
 from medbench_leaderboards.wording import beyond_noise
 
@@ -61,14 +63,14 @@ def _table(results: Results, overlaps: Overlaps, about: Kind, records: Sequence[
         for row in rows
         for column in columns
     }
-    entries = {place: entry(results, place[0], s.counted) for place, s in summaries.items() if s.counted}
-    comparisons = _comparisons(rows, columns, entries)
-    ranks, distance, tasks = _mean_ranks(rows, columns, entries)
+    sides = {place: side(results, s.counted) for place, s in summaries.items() if s.counted}
+    comparisons = _comparisons(rows, columns, sides)
+    ranks, distance, tasks = _mean_ranks(rows, columns, sides)
     order = {rank.row: rank.value for rank in ranks}
     rows.sort(key=lambda row: (order.get(row.key, np.inf), row.name))
     places_of_rows = {row.key: number for number, row in enumerate(rows)}
     cells = {
-        place: _cell(results, overlaps, place, summary, entries.get(place))
+        place: _cell(results, overlaps, place, summary, sides.get(place))
         for place, summary in summaries.items()
     }
     source, recipe, size = about
@@ -85,7 +87,7 @@ def _table(results: Results, overlaps: Overlaps, about: Kind, records: Sequence[
         critical_difference=distance,
         tasks_ranked=tasks,
         missing=tuple(_missing(rows, columns, summaries, by_column)),
-        notes=tuple(_notes(rows, columns, entries)),
+        notes=tuple(_notes(rows, columns, sides)),
     )
 
 
@@ -180,16 +182,18 @@ def _about_row(identity: Identity) -> str:
 # Cells.
 
 
-def _cell(results: Results, overlaps: Overlaps, place: _Key, summary: Summary, entry: Entry | None) -> Cell:
+def _cell(results: Results, overlaps: Overlaps, place: _Key, summary: Summary, found: Side | None) -> Cell:
     notes, marks = list(summary.notes), []
-    low, high = (None, None) if entry is None else entry.interval()
+    low, high = (None, None)
     if len(summary.counted) == 1:
         [only] = summary.counted
         if only.primary is not None:  # what the record says
             low, high = only.primary.low, only.primary.high
         if only.identity.seed is not None:
             marks.append("one seed")
-    if entry is not None and entry.draws is None:
+    elif found is not None:
+        low, high = found.interval(_interval(summary.counted))
+    if found is not None and found.draws is None:
         mean = "no interval of the mean, and " if len(summary.counted) > 1 else ""
         notes.append(f"no bootstrap draws: {mean}compared with nothing")
     if any(_small(results, record) for record in summary.counted):
@@ -209,11 +213,26 @@ def _cell(results: Results, overlaps: Overlaps, place: _Key, summary: Summary, e
         sd=summary.deviation,
         low=low,
         high=high,
-        delong=None if entry is None else entry.delong(),
+        delong=_delong(summary, found),
         small="small" in marks,
         marks=tuple(sorted(marks)),
         notes=tuple(notes),
     )
+
+
+def _interval(records: Sequence[Record]) -> str:
+    """How the interval of their metric is made."""
+    return next((r.primary.interval for r in records if r.primary is not None), "")
+
+
+def _delong(summary: Summary, found: Side | None) -> tuple[float, float] | None:
+    """95 % interval of the mean by DeLong; of one record also where its predictions are elsewhere."""
+    if found is None or (known := found.delong_interval()) is not None:
+        return known if found is not None else None
+    block = summary.counted[0].draws if len(summary.counted) == 1 else None
+    if block is None or block.delong_se is None or found.mean is None:
+        return None
+    return logit_bounds(found.mean, block.delong_se)
 
 
 def _seed(results: Results, record: Record, summary: Summary) -> Seed:
@@ -242,18 +261,21 @@ def _small(results: Results, record: Record) -> bool:
 
 
 def _comparisons(
-    rows: Sequence[Row], columns: Sequence[Column], entries: Mapping[_Key, Entry]
+    rows: Sequence[Row], columns: Sequence[Column], sides: Mapping[_Key, Side]
 ) -> list[Comparison]:
     """Every pair of rows in every column, by column and name; adjusted over all of them together."""
     found: list[Comparison] = []
     for column in columns:
-        own = [entries[row.key, column.key] for row in rows if (row.key, column.key) in entries]
-        found += [Comparison(own[i].key, own[j].key, column.key, d, None) for i, j, d in differences(own)]
-    tested = [number for number, one in enumerate(found) if one.difference.p is not None]
-    adjusted = holm([p for number in tested if (p := found[number].difference.p) is not None])
-    for number, p in zip(tested, adjusted.tolist(), strict=True):
-        found[number] = replace(found[number], p_holm=p)
-    return found
+        keys = [row.key for row in rows if (row.key, column.key) in sides]
+        pairs = combinations(keys, 2)
+        found += [
+            Comparison(a, b, column.key, difference, None)
+            for (a, b), difference in zip(
+                pairs, differences([sides[key, column.key] for key in keys]), strict=True
+            )
+        ]
+    adjusted = holm([one.difference.p for one in found])
+    return [replace(one, p_holm=p) for one, p in zip(found, adjusted, strict=True)]
 
 
 def _ranked(
@@ -280,29 +302,31 @@ def _ranked(
 
 
 def _mean_ranks(
-    rows: Sequence[Row], columns: Sequence[Column], entries: Mapping[_Key, Entry]
+    rows: Sequence[Row], columns: Sequence[Column], sides: Mapping[_Key, Side]
 ) -> tuple[list[MeanRank], float | None, int]:
     """Of the complete rows, the critical difference, and the number of tasks behind it.
 
     A row is complete if it has a value wherever any row has one.
     """
-    shown = [c for c in columns if any((row.key, c.key) in entries for row in rows)]
-    complete = [row for row in rows if shown and all((row.key, c.key) in entries for c in shown)]
+    shown = [c for c in columns if any((row.key, c.key) in sides for row in rows)]
+    complete = [row for row in rows if shown and all((row.key, c.key) in sides for c in shown)]
     if not complete:
         return [], None, 0
     means = np.empty((len(complete), len(shown)))
     draws: list[Floats | None] = []
     for number, column in enumerate(shown):
         sign = 1 if column.higher_is_better else -1
-        own = [entries[row.key, column.key] for row in complete]
-        means[:, number] = [sign * entry.values.mean() for entry in own]
-        known = [sign * drawn for entry in own if (drawn := entry.mean_draws) is not None]
-        groups = {entry.draws.group for entry in own if entry.draws is not None}
-        draws.append(np.stack(known) if len(known) == len(own) and len(groups) == 1 else None)
-    found = mean_ranks(means, draws)
-    tasks = len({column.task for column in shown})
+        own = [sides[row.key, column.key] for row in complete]
+        means[:, number] = [sign * one.values.mean() for one in own]
+        drawn = [one.draws for one in own if one.draws is not None]
+        same = len(drawn) == len(own) and len({noise.key for noise in drawn}) == 1
+        draws.append(np.stack([sign * noise.moves for noise in drawn]) if same else None)
+    # A task weighs one, however many label fractions it has.
+    tasks = Counter(column.task for column in shown)
+    weights = np.array([1 / (len(tasks) * tasks[column.task]) for column in shown])
+    found = mean_ranks(means, draws, weights)
     ranks = [MeanRank(row.key, *numbers) for row, numbers in zip(complete, found, strict=True)]
-    return ranks, critical_difference(len(complete), tasks), tasks
+    return ranks, critical_difference(len(complete), len(tasks)), len(tasks)
 
 
 # What is missing, and what has to be said.
@@ -325,7 +349,7 @@ def _missing(
                 yield Missing(row.key, column.key, tuple(lacking), what)
 
 
-def _notes(rows: Sequence[Row], columns: Sequence[Column], entries: Mapping[_Key, Entry]) -> Iterator[str]:
-    alone = [c.name for c in columns if sum((row.key, c.key) in entries for row in rows) == 1]
+def _notes(rows: Sequence[Row], columns: Sequence[Column], sides: Mapping[_Key, Side]) -> Iterator[str]:
+    alone = [c.name for c in columns if sum((row.key, c.key) in sides for row in rows) == 1]
     if len(rows) > 1 and alone:
         yield f"nothing to compare with in {', '.join(alone)}"

@@ -142,7 +142,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class MeanRank:
-    """Of a row with a value in every column: its rank averaged over columns.
+    """Of a row with a value in every column: its rank averaged over tasks, in each over its label fractions.
 
     Attributes:
         row: key.

@@ -6,10 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from medbench.records import Identity, Record, sha256_json
-from medbench.results import Results
+from medbench.results import Results, seed_order
 from medbench_leaderboards import wording
 from medbench_leaderboards.board import Board, Cell, Column, Row, Seed, Table, build
-from medbench_leaderboards.groups import seed_order
 from medbench_leaderboards.numbers import fields, rounded
 
 CELLS = (

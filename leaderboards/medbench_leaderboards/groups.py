@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from medbench.records import Identity, Record, sha256_json
+from medbench.results import row_key as row_key
 from medbench.results import seed_order
 
 Kind = tuple[str, str, str]
@@ -63,26 +64,6 @@ def kind(identity: Identity) -> Kind:
     corpus = identity.weights.corpus
     subset = identity.subset is not None or (corpus is not None and corpus.subset is not None)
     return identity.source, identity.recipe, "subsets" if subset else "full sets"
-
-
-def row_key(identity: Identity) -> str:
-    """Hash of everything about the encoder but its seed."""
-    weights = identity.weights
-    return sha256_json(
-        [
-            [
-                identity.method,
-                identity.method_owner,
-                identity.fidelity,
-                identity.precision,
-                identity.method_config,
-                identity.pretrain_config,
-            ],
-            weights.kind,
-            weights.key if weights.kind == "checkpoint" else None,  # the other keys change with the seed
-            weights.corpus.model_dump(mode="json") if weights.corpus is not None else None,
-        ]
-    )
 
 
 def column_key(record: Record) -> str:

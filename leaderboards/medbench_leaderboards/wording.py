@@ -3,10 +3,8 @@
 import unicodedata
 from collections.abc import Iterator
 
+from medbench.statistics.paired import ALPHA
 from medbench_leaderboards.board import Cell, Column, Comparison, Row, Table
-
-NOISE = 0.05
-"""A difference is beyond noise if its p, adjusted by Holm over all comparisons of the table, is below this."""
 
 CELL = (
     "percent: mean ± standard deviation over seeds (without ± of one seed), [95 % interval over test patients]; the "
@@ -19,8 +17,8 @@ RANK = (
 )
 
 ORDER = (
-    "rows with a value in every column come first, by their mean rank over the columns [95 % interval over test "
-    "patients]; the others follow by name, and say in how many columns they have one"
+    "rows with a value in every column come first, by their mean rank [95 % interval over test patients] over tasks, "
+    "in each over its label fractions; the others follow by name, and say in how many columns they have one"
 )
 
 SYMBOLS = {"contaminated": "†", "small": "~", "repeat": "‡"}
@@ -116,8 +114,8 @@ def mean_rank(table: Table, row: Row) -> str:
 
 
 def beyond_noise(comparison: Comparison) -> bool:
-    """Whether the two methods differ by more than noise."""
-    return comparison.p_holm is not None and comparison.p_holm < NOISE
+    """Whether the two methods differ by more than noise, adjusted by Holm over all comparisons of the table."""
+    return comparison.p_holm is not None and comparison.p_holm < ALPHA
 
 
 def statistics(table: Table) -> Iterator[str]:

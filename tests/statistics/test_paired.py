@@ -1,5 +1,6 @@
 """Differences of methods: paired, with seeds, never NaN; and refusals in words."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from medbench.metrics.bootstrap import patient_bootstrap_weights
 from medbench.records import Record
 from medbench.results import Results
-from medbench.statistics.paired import Difference, compare, difference_of, verdict
+from medbench.statistics.paired import Difference, Side, compare, differences, of_draws, side, verdict
 
 from .conftest import MakeCell, MakeFilms
 
@@ -56,19 +57,17 @@ def test_an_auroc_is_compared_by_delong_and_without_predictions_by_draws(
     assert compare(results, b, a).value == -found.value
 
 
-def test_the_paired_bootstrap_is_scipys(tmp_path: Path) -> None:
+def test_the_paired_bootstrap_is_scipys() -> None:
     """Of a mean over patients, where scipy can do the same: one film a patient, one stratum."""
     rng = np.random.default_rng(0)
     shared = rng.normal(size=300)
     one, other = shared + rng.normal(size=300), shared + rng.normal(size=300) + 0.1
     weights = patient_bootstrap_weights([f"{k:03}" for k in range(300)], np.zeros(300, bool)) / 300
-    noise = []
-    for values in (one, other):
-        draws = weights @ values
-        noise.append(((draws - draws.mean()) / math.sqrt(len(draws) - 1))[None])
-    found = difference_of(
-        (np.array([one.mean()]), np.array([other.mean()])), (noise[0], noise[1]), "paired bootstrap"
-    )
+    sides = [
+        Side(np.array([values.mean()]), draws=of_draws("k", (weights @ values)[None]))
+        for values in (one, other)
+    ]
+    [found] = differences(sides)
     theirs = scipy.stats.bootstrap(
         (one, other),
         lambda x, y, axis: x.mean(axis) - y.mean(axis),
@@ -105,8 +104,8 @@ def test_noise_that_can_not_be_known_is_not_claimed_to_be_none(
     found = compare(results, a, b)
     assert found.value == 0.5
     assert found.p is None
-    assert "the same in every draw" in found.reason
-    assert verdict(found, "a", "b", True).startswith("not comparable: the difference is the same")
+    assert "the same for any patients" in found.reason
+    assert verdict(found, "a", "b", True).startswith("not comparable: the difference is the same for any")
 
 
 def test_one_patient_tells_nothing(tmp_path: Path, cell: MakeCell, films: MakeFilms) -> None:
@@ -180,7 +179,7 @@ def test_draws_that_lack_on_one_side(tmp_path: Path, cell: MakeCell, films: Make
     results, a, b = read(tmp_path)
     found = compare(results, a, b)
     assert found.p is None
-    assert found.reason.startswith("b seed 0 has no draws, and none can be computed: rescore its record")
+    assert found.reason.startswith("b seed 0 has no draws: `medbench results rescore --out`")
 
 
 def test_seeds_are_averaged_and_their_spread_counts(tmp_path: Path, cell: MakeCell, films: MakeFilms) -> None:
@@ -239,3 +238,52 @@ def test_a_verdict_follows_the_direction_of_the_metric_and_the_adjusted_p() -> N
     assert verdict(found, "a", "b", True) == "a is better"
     assert verdict(found, "a", "b", False) == "b is better"
     assert verdict(found, "a", "b", True, p=0.06) == "no difference beyond noise"
+
+
+def numbers_of(found: Difference) -> dict[str, float | None]:
+    kept = ("value", "low", "high", "p", "se_test", "se_training", "freedom")
+    return {name: value for name, value in dataclasses.asdict(found).items() if name in kept}
+
+
+def test_all_pairs_at_once_are_the_pairs() -> None:
+    """Also with draws that are not defined, of other patients, and without any."""
+    rng = np.random.default_rng(0)
+    shared = rng.normal(size=2000)
+
+    def made(seeds: int, key: str = "k", gaps: int = 0) -> Side:
+        draws = 0.5 + (shared + rng.normal(size=(seeds, 2000))) / 50
+        draws[:, 2000 - gaps :] = np.nan
+        return Side(0.5 + rng.normal(size=seeds) / 50, draws=of_draws(key, draws))
+
+    sides = [made(1), made(3), made(3, gaps=300), made(2, gaps=1500), made(3, "other"), Side(np.zeros(0))]
+    sides.append(Side(np.array([0.5]), lacking="none made"))
+    whole = iter(differences(sides))
+    for i in range(len(sides)):
+        for j in range(i + 1, len(sides)):
+            [alone] = differences([sides[i], sides[j]])
+            found = next(whole)
+            told = numbers_of(found)
+            assert told == pytest.approx(numbers_of(alone))
+            assert (found.test, found.seeds, found.reason) == (alone.test, alone.seeds, alone.reason)
+            [turned] = differences([sides[j], sides[i]])
+            assert turned.p == pytest.approx(found.p)
+            assert (found.p is None) == (max(i, j) > 2)
+            assert not any(math.isnan(v) for v in told.values() if v is not None)
+
+
+def test_the_mean_over_seeds_has_an_interval(tmp_path: Path, cell: MakeCell, films: MakeFilms) -> None:
+    for seed in range(3):
+        cell(tmp_path, films(0, seed), "a", seed)
+    results = Results.read(tmp_path)
+    found = side(results, results.records)
+    primary = results.records[0].primary
+    assert primary is not None
+    low, high = found.interval(primary.interval)
+    assert found.mean is not None
+    assert low is not None
+    assert high is not None
+    assert low < found.mean < high
+    assert found.delong_interval() == pytest.approx((low, high), abs=0.02)
+    assert primary.low is not None
+    assert primary.high is not None
+    assert high - low < primary.high - primary.low  # three models together err less than one

@@ -184,10 +184,15 @@ def logit_interval(value: float | None, values: npt.NDArray[np.float64]) -> tupl
     defined = values[~np.isnan(values)]
     if value is None or len(defined) < 2 or 2 * len(defined) < len(values):
         return None, None
+    return logit_bounds(value, float(np.std(defined, ddof=1)))
+
+
+def logit_bounds(value: float, error: float) -> tuple[float, float]:
+    """95 % interval of a value between 0 and 1 by its standard error, carried over to log-odds and back."""
     if not 0 < value < 1:
         return value, value
     odds = np.log(value / (1 - value))
-    reach = _NORMAL * np.std(defined, ddof=1) / (value * (1 - value))
+    reach = _NORMAL * error / (value * (1 - value))
     low, high = 1 / (1 + np.exp(-(odds + np.array([-reach, reach]))))
     return float(low), float(high)
 

@@ -24,12 +24,17 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from medbench.metrics.bootstrap import Bootstrap, interval, logit_bounds
 from medbench.records import Identity, Record, fraction_name, sha256_json
 from medbench.results import Results, repeats
+from medbench.statistics.delong import Influence
 
 Floats = npt.NDArray[np.float64]
 
-_ZERO: Final = 1e-12  # a difference of metrics of the range 0 to 1 that is rounding
+ALPHA: Final = 0.05
+"""A difference with a p-value below is beyond noise."""
+
+_ROUNDING: Final = 1e-12  # of metrics of the range 0 to 1, and of a variance as a part of what it is made of
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,123 @@ class Difference:
     reason: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """What other patients would do to the mean over the seeds of one method.
+
+    Attributes:
+        key: what `moves` are of; those of one key belong together, entry by entry.
+        moves: (M,) float64. Influence of each patient on an AUROC, whose products are covariances; or the bootstrap
+            draws, NaN where the metric is not defined, whose covariances are those of numbers.
+        apart: variance of the mean by seeds erring on different films; 0 with one seed.
+    """
+
+    key: str
+    moves: Floats
+    apart: float
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One method in one column of a table.
+
+    Attributes:
+        values: (seeds,) primary metric of each seed that counts; empty where none does.
+        delong: of an AUROC whose predictions are there, else None.
+        draws: of the bootstrap, None where a seed has none.
+        said: what does not count, and why.
+        lacking: why there are no draws, "" where there are.
+    """
+
+    values: Floats
+    delong: Noise | None = None
+    draws: Noise | None = None
+    said: str = ""
+    lacking: str = ""
+
+    @property
+    def mean(self) -> float | None:
+        """Over the seeds."""
+        return float(self.values.mean()) if len(self.values) else None
+
+    def interval(self, kind: str) -> tuple[float | None, float | None]:
+        """95 % interval of the mean over seeds by the draws, which are other patients; other seeds are not in it.
+
+        Args:
+            kind: how the metric's own interval is made (`Metric.interval`).
+        """
+        return (None, None) if self.draws is None else interval(kind, self.mean, self.draws.moves)
+
+    def delong_interval(self) -> tuple[float, float] | None:
+        """The same by DeLong, on the log-odds scale; None where there is none."""
+        if self.delong is None or self.mean is None:
+            return None
+        return logit_bounds(self.mean, float(np.sqrt(self.delong.moves @ self.delong.moves)))
+
+
+def side(results: Results, records: Sequence[Record]) -> Side:
+    """A method by its records in one column, which differ in nothing but the seed.
+
+    A seed whose predictions repeat another's is left out, and so is one without a value; `said` says so.
+
+    Raises:
+        DataError: a file beside a record is not the recorded one.
+    """
+    kept, said = _counting(records)
+    values = np.array([_value(record) for record in kept], np.float64)
+    if not kept:
+        return Side(values, said=said or "no record")
+    influences = [results.influence(record) for record in kept]
+    drawn: list[Bootstrap] = []
+    lacking = ""
+    for record in kept:
+        bootstrap = results.bootstrap(record)
+        if bootstrap is None:
+            lacking = (
+                f"{_who(record)} has no draws: `medbench results rescore --out` makes them of predictions"
+            )
+        elif bootstrap.resample.patients < 2:
+            lacking = "one patient in the test set: nothing is known of the noise"
+        else:
+            drawn.append(bootstrap)
+    draws = None
+    if not lacking:
+        keys = {bootstrap.resample.key for bootstrap in drawn}
+        if len(keys) > 1:
+            lacking = f"seeds of {kept[0].identity.method} were tested on different patients"
+        else:
+            draws = of_draws(keys.pop(), np.stack([bootstrap.draws for bootstrap in drawn]))
+    return Side(values, _of_influences(influences), draws, said, lacking)
+
+
+def of_draws(key: str, draws: Floats) -> Noise:
+    """Noise of the mean over seeds.
+
+    Args:
+        key: of the resamples.
+        draws: (seeds, D), NaN where not defined.
+    """
+    defined = draws[:, ~np.isnan(draws).any(axis=0)]
+    count = defined.shape[1]
+    apart = _apart(defined - defined.mean(axis=1, keepdims=True)) / (count - 1) if count > 1 else 0.0
+    return Noise(key, draws.mean(axis=0), apart)
+
+
+def _of_influences(found: Sequence[Influence | None]) -> Noise | None:
+    known = [one for one in found if one is not None]
+    keys = {sha256_json(one.patients.tolist()) for one in known}
+    if len(known) < len(found) or len(keys) != 1:
+        return None
+    each = np.stack([one.moves for one in known])  # (seeds, patients)
+    return Noise(keys.pop(), each.mean(axis=0), _apart(each))
+
+
+def _apart(moves: Floats) -> float:
+    """(seeds, M) -> variance of their mean by what they do not share."""
+    seeds = len(moves)
+    return float(np.var(moves, axis=0, ddof=1).sum()) / seeds if seeds > 1 else 0.0
+
+
 def compare(
     results: Results, a: Sequence[Record], b: Sequence[Record], other: Results | None = None
 ) -> Difference:
@@ -72,73 +194,131 @@ def compare(
         other: that `b` were read from, if it is another folder.
 
     Returns:
-        The difference of the means over seeds. A seed whose predictions repeat another's is left out, and so is one
-        without a value; `reason` says so. Without a value where the records can't be compared.
+        The difference of the means over seeds, see `side` for which count. Without a value where the records can't be
+        compared.
 
     Raises:
         DataError: a file beside a record is not the recorded one.
     """
-    folders = (results, other or results)
-    sides, said = [], []
-    for records in (a, b):
-        kept, why = _counting(records)
-        if not kept:
-            return Difference(reason=why or "no record")
-        sides.append(kept)
-        said += [why] if why else []
-    count = (len(sides[0]), len(sides[1]))
-    if unlike := _unlike([*sides[0], *sides[1]]):
-        return Difference(seeds=count, reason=unlike)
-    values = [np.array([_value(record) for record in side]) for side in sides]
-    if min(count) < 2:
-        said.append("one seed: training noise not counted")
-    value = float(values[0].mean() - values[1].mean())
-    noise, test = _noise(folders, sides)
-    if isinstance(noise, str):
-        return Difference(value=value, seeds=count, reason="; ".join([noise, *said]))
-    return _tested(value, values, noise, test, "; ".join(said))
+    if why := unlike([*a, *b]):
+        return Difference(reason=why)
+    [found] = differences([side(results, a), side(other or results, b)])
+    return found
 
 
-def difference_of(values: tuple[Floats, Floats], noise: tuple[Floats, Floats], test: str) -> Difference:
-    """The same from numbers.
+def differences(sides: Sequence[Side]) -> list[Difference]:
+    """All pairs of methods in one column: 0 and 1, 0 and 2 ... 1 and 2 ..., the first less the second.
 
     Args:
-        values: of both sides, (seeds,) each.
-        noise: of both sides, (seeds, M) each: vectors whose products are the covariances by other patients, as
-            influences on an AUROC are, or centred draws over the root of their number less 1.
-        test: how to call it.
+        sides: of one column, see `side`.
     """
-    said = "one seed: training noise not counted" if min(map(len, values)) < 2 else ""
-    return _tested(float(values[0].mean() - values[1].mean()), values, noise, test, said)
+    first, second = np.triu_indices(len(sides), 1)
+    if not len(first):
+        return []
+    count = np.array([len(s.values) for s in sides])
+    means = np.array([math.nan if s.mean is None else s.mean for s in sides])
+    value = means[first] - means[second]
+    value[np.abs(value) <= _ROUNDING] = 0.0
+    spread = np.array(
+        [np.var(s.values, ddof=1) / len(s.values) if len(s.values) > 1 else math.nan for s in sides]
+    )
+
+    test: Floats = np.full(len(first), math.nan)
+    apart: Floats = np.full(len(first), math.nan)
+    named = np.full(len(first), "", object)
+    for name, noises in (
+        ("paired bootstrap", [s.draws for s in sides]),
+        ("DeLong", [s.delong for s in sides]),  # where there is one, it takes the place of the other
+    ):
+        variances = _variances(noises, drawn=name != "DeLong")[first, second]
+        own = np.array([0.0 if noise is None else noise.apart for noise in noises])
+        there = ~np.isnan(variances)
+        test[there], apart[there], named[there] = variances[there], (own[first] + own[second])[there], name
+
+    # What seeds differ by because they err on different films is in the noise of the test set already.
+    training = np.maximum(0.0, spread[first] + spread[second] - apart)  # NaN where a side has one seed
+    counted = ~np.isnan(training)
+    variance = test + np.where(counted, training, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = spread**2 / (count - 1)
+        freedom = np.where(counted & (training > 0), variance**2 / (parts[first] + parts[second]), math.inf)
+        t = np.abs(value) / np.sqrt(variance)
+    p, reach = 2 * stats.t.sf(t, freedom), stats.t.ppf(0.975, freedom) * np.sqrt(variance)
+    return [
+        _said(
+            (sides[i], sides[j]),
+            Difference(
+                value=float(value[k]),
+                low=float(value[k] - reach[k]),
+                high=float(value[k] + reach[k]),
+                p=float(p[k]),
+                se_test=float(np.sqrt(test[k])),
+                se_training=float(np.sqrt(training[k])) if counted[k] else None,
+                freedom=float(freedom[k]),
+                test=named[k],
+                seeds=(int(count[i]), int(count[j])),
+            ),
+        )
+        for k, (i, j) in enumerate(zip(first.tolist(), second.tolist(), strict=True))
+    ]
 
 
-def _tested(
-    value: float, values: Sequence[Floats], noise: Sequence[Floats], test: str, reason: str
-) -> Difference:
-    count = (len(values[0]), len(values[1]))
-    moved = noise[0].mean(axis=0) - noise[1].mean(axis=0)  # (M,)
-    se_test = float(np.sqrt(moved @ moved))
-    variance, freedom, se_training = se_test**2, math.inf, None
-    if min(count) > 1:
-        spread = [float(np.var(own, ddof=1)) / len(own) for own in values]
-        # What seeds differ by because they err on different films, which is in `se_test` already.
-        films = [float(np.var(own, axis=0, ddof=1).sum()) / len(own) for own in noise]
-        training = max(0.0, sum(spread) - sum(films))
-        se_training = math.sqrt(training)
-        variance += training
-        parts = sum(own**2 / (len(v) - 1) for own, v in zip(spread, values, strict=True))
-        if training > 0 and parts > 0:
-            freedom = variance**2 / parts
-    se = math.sqrt(variance)
-    found = Difference(value, None, None, None, se_test, se_training, freedom, test, count, reason)
-    if abs(value) <= _ZERO and se <= _ZERO:
-        return replace(found, value=0.0, low=0.0, high=0.0, p=1.0)
-    if se <= _ZERO:
-        why = "the difference is the same in every draw, so that nothing is known of its noise"
-        return replace(found, reason="; ".join(filter(None, [why, reason])))
-    reach = float(stats.t.ppf(0.975, freedom)) * se
-    p = float(2 * stats.t.sf(abs(value) / se, freedom))
-    return replace(found, low=value - reach, high=value + reach, p=p)
+def _said(sides: tuple[Side, Side], found: Difference) -> Difference:
+    """With what has to be said of it, and without what is not known."""
+    said = [one.said for one in sides if one.said]
+    if not all(found.seeds):
+        return Difference(seeds=found.seeds, reason="; ".join(said))
+    if min(found.seeds) < 2:
+        said.append("one seed: training noise not counted")
+    bare = Difference(value=found.value, seeds=found.seeds)
+    if not found.test:
+        lacking = list(dict.fromkeys(one.lacking for one in sides if one.lacking)) or [
+            "the draws are of different patients, or most of them are not defined"
+        ]
+        return replace(bare, reason="; ".join([*lacking, *said]))
+    if found.se_test or found.se_training:
+        return replace(found, reason="; ".join(said))
+    if found.value == 0:
+        return replace(found, low=0.0, high=0.0, p=1.0, reason="; ".join(said))
+    why = "the difference is the same for any patients: nothing is known of its noise"
+    return replace(bare, reason="; ".join([why, *said]))
+
+
+def _variances(noises: Sequence[Noise | None], *, drawn: bool) -> Floats:
+    """(S, S) variance of each difference by other patients; NaN where two have no noise of one key.
+
+    Args:
+        noises: of each method.
+        drawn: whether they are draws; else influences.
+    """
+    found = np.full((len(noises), len(noises)), math.nan)
+    known = [(k, noise) for k, noise in enumerate(noises) if noise is not None]
+    for key in {noise.key for _, noise in known}:
+        at = [k for k, noise in known if noise.key == key]
+        moves = np.stack([noise.moves for _, noise in known if noise.key == key])
+        if np.isnan(moves).any():  # where a metric is not defined is each method's own
+            for i in range(len(at)):
+                for j in range(i):
+                    pair = _products(moves[[i, j]], drawn=drawn)[0, 1]
+                    found[at[i], at[j]] = found[at[j], at[i]] = pair
+        else:
+            found[np.ix_(at, at)] = _products(moves, drawn=drawn)
+    return found
+
+
+def _products(moves: Floats, *, drawn: bool) -> Floats:
+    """(S, M) -> (S, S), see `_variances`; NaN where fewer than half of M are defined throughout."""
+    defined = ~np.isnan(moves).any(axis=0)
+    if 2 * np.count_nonzero(defined) < moves.shape[1]:
+        return np.full((len(moves), len(moves)), math.nan)
+    moves = moves[:, defined]
+    if drawn:
+        moves = (moves - moves.mean(axis=1, keepdims=True)) / np.sqrt(max(1, moves.shape[1] - 1))
+    products = moves @ moves.T
+    own = np.diagonal(products)
+    variances: Floats = own[:, None] + own - 2 * products
+    variances[variances <= _ROUNDING * (own[:, None] + own)] = 0.0
+    return variances
 
 
 def _counting(records: Sequence[Record]) -> tuple[list[Record], str]:
@@ -184,7 +364,7 @@ _ALIKE: Final[dict[str, Callable[[Identity], object]]] = {
 """What two records in one column share; the words for more than one of it."""
 
 
-def _unlike(records: Sequence[Record]) -> str:
+def unlike(records: Sequence[Record]) -> str:
     """Why these records are not of one column, "" where they are."""
     for what, of in _ALIKE.items():
         found = list(dict.fromkeys(str(of(record.identity)) for record in records))
@@ -194,57 +374,6 @@ def _unlike(records: Sequence[Record]) -> str:
     if len(metrics) > 1:
         return f"different metrics: {' and '.join(sorted(metrics))}"
     return ""
-
-
-def _noise(
-    folders: tuple[Results, Results], sides: Sequence[Sequence[Record]]
-) -> tuple[tuple[Floats, Floats] | str, str]:
-    """See `difference_of`; or why there is none."""
-    if noise := _by_influence(folders, sides):
-        return noise, "DeLong"
-    drawn: list[list[Floats]] = []
-    keys: set[str] = set()
-    for folder, side in zip(folders, sides, strict=True):
-        own = []
-        for record in side:
-            bootstrap = folder.bootstrap(record)
-            if bootstrap is None:
-                return (
-                    f"{_who(record)} has no draws, and none can be computed: rescore its record "
-                    "(`medbench results rescore --out`)"
-                ), ""
-            if bootstrap.resample.patients < 2:
-                return "one patient in the test set: nothing is known of the noise", ""
-            own.append(bootstrap.draws)
-            keys.add(bootstrap.resample.key)
-        drawn.append(own)
-    if len(keys) > 1:
-        return "the draws are of different patients: the records were made from different test sets", ""
-    whole = np.stack([*drawn[0], *drawn[1]])  # (records, D)
-    defined = ~np.isnan(whole).any(axis=0)
-    if 2 * np.count_nonzero(defined) < whole.shape[1]:
-        return "the metric is not defined in most draws", ""
-    whole = whole[:, defined]
-    centred = (whole - whole.mean(axis=1, keepdims=True)) / np.sqrt(whole.shape[1] - 1)
-    return (centred[: len(drawn[0])], centred[len(drawn[0]) :]), "paired bootstrap"
-
-
-def _by_influence(
-    folders: tuple[Results, Results], sides: Sequence[Sequence[Record]]
-) -> tuple[Floats, Floats] | None:
-    """None where the metric is no AUROC, or predictions of a record are not there."""
-    found = []
-    patients: npt.NDArray[np.str_] | None = None
-    for folder, side in zip(folders, sides, strict=True):
-        own = []
-        for record in side:
-            one = folder.influence(record)
-            if one is None or (patients is not None and not np.array_equal(patients, one.patients)):
-                return None
-            patients = one.patients
-            own.append(one.moves)
-        found.append(np.stack(own))
-    return found[0], found[1]
 
 
 def verdict(difference: Difference, a: str, b: str, higher_is_better: bool, p: float | None = None) -> str:
@@ -263,7 +392,3 @@ def verdict(difference: Difference, a: str, b: str, higher_is_better: bool, p: f
     if judged >= ALPHA:
         return "no difference beyond noise"
     return f"{a if (difference.value > 0) == higher_is_better else b} is better"
-
-
-ALPHA: Final = 0.05
-"""A difference with a p-value below is beyond noise."""
