@@ -1,4 +1,4 @@
-"""Published figures as Markdown: beside ours on a leaderboard, and the reviewed map on the page about it.
+"""Published figures beside ours on a leaderboard, and the reviewed map on the page about it.
 
     python -m medbench_leaderboards.published_tables docs/published.md
 
@@ -9,7 +9,9 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
@@ -49,6 +51,15 @@ def beside_ours(verdicts: Sequence[Verdict], names: Mapping[str, str]) -> str:
         lines = (f"- {count}: {why}" for why, count in sorted(reasons.items(), key=lambda x: (-x[1], x[0])))
         parts.append("Not comparable, and why:\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
+
+
+def as_json(verdicts: Sequence[Verdict]) -> dict[str, list[dict[str, Any]]]:
+    """The same for a JSON file: every verdict of a figure that was compared, and the others counted by reason."""
+    reasons = Counter(verdict.why for verdict in verdicts if verdict.verdict == "not comparable")
+    return {
+        "compared": [asdict(verdict) for verdict in verdicts if verdict.verdict != "not comparable"],
+        "not_comparable": [{"why": why, "figures": count} for why, count in sorted(reasons.items())],
+    }
 
 
 def line(verdict: Verdict, names: Mapping[str, str]) -> dict[str, str]:

@@ -243,7 +243,8 @@ def differences(sides: Sequence[Side]) -> list[Difference]:
         parts = spread**2 / (count - 1)
         freedom = np.where(counted & (training > 0), variance**2 / (parts[first] + parts[second]), math.inf)
         t = np.abs(value) / np.sqrt(variance)
-    p, reach = 2 * stats.t.sf(t, freedom), stats.t.ppf(0.975, freedom) * np.sqrt(variance)
+    p = np.asarray(2 * stats.t.sf(t, freedom))
+    reach = np.asarray(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
     return [
         _said(
             (sides[i], sides[j]),
