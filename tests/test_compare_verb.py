@@ -120,7 +120,7 @@ def test_what_one_side_lacks_and_what_is_not_alike_is_said(accepted: Path, tmp_p
 def test_mistakes_are_told(accepted: Path, tmp_path: Path) -> None:
     done = medbench("plase", "random", "--results", accepted)
     assert done.exit_code == 2
-    assert f"plase: no record of plase in {accepted}. Did you mean place?" in done.stderr
+    assert f"plase: no record of plase in {accepted}. Did you mean 'place'?" in done.stderr
     assert "Methods there: clip, place, random." in done.stderr
     done = medbench("nowhere:place", "random", "--results", accepted)
     assert done.exit_code == 2
