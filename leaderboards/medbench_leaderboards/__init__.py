@@ -44,3 +44,17 @@ def medbench_leaderboards() -> Iterable[LeaderboardSpec]:
         reference="docs/leaderboards.md",
         format="latex",
     )
+    yield LeaderboardSpec(
+        name="plots",
+        target="medbench_leaderboards.plots:plots",
+        summary="curves over label fractions, heat maps, mean ranks, classes; SVG and PNG",
+        reference="docs/plots.md",
+        format="plots",
+    )
+    yield LeaderboardSpec(
+        name="html",
+        target="medbench_leaderboards.site:html",
+        summary="a static site: a page a task, method and record; opens from disk",
+        reference="docs/site.md",
+        format="html",
+    )

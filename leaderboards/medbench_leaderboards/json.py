@@ -7,6 +7,8 @@ from typing import Any
 from medbench.results import Results
 from medbench_leaderboards.board import Board, Cell, Comparison, Table, build
 from medbench_leaderboards.numbers import fields, rounded
+from medbench_leaderboards.published import verdicts
+from medbench_leaderboards.published_tables import as_json
 
 SCHEMA = "medbench.leaderboard/1"
 
@@ -23,6 +25,7 @@ def content(board: Board) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "tables": [_table(table) for table in board.tables],
+        "published": as_json(verdicts(board)),
         "left_out": list(board.left_out),
         "records": {
             cell_id: {

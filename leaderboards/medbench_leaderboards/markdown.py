@@ -15,6 +15,8 @@ from medbench.records import fraction_name
 from medbench.results import Results
 from medbench_leaderboards import wording
 from medbench_leaderboards.board import Board, Cell, Column, Row, Table, build
+from medbench_leaderboards.published import verdicts
+from medbench_leaderboards.published_tables import beside_ours
 
 
 def markdown(results: Results) -> Mapping[str, bytes]:
@@ -31,6 +33,9 @@ def page(board: Board) -> str:
     parts = ["# medbench leaderboard", *(_section(board, table) for table in board.tables)]
     if not board.tables:
         parts.append("No records to show. `medbench run --method random --task rsna_lp` makes some.")
+    if any(table.source == "real" for table in board.tables):  # phantoms have nothing published beside them
+        names = {row.key: escape(row.name) for table in board.tables for row in table.rows}
+        parts.append(beside_ours(verdicts(board), names))
     if board.left_out:
         parts.append("## Left out\n\n" + _list(map(escape, board.left_out)))
     return "\n\n".join(parts) + "\n"

@@ -31,9 +31,12 @@ LEGEND = {
 }
 
 
+_NO_TEXT = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
 def plain(text: str) -> str:
-    """On one line, without control characters and those that turn the direction of writing."""
-    kept = "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Zl", "Zp") else " " for c in text)
+    """On one line, without control characters, halves of characters, and what turns the direction of writing."""
+    kept = "".join(c if unicodedata.category(c) not in _NO_TEXT else " " for c in text)
     return " ".join(kept.split())
 
 
