@@ -293,8 +293,9 @@ def judged(
         parts = (spread**2 / (seeds - 1)).sum(axis=0)
         freedom = np.where(counted & (training > 0), variance**2 / parts, math.inf)
         t = np.abs(value) / np.sqrt(variance)
-    reach = stats.t.ppf(0.975, freedom) * np.sqrt(variance)
-    return Judged(training, freedom, 2 * stats.t.sf(t, freedom), reach)
+    p = np.asarray(2 * stats.t.sf(t, freedom))
+    reach = np.asarray(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+    return Judged(training, freedom, p, reach)
 
 
 def _said(sides: tuple[Side, Side], found: Difference) -> Difference:
