@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.main import get_command
 from typer.testing import CliRunner, Result
@@ -285,6 +285,7 @@ extras = st.sampled_from(["", 'checkpoint = "a"\n', "set = {method.temperature =
 grids = st.lists(st.tuples(names, tasks, seeds, shares, extras), min_size=1, max_size=3)
 
 
+@settings(deadline=None, max_examples=60)
 @given(grids, st.integers(1, 9))
 def test_shards_are_disjoint_and_together_the_whole(said: list[Any], of: int) -> None:
     import tempfile
