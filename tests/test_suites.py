@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 from collections import Counter
 from itertools import product
 from pathlib import Path
@@ -19,7 +20,7 @@ from medbench.cli import app
 from medbench.errors import DataError, UsageError
 from medbench.plan import plan
 from medbench.plugins import load_catalogue
-from medbench.records import ResultStore
+from medbench.records import ResultStore, read_predictions
 from medbench.request import RunRequest
 from medbench.runner import RunOutcome, run_all
 from medbench.suites import File, Suite, read_suite, shard_of
@@ -494,11 +495,21 @@ def test_the_cells_that_are_planned_are_the_cells_that_are_recorded(
 
 def test_shards_of_several_machines_are_the_whole(micro: tuple[Suite, Path], tmp_path: Path) -> None:
     read, folder = micro
-    for number in (1, 2):  # copied into one folder, as by `cp -r`
-        part = read.shard(number, 2)
-        run_all(part.requests(base(tmp_path, cache=folder / "cache")), CATALOGUE)
-        assert len(contents(tmp_path / "results")) < len(contents(folder / "results")) or number == 2
-    assert contents(tmp_path / "results") == contents(folder / "results")
+    whole = tmp_path / "whole"
+    for number in (1, 2):
+        own = tmp_path / f"machine-{number}"
+        run_all(
+            read.shard(number, 2).requests(base(tmp_path, results=own, cache=folder / "cache")), CATALOGUE
+        )
+        assert 0 < len(contents(own)) < len(contents(folder / "results"))
+        shutil.copytree(own, whole, dirs_exist_ok=True)
+    assert contents(whole) == contents(folder / "results")
+    # The same cells of yet another machine: the copies that come last stay, whole.
+    shutil.copytree(folder / "results", whole, dirs_exist_ok=True)
+    store = ResultStore(whole)
+    for path, record in zip(store.files(), store.records(), strict=True):
+        assert len(read_predictions(path, record)) == record.counts.test
+    assert [r.times for r in store.records()] == [r.times for r in ResultStore(folder / "results").records()]
 
 
 def test_a_request_that_stops_costs_itself_alone(
