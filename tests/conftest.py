@@ -1,8 +1,9 @@
 """What all tests share: where real data are, a home of their own, and which tests this machine can run."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,7 +82,27 @@ def cut_records() -> Callable[[Path, Iterable[Path]], Path]:
             blocks = {name: list(getattr(scores, name)) for name in ("metrics", "subgroups", "reliability")}
             counts = record.counts.model_copy(update={"test": len(predictions)})
             about = {"identity": identity, "cell_id": identity.cell_id(), "counts": counts}
-            store.write(record.model_copy(update=blocks | about), predictions)
+            store.write(
+                record.model_copy(update=blocks | about), predictions, scores.bootstrap, scores.delong_se
+            )
         return folder
 
     return cut
+
+
+@pytest.fixture(scope="module")
+def scored_once() -> Iterator[Callable[[Any, Any], Any]]:
+    """`medbench.scoring.score`, also where records are verified, which scores equal predictions of a task once."""
+    from medbench import rescore, scoring
+
+    known: dict[tuple[str, str], scoring.Scores] = {}
+
+    def once(task: Any, predictions: Any) -> scoring.Scores:
+        key = type(task).__name__, predictions.to_json(orient="split", double_precision=15)
+        if key not in known:
+            known[key] = scoring.score(task, predictions)
+        return known[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rescore, "score", once)
+        yield once

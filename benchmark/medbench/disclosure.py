@@ -239,19 +239,23 @@ def large_groups(blocks: Sequence[SubgroupsBlock]) -> tuple[list[SubgroupsBlock]
             for spread in block.spreads
             if not gone & {spread.worst_group, spread.best_group}
         ]
+        if len(groups) < 2:
+            left.append(f"subgroups.{block.column}")
+            continue
         if gone:
             left.append(f"subgroups.{block.column}: {len(gone)} groups")
-        if len(groups) > 1:
-            kept.append(block.model_copy(update={"groups": groups, "spreads": spreads}))
+        kept.append(block.model_copy(update={"groups": groups, "spreads": spreads}))
     return kept, left
 
 
 def named_elsewhere(value: Any, ids: Iterable[str]) -> str:
     """A text of a JSON value that holds one of these ids, with its place; "" if none does.
 
-    Ids of few digits alone are not looked for: they are numbers like any other.
+    A part of an id that is a path counts as one if it has four digits: that of the patient. Ids of few digits alone are
+    not looked for: they are numbers like any other.
     """
     wanted = {name for name in ids if len(name) > 5 or not name.isdigit()}
+    wanted |= {part for name in wanted for part in name.split("/") if re.search(r"\d{4}", part)}
     for where, text in texts(value):
         if not wanted.isdisjoint((text, *_WORD.findall(text))):
             return f"{where}: {text}"

@@ -408,6 +408,34 @@ class ExportOptions(ResultsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompareOptions(ResultsOptions):
+    """Of `compare`."""
+
+    a: Annotated[
+        str, typer.Argument(metavar="A", help="METHOD, or DIR:METHOD for that of another results folder.")
+    ]
+    b: Annotated[str, typer.Argument(metavar="B", help="Likewise; differences are B less A.")]
+    task: Annotated[
+        list[str],
+        typer.Option("--task", "-t", metavar="NAME", help="Tasks: comma-separated, repeated, or globs."),
+    ] = field(default_factory=list)
+    fraction: Annotated[
+        list[str], typer.Option("--fraction", metavar="F", help="Label fractions: 0.01, 1%, or all.")
+    ] = field(default_factory=lambda: ["all"])
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", help="Records of this recipe alone; they are never mixed.")
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+    fail_on_regression: Annotated[
+        bool,
+        typer.Option(
+            "--fail-on-regression",
+            help="Exit code 6 if B is worse than A beyond noise anywhere, 3 if nothing could be compared.",
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ListResultsOptions(ResultsOptions):
     """Of `results list`."""
 
@@ -484,6 +512,28 @@ class LeaderboardOptions(ResultsOptions):
     format: Annotated[str, typer.Option("--format", help="A format of `medbench list leaderboards`.")] = (
         "markdown"
     )
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Compare the files of a build with what the records give. Exit code 6."),
+    ] = False
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="With --check: folder of the build. Default: leaderboard."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(ResultsOptions):
+    """Of `leaderboard build`."""
+
+    format: Annotated[
+        list[str],
+        typer.Option("--format", metavar="NAME", help="Formats: comma-separated or repeated. Default: all."),
+    ] = field(default_factory=list)
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder to write. Default: leaderboard."),
+    ] = None
 
 
 def words(given: Iterable[str]) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from medbench.metrics.bootstrap import Bootstrap
 
 SCHEMA: Final = "medbench.result/1"
 
-_DRAWS: Final = ".draws.npy"
+DRAWS: Final = ".draws.npy"
 
 Status = Literal["ok", "skipped", "failed"]
 RecordSource = Literal["phantom", "real", "mixed"]
@@ -363,7 +363,7 @@ class ResultStore:
             record = record.model_copy(update={"predictions": block})
         record = record.model_copy(update={"draws": None})
         if bootstrap is not None:
-            file = path.with_suffix(_DRAWS)
+            file = path.with_suffix(DRAWS)
             write_atomic(file, _npy(bootstrap.draws))
             drawn = draws_block(file, record.primary_metric, bootstrap, delong_se)
             record = record.model_copy(update={"draws": drawn})
@@ -376,7 +376,7 @@ class ResultStore:
         if path.exists():
             aside = _free(path, "superseded")
             os.replace(path, aside)
-            for suffix in (".parquet", _DRAWS):
+            for suffix in (".parquet", DRAWS):
                 if path.with_suffix(suffix).exists():
                     os.replace(path.with_suffix(suffix), aside.with_suffix(suffix))
 

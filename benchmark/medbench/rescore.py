@@ -28,6 +28,7 @@ from medbench.records import (
     read_record,
 )
 from medbench.scoring import Scores, score
+from medbench.submission import MANIFEST
 
 SAME = 1e-12
 """Difference up to which two numbers count as equal, as a part of the larger one where that is above 1."""
@@ -168,7 +169,7 @@ def record_files(paths: Iterable[Path]) -> Iterator[Path]:
 
 def _is_record(path: Path) -> bool:
     aside = any(word in path.name for word in (".failed-", ".superseded-"))
-    return not aside and path.parent.name != "splits"
+    return not aside and path.parent.name != "splits" and path.name != MANIFEST
 
 
 def rescore(path: Path, catalogue: Catalogue) -> Rescored:

@@ -1,5 +1,6 @@
 """A results folder as leaderboards and comparisons read it: records, and what lies beside them."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +12,15 @@ import pandas as pd
 from medbench.errors import DataError, MedbenchError
 from medbench.metrics.bootstrap import Bootstrap, Resample
 from medbench.plugins import Catalogue, declared
-from medbench.records import Record, ResultStore, read_draws, read_predictions, read_record
+from medbench.records import (
+    Identity,
+    Record,
+    ResultStore,
+    read_draws,
+    read_predictions,
+    read_record,
+    sha256_json,
+)
 from medbench.statistics.delong import Influence, influence
 
 _T = TypeVar("_T")
@@ -27,15 +36,22 @@ class Results:
         records: current ones, sorted by path: no failed or superseded attempts.
         failures: attempts that failed, sorted by path; a cell among them may have been done since.
         catalogue: known tasks, if it was read with them.
+        base: the folder as seen from where leaderboards are written to, with slashes, for links to the records; None
+            where they are only shown.
     """
 
     def __init__(
-        self, root: Path, files: Sequence[Path], failed: Sequence[Path], catalogue: Catalogue | None = None
+        self,
+        root: Path,
+        files: Sequence[Path],
+        failed: Sequence[Path],
+        catalogue: Catalogue | None = None,
+        base: str | None = None,
     ) -> None:
         self.root = root
         self.records = tuple(read_record(path) for path in files)
         self.failures = tuple(read_record(path) for path in failed)
-        self.catalogue = catalogue
+        self.catalogue, self.base = catalogue, base
         self._paths = {
             id(record): path
             for record, path in zip((*self.records, *self.failures), (*files, *failed), strict=True)
@@ -44,19 +60,21 @@ class Results:
         self._influences: dict[int, Influence | None] = {}
 
     @classmethod
-    def read(cls, root: Path, catalogue: Catalogue | None = None) -> "Results":
+    def read(cls, root: Path, catalogue: Catalogue | None = None, seen_from: Path | None = None) -> "Results":
         """Read a results folder.
 
         Args:
             root: the folder.
             catalogue: known tasks. With it draws are computed from predictions where a record, one from before there
                 were draws, has none beside it; without it such a record has no draws.
+            seen_from: folder that leaderboards are written to.
 
         Raises:
             DataError: a file is no record of a schema that this version reads.
         """
         failed = sorted(root.glob("*/*/*/*.failed-*.json"))
-        return cls(root, list(ResultStore(root).files()), failed, catalogue)
+        base = None if seen_from is None else Path(os.path.relpath(root, seen_from)).as_posix()
+        return cls(root, list(ResultStore(root).files()), failed, catalogue, base)
 
     def path(self, record: Record) -> str:
         """Of one of these records, from the folder on, with slashes."""
@@ -173,3 +191,23 @@ def seed_order(record: Record) -> tuple[int, str]:
     """Sort key: no seed first, then by seed."""
     seed = record.identity.seed
     return (-1 if seed is None else seed), record.cell_id
+
+
+def row_key(identity: Identity) -> str:
+    """Hash of everything about the encoder but its seed."""
+    weights = identity.weights
+    return sha256_json(
+        [
+            [
+                identity.method,
+                identity.method_owner,
+                identity.fidelity,
+                identity.precision,
+                identity.method_config,
+                identity.pretrain_config,
+            ],
+            weights.kind,
+            weights.key if weights.kind == "checkpoint" else None,  # the other keys change with the seed
+            weights.corpus.model_dump(mode="json") if weights.corpus is not None else None,
+        ]
+    )

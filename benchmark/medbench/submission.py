@@ -29,6 +29,7 @@ from medbench.errors import DataError, MedbenchError, UsageError
 from medbench.files import sha256_file, write_atomic
 from medbench.plugins import Catalogue, declared
 from medbench.records import (
+    DRAWS,
     Counts,
     Export,
     Identity,
@@ -36,6 +37,7 @@ from medbench.records import (
     Record,
     ResultStore,
     WeightsInfo,
+    read_draws,
     read_predictions,
     read_record,
 )
@@ -208,6 +210,11 @@ class _Writer:
             )
         if table is not None:
             copy = self._with_predictions(path, copy, table, private, target)
+        if record.draws is not None:
+            read_draws(path, record)  # what is not the recorded file is not passed on
+            drawn = target.with_suffix(DRAWS)
+            write_atomic(drawn, (path.parent / record.draws.path).read_bytes())
+            copy = copy.model_copy(update={"draws": record.draws.model_copy(update={"path": drawn.name})})
         if private:
             ids = [name for parts in lists for part in parts.values() for name in part]
             ids += [] if table is None else [str(x) for name in ("sample", "patient") for x in table[name]]

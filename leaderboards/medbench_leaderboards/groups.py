@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from medbench.records import Identity, Record, sha256_json
+from medbench.results import row_key as row_key
+from medbench.results import seed_order
 
 Kind = tuple[str, str, str]
 """What a table is about: source, recipe, "full sets" or "subsets"."""
@@ -64,26 +66,6 @@ def kind(identity: Identity) -> Kind:
     return identity.source, identity.recipe, "subsets" if subset else "full sets"
 
 
-def row_key(identity: Identity) -> str:
-    """Hash of everything about the encoder but its seed."""
-    weights = identity.weights
-    return sha256_json(
-        [
-            [
-                identity.method,
-                identity.method_owner,
-                identity.fidelity,
-                identity.precision,
-                identity.method_config,
-                identity.pretrain_config,
-            ],
-            weights.kind,
-            weights.key if weights.kind == "checkpoint" else None,  # the other keys change with the seed
-            weights.corpus.model_dump(mode="json") if weights.corpus is not None else None,
-        ]
-    )
-
-
 def column_key(record: Record) -> str:
     """Hash of the task, its data and the label fraction, but not of the list of the fraction."""
     identity = record.identity
@@ -104,24 +86,6 @@ def by_place(records: Iterable[Record]) -> dict[Place, list[Record]]:
     for record in sorted(records, key=seed_order):
         places[kind(record.identity), row_key(record.identity), column_key(record)].append(record)
     return dict(places)
-
-
-def repeats(records: Sequence[Record]) -> list[tuple[Record, Record]]:
-    """Pairs (repeat, first) in one place: another seed, and predictions that are the same bytes."""
-    first: dict[str, Record] = {}
-    pairs = []
-    for record in sorted(records, key=seed_order):
-        if record.predictions is not None:
-            earlier = first.setdefault(record.predictions.sha256, record)
-            if earlier.identity.seed != record.identity.seed:
-                pairs.append((record, earlier))
-    return pairs
-
-
-def seed_order(record: Record) -> tuple[int, str]:
-    """Sort key: no seed first, then by seed."""
-    seed = record.identity.seed
-    return (-1 if seed is None else seed), record.cell_id
 
 
 def _version(record: Record) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Published figures: the file, the reviewed map, and verdicts on hand-made boards."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from medbench_leaderboards.published import (
     protocol_map,
     verdicts,
 )
-from medbench_leaderboards.published_tables import beside_ours, blocks, fill
+from medbench_leaderboards.published_tables import as_json, beside_ours, blocks, fill
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 CATALOGUE = load_catalogue(third_party=False)
@@ -406,7 +407,18 @@ def test_the_section_of_a_leaderboard(hand_made: MakeBoard) -> None:
     assert "| <1          | 88.6 [87.0, 90.0]      | **high**       |" in text
     assert r"mgca (a \| b)" in text
     assert "- linear classification, RSNA, AUROC: other films at 1 %" in text
-    assert "- 2: no method here" in text
+    assert "Not comparable:\n\n- 2: no task or method here is the same" in text
+    absent = verdicts(hand_made(source="phantom"), [MGCA, replace(MGCA, fraction="10%")], REVIEWED)
+    text = beside_ours(absent, {})
+    assert "- 1: there is no record of ours yet\n- 1: ours: of phantom films, which are no patients" in text
+
+
+def test_json_has_what_was_compared_and_counts_the_rest(hand_made: MakeBoard) -> None:
+    made = verdicts(hand_made(), [MGCA, *2 * [replace(MGCA, method="G2D")]], REVIEWED)
+    told = json.loads(json.dumps(as_json(made)))
+    [compared] = told["compared"]
+    assert (compared["published"], compared["verdict"], compared["row"]) == ("88.6", "reproduced", "r")
+    assert told["not_comparable"] == [{"why": "no method here", "figures": 2}]
 
 
 def test_a_leaderboard_without_anything_to_compare_says_so() -> None:

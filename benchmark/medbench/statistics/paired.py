@@ -151,7 +151,7 @@ def side(results: Results, records: Sequence[Record]) -> Side:
             lacking = f"seeds of {kept[0].identity.method} were tested on different patients"
         else:
             draws = of_draws(keys.pop(), np.stack([bootstrap.draws for bootstrap in drawn]))
-    return Side(values, _of_influences(influences), draws, said, lacking)
+    return Side(values, of_influences(influences), draws, said, lacking)
 
 
 def of_draws(key: str, draws: Floats) -> Noise:
@@ -167,7 +167,8 @@ def of_draws(key: str, draws: Floats) -> Noise:
     return Noise(key, draws.mean(axis=0), apart)
 
 
-def _of_influences(found: Sequence[Influence | None]) -> Noise | None:
+def of_influences(found: Sequence[Influence | None]) -> Noise | None:
+    """Likewise from the influences of each seed; None where one lacks, or they are of other patients."""
     known = [one for one in found if one is not None]
     keys = {sha256_json(one.patients.tolist()) for one in known}
     if len(known) < len(found) or len(keys) != 1:
@@ -200,8 +201,8 @@ def compare(
     Raises:
         DataError: a file beside a record is not the recorded one.
     """
-    if unlike := _unlike([*a, *b]):
-        return Difference(reason=unlike)
+    if why := unlike([*a, *b]):
+        return Difference(reason=why)
     [found] = differences([side(results, a), side(other or results, b)])
     return found
 
@@ -223,7 +224,8 @@ def differences(sides: Sequence[Side]) -> list[Difference]:
         [np.var(s.values, ddof=1) / len(s.values) if len(s.values) > 1 else math.nan for s in sides]
     )
 
-    test, apart = np.full((2, len(first)), math.nan)
+    test: Floats = np.full(len(first), math.nan)
+    apart: Floats = np.full(len(first), math.nan)
     named = np.full(len(first), "", object)
     for name, noises in (
         ("paired bootstrap", [s.draws for s in sides]),
@@ -242,7 +244,8 @@ def differences(sides: Sequence[Side]) -> list[Difference]:
         parts = spread**2 / (count - 1)
         freedom = np.where(counted & (training > 0), variance**2 / (parts[first] + parts[second]), math.inf)
         t = np.abs(value) / np.sqrt(variance)
-    p, reach = 2 * stats.t.sf(t, freedom), stats.t.ppf(0.975, freedom) * np.sqrt(variance)
+    p = np.asarray(2 * stats.t.sf(t, freedom))
+    reach = np.asarray(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
     return [
         _said(
             (sides[i], sides[j]),
@@ -363,7 +366,7 @@ _ALIKE: Final[dict[str, Callable[[Identity], object]]] = {
 """What two records in one column share; the words for more than one of it."""
 
 
-def _unlike(records: Sequence[Record]) -> str:
+def unlike(records: Sequence[Record]) -> str:
     """Why these records are not of one column, "" where they are."""
     for what, of in _ALIKE.items():
         found = list(dict.fromkeys(str(of(record.identity)) for record in records))

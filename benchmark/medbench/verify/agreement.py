@@ -8,6 +8,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,9 @@ class _Digest:
     films: str = ""
 
 
+_Of = Callable[[_Digest], Hashable]
+
+
 class Agreement:
     """Gathers records one by one; `close` then adds to their verdicts what they say against each other."""
 
@@ -58,31 +62,15 @@ class Agreement:
         """Add what is wrong among all records that were taken."""
         self._one_cell()
         self._repeats()
-        self._equal(_test_set, "", _films, "the films of its rows are not those")
+        self._equal(_test_set, _films, "its rows are about other films than those")
         for column in sorted({name for each in self._digests for name in each.truth}):
             own = column.startswith("true_") or column == "class"  # as one task sees it
-            self._equal(
-                _task if own else _test_set,
-                column,
-                lambda each, column=column: each.truth.get(column),  # type: ignore[misc]
-                f"{column} differs from that",
-                lambda each, column=column: each.positives.get(column),  # type: ignore[misc]
-            )
+            truth, positives = partial(_truth, column), partial(_positives, column)
+            self._equal(_task if own else _test_set, truth, f"{column} differs from that", positives)
+        self._equal(_task, _resample, "draws are of other patients or strata than those", _drawn_positives)
         for name in sorted({metric.name for each in self._digests for metric in each.record.metrics}):
-            self._equal(
-                _task,
-                name,
-                lambda each, name=name: {m.name: m.n for m in each.record.metrics}.get(name),  # type: ignore[misc]
-                f"{name}: n is not that",
-                lambda each, name=name: {m.name: m.n for m in each.record.metrics}.get(name),  # type: ignore[misc]
-            )
-        self._equal(
-            lambda each: (*_test_set(each), each.record.identity.train_sha256, each.record.status),
-            "",
-            lambda each: each.record.counts.train_patients,
-            "counts: train_patients is not that",
-            lambda each: each.record.counts.train_patients,
-        )
+            self._equal(_task, partial(_n, name), f"{name}: n is not that", partial(_n, name))
+        self._equal(_train_set, _train_patients, "counts: train_patients is not that", _train_patients)
 
     def _one_cell(self) -> None:
         for same in _groups(self._digests, lambda each: each.record.cell_id):
@@ -100,14 +88,7 @@ class Agreement:
                         each.verdict.problems.append(f"{why}: the same predictions as {_name(other)}")
                         break
 
-    def _equal(
-        self,
-        group: Callable[[_Digest], Hashable],
-        what: str,
-        value: Callable[[_Digest], Any],
-        message: str,
-        shown: Callable[[_Digest], Any] = lambda each: None,
-    ) -> None:
+    def _equal(self, group: _Of, value: _Of, message: str, shown: _Of | None = None) -> None:
         """Within a group, every record that has `value` has the same."""
         known = [each for each in self._digests if value(each) is not None]
         for members in _groups(known, group):
@@ -120,7 +101,7 @@ class Agreement:
                 other = next((o for o in voting if value(o) != value(each)), None)
                 if other is None:
                     continue
-                mine, theirs = shown(each), shown(other)
+                mine, theirs = (None, None) if shown is None else (shown(each), shown(other))
                 numbers = f" ({mine} here, {theirs} there)" if mine != theirs else ""
                 each.verdict.problems.append(f"{message} of {_name(other)}, of the same test set{numbers}")
 
@@ -144,7 +125,7 @@ _COPIES = {
 }
 
 
-def _groups(digests: Sequence[_Digest], by: Callable[[_Digest], Hashable]) -> Iterator[list[_Digest]]:
+def _groups(digests: Sequence[_Digest], by: _Of) -> Iterator[list[_Digest]]:
     """Those of more than one member."""
     found: dict[Hashable, list[_Digest]] = defaultdict(list)
     for each in digests:
@@ -165,6 +146,34 @@ def _test_set(each: _Digest) -> tuple[Hashable, ...]:
 def _task(each: _Digest) -> tuple[Hashable, ...]:
     identity = each.record.identity
     return *_test_set(each), identity.task, identity.task_version, identity.recipe
+
+
+def _train_set(each: _Digest) -> tuple[Hashable, ...]:
+    return *_test_set(each), each.record.identity.train_sha256, each.record.status
+
+
+def _truth(column: str, each: _Digest) -> str | None:
+    return each.truth.get(column)
+
+
+def _positives(column: str, each: _Digest) -> int | None:
+    return each.positives.get(column)
+
+
+def _resample(each: _Digest) -> str | None:
+    return None if each.record.draws is None else each.record.draws.resample
+
+
+def _drawn_positives(each: _Digest) -> str | None:
+    return None if each.record.draws is None else f"{each.record.draws.positive_samples} positives"
+
+
+def _n(metric: str, each: _Digest) -> int | None:
+    return next((found.n for found in each.record.metrics if found.name == metric), None)
+
+
+def _train_patients(each: _Digest) -> int:
+    return each.record.counts.train_patients
 
 
 def _films(each: _Digest) -> str | None:

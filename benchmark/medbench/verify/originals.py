@@ -1,11 +1,12 @@
 """With the datasets at hand: are splits and label fractions what the package makes, and truth for keyed copies."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import pandas as pd
 
 from medbench.data.sources import folder_of
-from medbench.data.splits import Split, fraction_rows, untrained_rows
+from medbench.data.splits import Split, fraction_rows, ids_sha256, parts_sha256, split_of, untrained_rows
 from medbench.disclosure import KEY, row_key
 from medbench.errors import MedbenchError
 from medbench.planner import OpenDataset, Planner
@@ -57,22 +58,40 @@ class Originals:
             opened = self._open(record)
             if opened is None:
                 return None
-            split = opened.split(record.identity.split)
+            split = self._split(verdict, record, opened)
+            if split is None:
+                return None
             task = self._catalogue.make_task(spec, record.identity.recipe)
             truth = task.truth(TaskData(opened.index, split, opened.images))
         except MedbenchError as error:
             verdict.notes.append(str(error))
             return None
         if truth is None:
+            verdict.notes.append(f"{spec.name} can not tell the truth without a model")
             return None
         keys = [row_key(self._key, sample) for sample in truth["sample"].astype(str)]
-        if set(keys) != set(scores[KEY]):
-            verdict.problems.append(
-                "its rows are not the test films of this folder under this key: another key, or other films"
-            )
-            return None
         joined = truth.assign(**{KEY: keys}).merge(scores, on=KEY, how="left").drop(columns=KEY)
         return with_patient_columns(joined, opened.index)
+
+    def _split(self, verdict: Verdict, record: Record, opened: OpenDataset) -> Split | None:
+        """The films behind keyed lists; None where these are others than the record names."""
+        assert self._key is not None
+        samples = opened.index.table["sample"].astype(str).tolist()
+        by_key = {row_key(self._key, sample): sample for sample in samples}
+        found: dict[str, list[str]] = {}
+        for name, hashed in (("split_sha256", parts_sha256), ("train_sha256", _train_sha256)):
+            parts = {
+                part: [by_key[key] for key in keys if key in by_key]
+                for part, keys in verdict.lists[name].items()
+            }
+            if not parts or hashed(parts) != getattr(record.identity, name):
+                verdict.problems.append(
+                    f"{name}: its keyed id list does not lead to films of {opened.index.root} with this hash: another "
+                    "key, another folder, or it was edited"
+                )
+                return None
+            found = found or parts
+        return split_of(opened.index, record.identity.split, **found)
 
     def _open(self, record: Record) -> OpenDataset | None:
         """The dataset of a record; None where it is not at hand."""
@@ -123,3 +142,7 @@ class Originals:
             said.append(
                 f"counts: {record.counts.train_patients} train_patients recorded, {train.patients} found{but}"
             )
+
+
+def _train_sha256(parts: Mapping[str, Iterable[str]]) -> str:
+    return ids_sha256(parts["train"])

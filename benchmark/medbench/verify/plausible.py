@@ -46,6 +46,25 @@ def _metric(metric: MetricValue, test: int) -> Iterator[str]:
             yield f"{metric.name}: value {metric.value} is outside of its classes, {low} to {high}"
 
 
+def undeserved(record: Record, predictions: pd.DataFrame) -> Iterator[str]:
+    """AUROCs of classes of which all films have one score; that orders nothing, so it is one half."""
+    classes = [
+        str(name).removeprefix("score_") for name in predictions.columns if str(name).startswith("score_")
+    ]
+    flat = [
+        name
+        for name in classes
+        if (predictions[f"score_{name}"] == predictions[f"score_{name}"].iloc[0]).all()
+    ]
+    for metric in record.metrics:
+        found = dict(metric.per_class)
+        if metric.name == "auroc" and len(classes) == 1:
+            found[classes[0]] = metric.value
+        for name in flat if metric.name in ("auroc", "macro_auroc") else ():
+            if found.get(name) not in (None, 0.5):
+                yield f"{metric.name}: {found[name]} of {name}, which has one score for all films"
+
+
 def implausible(predictions: pd.DataFrame) -> Iterator[str]:
     """What scores, thresholds and boxes of predictions can not be."""
     for name in map(str, predictions.columns):

@@ -11,7 +11,7 @@ import pandas as pd
 
 from medbench.data.lists import PREFIX
 from medbench.data.splits import PARTS, ids_sha256, parts_sha256
-from medbench.disclosure import KEY, is_private, large_groups
+from medbench.disclosure import KEY, is_private, is_score, large_groups
 from medbench.errors import DataError, MedbenchError
 from medbench.metrics.subgroups import LEAST
 from medbench.plugins import Catalogue, declared
@@ -19,7 +19,7 @@ from medbench.records import Record, ResultStore, read_predictions, read_record
 from medbench.rescore import same, score_again
 from medbench.scoring import Scores
 from medbench.verify.draws import check_draws, compare_draws
-from medbench.verify.plausible import implausible, implausible_metrics
+from medbench.verify.plausible import implausible, implausible_metrics, undeserved
 
 if TYPE_CHECKING:
     from medbench.verify.originals import Originals
@@ -123,12 +123,15 @@ def check_record(
     if predictions is None:
         return verdict
     verdict.predictions = predictions
+    if verdict.keyed and (more := [n for n in map(str, predictions.columns) if n != KEY and not is_score(n)]):
+        wrong.append(f"a keyed copy holds columns that are no scores: {', '.join(more)}")
     test = verdict.lists["split_sha256"].get("test")
     if test is not None:
         wrong += _other_films(record, predictions, test, KEY if verdict.keyed else "sample")
     wrong += _published_split(record, catalogue)
     wrong += implausible_metrics(record)
     wrong += implausible(predictions)
+    wrong += undeserved(record, predictions)
     if originals is not None:
         originals.check(verdict)
     if verdict.keyed:
@@ -137,6 +140,8 @@ def check_record(
             verdict.notes.append(
                 "metrics not recomputed: the copy holds no truth (`verify --data` and `--key` do)"
             )
+            if record.draws is None:
+                verdict.notes.append("intervals not checked: it has no draws")
             return verdict
     scores = _scores(record, predictions, catalogue, wrong)
     if scores is not None:

@@ -32,9 +32,9 @@ DPI: Final = 192
 
 INK, GREY, PALE, WARNING = "#1a1a1a", "#6b6b6b", "#d9d9d9", "#b33c00"
 
-_MUTED = (
+MUTED = (
     *("#332288", "#CC6677", "#117733", "#AA4499", "#44AA99", "#882255", "#999933"),
-    *("#2F8FC4", "#C9A227"),  # cyan and sand of the scheme, darkened: lines of theirs are too pale on white
+    *("#6FBDEB", "#E0B000"),  # cyan and sand of the scheme, darker: its own are too pale on white
 )
 _MARKERS = ("o", "s", "^", "D", "v", "<", ">")  # 7 and 9 have no common factor: 63 pairs
 
@@ -91,7 +91,7 @@ def looks(table: Table) -> dict[str, Look]:
     """Of each row by key: grey and dashed for baselines, else colours and markers in the order of the names."""
     rows = sorted(table.rows, key=lambda row: (row.name, row.key))
     greys = cycle(("#4d4d4d", "#8c8c8c"))
-    colours, markers = cycle(_MUTED), cycle(_MARKERS)
+    colours, markers = cycle(MUTED), cycle(_MARKERS)
     return {
         row.key: Look(next(greys), next(markers), "--")
         if row.fidelity == "baseline"
