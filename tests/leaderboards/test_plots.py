@@ -348,8 +348,8 @@ def test_text_in_svg_is_text_and_widths_are_those_of_its_font(table: Callable[..
     title = tree.find(f"{SVG}title")
     assert title is not None
     assert title.text == "a title"
-    box = next(box for text, box in texts(picture).items() if text.endswith("Mean rank over 7 columns"))
-    width = text_width("Mean rank over 7 columns", 12, bold=True)
+    box = next(box for text, box in texts(picture).items() if text.endswith("Mean rank over 3 tasks"))
+    width = text_width("Mean rank over 3 tasks", 12, bold=True)
     assert box.width / picture.dpi == pytest.approx(width, rel=0.03)
 
 
