@@ -80,8 +80,11 @@ def _table(board: Board, table: Table, columns: Sequence[Column], *, full: bool,
         )
     names = [escape(column.name) for column in columns]
     headers = ["method", *names, *(["mean rank"] if ranks else [])]
-    text: str = tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)
-    return text
+    if board.base is None:
+        text: str = tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)
+        return text
+    # Padded to the longest link, nobody could read the file.
+    return "\n".join(f"| {' | '.join(line)} |" for line in (headers, ["---"] * len(headers), *lines))
 
 
 def _cell(board: Board, cell: Cell, *, bold: bool, full: bool) -> str:
@@ -101,10 +104,13 @@ def _records(board: Board, cell: Cell) -> str:
         counted = sum(seed.repeats is None for seed in cell.seeds if seed.value is not None)
         return f", {counted} seeds" if cell.mean is not None and counted > 1 else ""
     links = [
-        f"[{'record' if seed.seed is None else f'seed {seed.seed}'}]({quote(f'{board.base}/{seed.path}')})"
+        f"[{'record' if seed.seed is None else seed.seed}]({quote(f'{board.base}/{seed.path}')})"
         for seed in cell.seeds
     ]
-    return f" ({', '.join(links)})" if links else ""
+    numbered = (
+        "" if any(seed.seed is None for seed in cell.seeds) else "seed " if len(links) == 1 else "seeds "
+    )
+    return f", {numbered}{', '.join(links)}" if links else ""
 
 
 def _about_columns(table: Table) -> Iterator[tuple[str, str]]:
