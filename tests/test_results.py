@@ -112,8 +112,10 @@ def test_verify_holds_the_interval_against_the_draws(folder: Path) -> None:
     assert record.draws is not None
     path.write_text(text.replace(record.draws.resample, "0" * 64))
     assert any(line.startswith("draws: resample 0000") for line in wrong())
+    path.write_text(text.replace('"positive_samples": ', '"positive_samples": 1'))
+    assert any(line.startswith("draws: positive_samples") for line in wrong())
     path.write_text(text.replace('"positive_patients": ', '"positive_patients": 1'))
-    assert any(line.startswith("draws: positive_patients") for line in wrong())
+    assert any(line.startswith("draws: lower bound") for line in wrong())  # whose width it decides
     path.write_text(text)
     np.save(next(folder.rglob("*.npy")), np.zeros(2000))
     assert any("The file was changed" in line for line in wrong())
