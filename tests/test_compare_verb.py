@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ def medbench(*words: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def accepted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def accepted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Accepted records without their predictions, so that draws are what is compared."""
     root = tmp_path_factory.mktemp("accepted")
     for method in ("random", "clip", "place"):
@@ -30,7 +29,7 @@ def accepted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             for file in (ACCEPTED / "tiny" / method / "rsna_lp").glob(f"{fraction}-*"):
                 if file.suffix != ".parquet":
                     shutil.copy(file, folder)
-    yield root
+    return root
 
 
 def test_a_row_a_task_and_fraction_with_a_verdict(accepted: Path) -> None:
@@ -121,7 +120,7 @@ def test_what_one_side_lacks_and_what_is_not_alike_is_said(accepted: Path, tmp_p
 def test_mistakes_are_told(accepted: Path, tmp_path: Path) -> None:
     done = medbench("plase", "random", "--results", accepted)
     assert done.exit_code == 2
-    assert f"plase: no record of plase in {accepted}. Did you mean place?" in done.stderr
+    assert f"plase: no record of plase in {accepted}. Did you mean 'place'?" in done.stderr
     assert "Methods there: clip, place, random." in done.stderr
     done = medbench("nowhere:place", "random", "--results", accepted)
     assert done.exit_code == 2

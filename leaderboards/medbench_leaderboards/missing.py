@@ -1,5 +1,6 @@
-"""The command that fills a cell."""
+"""The command that computes a cell."""
 
+import shlex
 from collections.abc import Sequence
 
 from medbench.records import Identity
@@ -8,21 +9,33 @@ from medbench.records import Identity
 def command(row: Identity, column: Identity, trains: bool, seeds: Sequence[int]) -> str:
     """What to type; words in capitals are the user's own paths.
 
+    Names are quoted for a shell where they need it: those of a record are anybody's text.
+
     Args:
         row: of a record of the row: method, recipe, precision, weights.
         column: of a record of the column: task, fraction, data.
         trains: whether the task has label fractions.
-        seeds: that are lacking.
+        seeds: that are lacking; none where the result depends on no seed.
     """
-    parts = [f"medbench run --method {row.method} --task {column.task}"]
+    words = ["medbench", "run", "--method", row.method, "--task", column.task]
     if trains:
-        parts.append(f"--fraction {column.fraction:g}")
-    parts.append(f"--seed {','.join(map(str, seeds))} --recipe {row.recipe} --precision {row.precision}")
-    if column.source == "real":
-        parts.append(f"--data {column.dataset}=DIR")
+        words += ["--fraction", f"{column.fraction:g}"]
+    if seeds:
+        words += ["--seed", ",".join(map(str, seeds))]
+    words += ["--recipe", row.recipe, "--precision", row.precision]
+    corpus = row.weights.corpus
+    on_phantom = corpus is not None and corpus.source == "phantom"
+    if column.source == "real" or (column.source == "mixed" and on_phantom):
+        words += ["--data", f"{column.dataset}=DIR"]
     if row.weights.kind == "checkpoint":
-        parts.append("--checkpoint PATH")
-    elif row.weights.corpus is not None and row.weights.corpus.source == "real":
-        corpus = row.weights.corpus.dataset
-        parts.append("--corpus table:FILE" if corpus == "table" else f"--corpus {corpus} --data {corpus}=DIR")
-    return " ".join(parts)
+        words += ["--checkpoint", "PATH"]
+    elif corpus is not None and corpus.source == "real":
+        named = (
+            ["table:FILE"]
+            if corpus.dataset == "table"
+            else [corpus.dataset, "--data", f"{corpus.dataset}=DIR"]
+        )
+        words += ["--corpus", *named]
+    elif column.source == "mixed":
+        words += ["--corpus", "phantom"]
+    return shlex.join(words)

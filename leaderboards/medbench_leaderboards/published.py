@@ -25,6 +25,10 @@ WIDER: Final = 1.0
 """Points that our interval is widened by on each side: published figures are rounded, and made with other draws of
 labels, seeds and machines."""
 
+NO_RECORD: Final = "no record of "
+OURS: Final = "ours: "
+"""How `why` begins where the protocol is the same but no record is there, or none that is about the same thing."""
+
 Outcome = Literal["reproduced", "low", "high", "not comparable"]
 
 _BACKBONES: Final = {
@@ -257,10 +261,10 @@ def _judge(board: Board, figure: Figure, reviewed: ProtocolMap) -> Iterator[Verd
         compared = True
         yield _compared(figure, entry, table, row, column, value)
     if not compared:
-        none = f"no record of `{method.ours}` on `{entry.ours}`" + (
+        none = f"{NO_RECORD}`{method.ours}` on `{entry.ours}`" + (
             f" at {figure.fraction} of the labels" if figure.fraction != "-" else ""
         )
-        yield _none(figure, "; ".join(f"ours: {obstacle}" for obstacle in obstacles) or none)
+        yield _none(figure, "; ".join(f"{OURS}{obstacle}" for obstacle in obstacles) or none)
 
 
 def _ours(

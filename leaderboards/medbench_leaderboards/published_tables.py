@@ -8,14 +8,14 @@ writes the blocks of that page again.
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
 
-from medbench_leaderboards.published import WIDER, Verdict, figures, protocol_map
+from medbench_leaderboards.published import NO_RECORD, OURS, WIDER, Verdict, figures, protocol_map
 
 END = "<!-- end of table -->"
 
@@ -46,11 +46,24 @@ def beside_ours(verdicts: Sequence[Verdict], names: Mapping[str, str]) -> str:
             )
     else:
         parts.append("None of ours can be compared with a published figure yet.")
-    reasons = Counter(v.why for v in verdicts if v.verdict == "not comparable")
-    if reasons:
-        lines = (f"- {count}: {why}" for why, count in sorted(reasons.items(), key=lambda x: (-x[1], x[0])))
-        parts.append("Not comparable, and why:\n\n" + "\n".join(lines))
+    lines = list(_not_compared(verdicts))
+    if lines:
+        parts.append("Not comparable:\n\n" + "\n".join(f"- {count}: {why}" for count, why in lines))
     return "\n\n".join(parts)
+
+
+def _not_compared(verdicts: Sequence[Verdict]) -> Iterator[tuple[int, str]]:
+    """How many figures, and why, in few lines: reasons of the map are on its page."""
+    reasons = Counter(verdict.why for verdict in verdicts if verdict.verdict == "not comparable")
+    absent = sum(count for why, count in reasons.items() if why.startswith(NO_RECORD))
+    if absent:
+        yield absent, "there is no record of ours yet"
+    for why, count in sorted(reasons.items()):
+        if why.startswith(OURS):
+            yield count, why
+    others = sum(count for why, count in reasons.items() if not why.startswith((NO_RECORD, OURS)))
+    if others:
+        yield others, "no task or method here is the same; docs/published.md has the reasons"
 
 
 def as_json(verdicts: Sequence[Verdict]) -> dict[str, list[dict[str, Any]]]:

@@ -407,7 +407,10 @@ def test_the_section_of_a_leaderboard(hand_made: MakeBoard) -> None:
     assert "| <1          | 88.6 [87.0, 90.0]      | **high**       |" in text
     assert r"mgca (a \| b)" in text
     assert "- linear classification, RSNA, AUROC: other films at 1 %" in text
-    assert "- 2: no method here" in text
+    assert "Not comparable:\n\n- 2: no task or method here is the same" in text
+    absent = verdicts(hand_made(source="phantom"), [MGCA, replace(MGCA, fraction="10%")], REVIEWED)
+    text = beside_ours(absent, {})
+    assert "- 1: there is no record of ours yet\n- 1: ours: of phantom films, which are no patients" in text
 
 
 def test_json_has_what_was_compared_and_counts_the_rest(hand_made: MakeBoard) -> None:

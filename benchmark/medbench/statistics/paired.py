@@ -151,7 +151,7 @@ def side(results: Results, records: Sequence[Record]) -> Side:
             lacking = f"seeds of {kept[0].identity.method} were tested on different patients"
         else:
             draws = of_draws(keys.pop(), np.stack([bootstrap.draws for bootstrap in drawn]))
-    return Side(values, _of_influences(influences), draws, said, lacking)
+    return Side(values, of_influences(influences), draws, said, lacking)
 
 
 def of_draws(key: str, draws: Floats) -> Noise:
@@ -167,7 +167,8 @@ def of_draws(key: str, draws: Floats) -> Noise:
     return Noise(key, draws.mean(axis=0), apart)
 
 
-def _of_influences(found: Sequence[Influence | None]) -> Noise | None:
+def of_influences(found: Sequence[Influence | None]) -> Noise | None:
+    """Likewise from the influences of each seed; None where one lacks, or they are of other patients."""
     known = [one for one in found if one is not None]
     keys = {sha256_json(one.patients.tolist()) for one in known}
     if len(known) < len(found) or len(keys) != 1:

@@ -1,0 +1,348 @@
+"""How often intervals hold the truth, and how often two equal methods are called different: by simulation.
+
+    python benchmarks/simulations.py --write docs/statistics.md
+
+Test sets are drawn again and again from a world whose truth is known, and are given to the code that makes records and
+leaderboards. **Coverage**: the share of 95 % intervals that hold the true value, over 1,000 test sets. **Rejections**:
+the share of comparisons of two methods that are equal in truth with p < 0.05, over 5,000 test sets.
+
+As in a test set of medbench, patients keep their names and strata from one repeat to the next, so that all repeats
+share one set of bootstrap weights; with it 2,000 draws of an AUROC are one product of matrices.
+"""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import tables
+from scipy.special import ndtr, ndtri
+
+from medbench.metrics.bootstrap import (
+    logit_bounds,
+    logit_interval,
+    patient_bootstrap_weights,
+    percentile_interval,
+)
+from medbench.metrics.detection import IOUS_40_75, Detections, match, weighted_average_precision
+from medbench.statistics.delong import auroc_influence
+from medbench.statistics.paired import Side, differences, of_draws, of_influences
+
+Floats = npt.NDArray[np.float64]
+Bounds = tuple[float | None, float | None]
+
+COVERAGE, REJECTIONS = "coverage", "rejections"
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """A test set of which the patients are known and the films are not yet.
+
+    Attributes:
+        patients: (N,) names.
+        truth: (N,) True for positive films, which come first.
+        weights: (D, N) float32, how often each film is in each draw.
+        positive, negative: columns of them.
+        pairs: (D,) of a positive and a negative film in each draw.
+    """
+
+    patients: npt.NDArray[np.str_]
+    truth: npt.NDArray[np.bool_]
+    weights: npt.NDArray[np.float32]
+    positive: npt.NDArray[np.float32]
+    negative: npt.NDArray[np.float32]
+    pairs: Floats
+
+    @classmethod
+    def of(cls, films: int, positives: int, films_each: int = 1, *, strata: bool = True) -> "Cohort":
+        """`films_each` films of every patient, all positive or all negative."""
+        patients = np.array([f"p{k // films_each:05}" for k in range(films)])
+        truth = np.arange(films) < positives
+        positive = truth if strata else np.zeros(films, np.bool_)
+        weights = patient_bootstrap_weights(patients.tolist(), positive).astype(np.float32)
+        ill, well = weights[:, truth], weights[:, ~truth]
+        pairs = ill.sum(axis=1, dtype=np.float64) * well.sum(axis=1, dtype=np.float64)
+        return cls(patients, truth, weights, ill, well, pairs)
+
+    def auroc_draws(self, score: Floats) -> Floats:
+        """(D,) the AUROC of each draw; scores (N,) without ties. Counts stay below 2^24, where float32 is exact."""
+        outranked = score[self.truth] > score[~self.truth][:, None]  # (negatives, positives)
+        won = ((self.negative @ outranked.astype(np.float32)) * self.positive).sum(axis=1)
+        draws: Floats = won / self.pairs
+        return draws
+
+
+# Coverage.
+
+
+def auroc_intervals(
+    cohort: Cohort, area: float, rng: np.random.Generator, repeats: int
+) -> Iterator[dict[str, Bounds]]:
+    """Intervals of an AUROC of normal scores whose truth is `area`; half of a score is the patient's own."""
+    shift = math.sqrt(2) * ndtri(area)
+    of = np.unique(cohort.patients, return_inverse=True)[1]
+    for _ in range(repeats):
+        own, film = rng.normal(size=(2, len(of))) * math.sqrt(0.5)
+        score = shift * cohort.truth + own[of] + film
+        draws = cohort.auroc_draws(score)
+        found = auroc_influence(cohort.truth, score, cohort.patients)
+        assert found is not None
+        yield {
+            "bootstrap, log-odds (recorded)": logit_interval(found.value, draws),
+            "DeLong, log-odds": logit_bounds(found.value, found.standard_error),
+            "bootstrap, percentiles": percentile_interval(draws),
+        }
+
+
+def mean_intervals(
+    cohort: Cohort, draw: Callable[[int], Floats], repeats: int
+) -> Iterator[dict[str, Bounds]]:
+    """Intervals of a mean over films.
+
+    Args:
+        cohort: test set.
+        draw: number of test sets -> (N, repeats) values of films.
+        repeats: of them.
+    """
+    values = draw(repeats)
+    draws = (cohort.weights @ values.astype(np.float32)) / cohort.weights.sum(axis=1)[:, None]
+    for own in draws.T:
+        yield {"bootstrap, percentiles (recorded)": percentile_interval(own.astype(np.float64))}
+
+
+def dice_of(truth: npt.NDArray[np.bool_], rng: np.random.Generator) -> Callable[[int], Floats]:
+    """Dice of films: of 85 % of those without a mask 1, else 0; of those with one 0 for a fifth, else spread."""
+
+    def draw(repeats: int) -> Floats:
+        shape = (len(truth), repeats)
+        found = np.where(rng.random(shape) < 0.2, 0.0, rng.beta(6, 3, shape))
+        return np.where(truth[:, None], found, (rng.random(shape) < 0.85) * 1.0)
+
+    return draw
+
+
+def dice_truth(truth: npt.NDArray[np.bool_]) -> float:
+    """Mean of `dice_of`."""
+    return float(np.where(truth, 0.8 * 6 / 9, 0.85).mean())
+
+
+def hits_of(films: int, share: float, rng: np.random.Generator) -> Callable[[int], Floats]:
+    """Precision at 5: five neighbours, each of the query's class with a chance that differs by query."""
+
+    def draw(repeats: int) -> Floats:
+        chance = rng.beta(4 * share, 4 * (1 - share), (films, repeats))
+        return rng.binomial(5, chance) / 5
+
+    return draw
+
+
+def boxes_of(truth: npt.NDArray[np.bool_], rng: np.random.Generator) -> Detections:
+    """One true box on positive films, a fair detector: noisy boxes on it, false alarms anywhere."""
+
+    def square(count: int) -> Floats:
+        corner = rng.uniform(0, 60, (count, 2))
+        return np.concatenate([corner, corner + rng.uniform(20, 40, (count, 2))], axis=1)
+
+    true, boxes, scores = [], [], []
+    for positive in truth:
+        mine = square(1 if positive else 0)
+        near = mine + rng.normal(0, 4, mine.shape)
+        false = square(int(rng.poisson(0.5)))
+        true.append(mine)
+        boxes.append(np.concatenate([near, false]))
+        scores.append(np.concatenate([rng.normal(1.0, 1, len(near)), rng.normal(0, 1, len(false))]))
+    none = [np.zeros(len(own), np.int64) for own in true]
+    labels = [np.zeros(len(own), np.int64) for own in boxes]
+    return Detections(true, boxes, [ndtr(own) for own in scores], none, labels, ("object",))
+
+
+def map_of(detections: Detections, weights: npt.NDArray[np.int32]) -> Floats:
+    """(R, N) weights -> (R,) `map_40_75`."""
+    [matches] = match(detections, IOUS_40_75)
+    return weighted_average_precision(matches, weights).mean(axis=1)
+
+
+def map_intervals(cohort: Cohort, rng: np.random.Generator, repeats: int) -> Iterator[dict[str, Bounds]]:
+    """Intervals of an average precision."""
+    weights = cohort.weights.astype(np.int32)
+    for _ in range(repeats):
+        draws = map_of(boxes_of(cohort.truth, rng), weights)
+        yield {"bootstrap, percentiles (recorded)": percentile_interval(draws)}
+
+
+def coverage(intervals: Iterator[dict[str, Bounds]], truth: float) -> dict[str, float]:
+    """Share of intervals that hold the truth, by kind."""
+    held: dict[str, list[bool]] = {}
+    for each in intervals:
+        for kind, (low, high) in each.items():
+            inside = low is not None and high is not None and low <= truth <= high
+            held.setdefault(kind, []).append(inside)
+    return {kind: float(np.mean(own)) for kind, own in held.items()}
+
+
+SIZES = ((100, 15), (300, 40), (1000, 150))
+"""Films, and of them positives."""
+
+
+def coverages(repeats: int, map_repeats: int, seed: int) -> Iterator[dict[str, str]]:
+    """A row a metric, size and kind of interval."""
+    for films, positives in SIZES:
+        cohort = Cohort.of(films, positives)
+        for area in (0.7, 0.85, 0.95):
+            rng = np.random.default_rng([seed, films, int(100 * area)])
+            found = coverage(auroc_intervals(cohort, area, rng, repeats), area)
+            yield from _rows(f"AUROC {area}", films, positives, "1", found, repeats)
+    for films, positives in ((300, 40), (600, 80)):
+        rng = np.random.default_rng([seed, films, 1])
+        found = coverage(auroc_intervals(Cohort.of(films, positives, 2), 0.85, rng, repeats), 0.85)
+        yield from _rows("AUROC 0.85", films, positives, "2", found, repeats)
+    for films, positives in SIZES:
+        cohort = Cohort.of(films, positives)
+        rng = np.random.default_rng([seed, films, 2])
+        intervals = mean_intervals(cohort, dice_of(cohort.truth, rng), repeats)
+        found = coverage(intervals, dice_truth(cohort.truth))
+        yield from _rows("Dice, mean", films, positives, "1", found, repeats)
+    for films, share in ((100, 0.3), (300, 0.3), (1000, 0.3)):
+        rng = np.random.default_rng([seed, films, 3])
+        intervals = mean_intervals(Cohort.of(films, 0, strata=False), hits_of(films, share, rng), repeats)
+        yield from _rows("P@5", films, 0, "1", coverage(intervals, share), repeats)
+    rng = np.random.default_rng([seed, 4])
+    many = np.arange(30_000) < 4_000  # the value of so many films is as good as the truth
+    for films, positives in SIZES[:2]:
+        truth = float(map_of(boxes_of(many, rng), np.ones((1, len(many)), np.int32))[0])
+        found = coverage(map_intervals(Cohort.of(films, positives), rng, map_repeats), truth)
+        yield from _rows(f"mAP {truth:.2f}", films, positives, "1", found, map_repeats)
+
+
+def _rows(
+    metric: str, films: int, positives: int, each: str, found: dict[str, float], repeats: int
+) -> Iterator[dict[str, str]]:
+    for kind, share in found.items():
+        yield {
+            "metric, true value": metric,
+            "films": f"{films:,}",
+            "positive": f"{positives:,}" if positives else "–",
+            "films a patient": each,
+            "interval": kind,
+            "coverage": _percent(share, repeats),
+        }
+
+
+def _percent(share: float, repeats: int) -> str:
+    """With the standard error of the simulation itself."""
+    return f"{100 * share:.1f} % ± {100 * math.sqrt(share * (1 - share) / repeats):.1f}"
+
+
+# Comparisons.
+
+
+@dataclass(frozen=True)
+class World:
+    """Two methods that are equal in truth.
+
+    Attributes:
+        seeds: of each.
+        training: standard deviation over seeds of how far a model tells positives from negatives, which has mean 1.5.
+    """
+
+    seeds: int
+    training: float
+
+    def scores(self, cohort: Cohort, rng: np.random.Generator) -> Floats:
+        """(2, seeds, N): what is hard for all, what is hard for one method, and what is for one model."""
+        n = len(cohort.truth)
+        of = np.unique(cohort.patients, return_inverse=True)[1]
+        shift = rng.normal(1.5, self.training, (2, self.seeds, 1))
+        noise = (
+            rng.normal(size=n)[of]
+            + 0.5 * rng.normal(size=(2, 1, n))
+            + 0.5 * rng.normal(size=(2, self.seeds, n))
+        )
+        scores: Floats = shift * cohort.truth + noise
+        return scores
+
+
+def rejections(cohort: Cohort, world: World, rng: np.random.Generator, repeats: int) -> dict[str, float]:
+    """Share of p-values below 0.05, by test."""
+    below: dict[str, int] = {"DeLong": 0, "paired bootstrap": 0}
+    for _ in range(repeats):
+        by_draws, by_delong = [], []
+        for own in world.scores(cohort, rng):
+            influences = [auroc_influence(cohort.truth, score, cohort.patients) for score in own]
+            values = np.array([one.value for one in influences if one is not None])
+            draws = np.stack([cohort.auroc_draws(score) for score in own])
+            by_delong.append(Side(values, delong=of_influences(influences)))
+            by_draws.append(Side(values, draws=of_draws("one test set", draws)))
+        for name, sides in (("DeLong", by_delong), ("paired bootstrap", by_draws)):
+            [found] = differences(sides)
+            below[name] += found.p is not None and found.p < 0.05
+    return {name: count / repeats for name, count in below.items()}
+
+
+Worlds = Sequence[tuple[str, World, tuple[int, int, int]]]
+"""What it is called, the methods, and films, positives and films a patient."""
+
+WORLDS: Worlds = (
+    ("one seed, no training noise", World(1, 0.0), (300, 40, 1)),
+    ("three seeds, training noise", World(3, 0.15), (300, 40, 1)),
+    ("one seed, no training noise", World(1, 0.0), (600, 80, 2)),
+    ("three seeds, no training noise", World(3, 0.0), (300, 40, 1)),
+    ("one seed, training noise, which is not counted", World(1, 0.15), (300, 40, 1)),
+)
+
+
+def comparisons(
+    repeats: int, seed: int, worlds: Sequence[tuple[str, World, tuple[int, int, int]]] = WORLDS
+) -> Iterator[dict[str, str]]:
+    """A row a world."""
+    for number, (name, world, (films, positives, each)) in enumerate(worlds):
+        rng = np.random.default_rng([seed, 5, number])
+        found = rejections(Cohort.of(films, positives, each), world, rng, repeats)
+        yield {
+            "two equal methods": name,
+            "films": f"{films:,}",
+            "positive": f"{positives:,}",
+            "films a patient": str(each),
+            **{f"called different by {test}": _percent(share, repeats) for test, share in found.items()},
+        }
+
+
+def main() -> None:
+    """See the top of this file."""
+    parser = argparse.ArgumentParser(description="Coverage of intervals and rejections of true hypotheses.")
+    parser.add_argument("--repeats", type=int, default=1000, help="test sets a coverage; default 1000")
+    parser.add_argument(
+        "--map-repeats", type=int, default=200, help="those of average precision; default 200"
+    )
+    parser.add_argument("--comparisons", type=int, default=5000, help="test sets a comparison; default 5000")
+    parser.add_argument("--only", choices=[COVERAGE, REJECTIONS], help="one of the two tables")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into its blocks")
+    options = parser.parse_args()
+    for name, rows in (
+        (COVERAGE, coverages(options.repeats, options.map_repeats, options.seed)),
+        (REJECTIONS, comparisons(options.comparisons, options.seed)),
+    ):
+        if options.only not in (None, name):
+            continue
+        started = time.monotonic()
+        text = tables.markdown(list(_told(rows)), [])
+        print(f"{text}\n\n({name}: {time.monotonic() - started:.0f} s)\n", flush=True)
+        if options.write is not None:
+            tables.write(options.write, name, text, name.capitalize())
+
+
+def _told(rows: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
+    """The same rows, each printed when it is there: the next may take minutes."""
+    for row in rows:
+        print(" | ".join(row.values()), file=sys.stderr, flush=True)
+        yield row
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""The first page: every table, methods by tasks and label fractions."""
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from medbench.cells import SOURCES
+from medbench_leaderboards.board import Board, Column, Row, Table
+from medbench_leaderboards.site.names import anchor, method_page, task_page
+from medbench_leaderboards.site.shown import Badge, Links, Shown, fidelity, find, show
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A task over its columns."""
+
+    task: str
+    link: str
+    metric: str
+    columns: tuple[tuple[str, Column], ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row of the table. `rank`, `rank_sort` and `rank_interval` are of the mean rank, "" where it has none."""
+
+    row: Row
+    link: str
+    badge: Badge
+    find: str
+    rank: str
+    rank_sort: str
+    rank_interval: str
+    cells: tuple[Shown, ...]
+
+
+def overview(board: Board, links: Links) -> dict[str, Any]:
+    """What the template is filled with."""
+    return {"tables": [_table(links, table) for table in board.tables], "left_out": board.left_out}
+
+
+def title(table: Table) -> str:
+    """As in "phantom, recipe tiny, full sets"."""
+    return f"{table.source}, recipe {table.recipe}, {table.size}"
+
+
+def warning(source: str) -> tuple[str, str, str]:
+    """What must be said of a source: the look, its first word where that is a warning, and the rest."""
+    first, colon, rest = SOURCES.get(source, source).partition(" ")
+    return (source, first, rest) if source != "real" else ("real", "", f"{first}{colon}{rest}")
+
+
+def _table(links: Links, table: Table) -> dict[str, Any]:
+    ranks = {rank.row: rank for rank in table.ranks}
+    lines = []
+    for row in table.rows:
+        rank = ranks.get(row.key)
+        has_interval = rank is not None and rank.low is not None and rank.high is not None
+        lines.append(
+            Line(
+                row=row,
+                link=f"{method_page(row.method)}#{anchor(table.name, row.key)}",
+                badge=fidelity(row.fidelity),
+                find=find(row),
+                rank="" if rank is None else f"{rank.value:.2f}",
+                rank_sort="" if rank is None else f"{rank.value:.4f}",
+                rank_interval=f"[{rank.low:.2f}, {rank.high:.2f}]"
+                if rank is not None and has_interval
+                else "",
+                cells=tuple(show(links, table, row, column) for column in table.columns),
+            )
+        )
+    names = {row.key: row.name for row in table.rows} | {c.key: c.name for c in table.columns}
+    return {
+        "table": table,
+        "id": anchor(table.name),
+        "title": title(table),
+        "warning": warning(table.source),
+        "headings": list(_headings(table)),
+        "lines": lines,
+        "missing": [(names.get(m.row, ""), names.get(m.column, ""), m.command) for m in table.missing],
+    }
+
+
+def _headings(table: Table) -> list[Heading]:
+    return [
+        Heading(
+            task=task,
+            link=task_page(table.name, task),
+            metric=", ".join(dict.fromkeys(column.metric for column in columns)),
+            columns=tuple((column.name.removeprefix(task).strip() or "score", column) for column in columns),
+        )
+        for task, group in groupby(table.columns, key=lambda column: column.task)
+        for columns in [list(group)]
+    ]
