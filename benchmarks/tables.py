@@ -9,7 +9,8 @@ from pathlib import Path
 from tabulate import tabulate
 
 from medbench.records import Record, ResultStore, fraction_name
-from medbench_leaderboards.groups import current, kind, seed_order
+from medbench.results import seed_order
+from medbench_leaderboards.groups import current, kind
 from medbench_leaderboards.summary import Summary, percent, summarise
 
 END = "<!-- end of table -->"

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from medbench import __version__, compare_commands, data_commands, feature_commands, result_commands
+from medbench import (
+    __version__,
+    compare_commands,
+    data_commands,
+    feature_commands,
+    leaderboard_commands,
+    result_commands,
+)
 from medbench import options as o
 from medbench.commands import (
     Environment,
@@ -23,7 +30,6 @@ from medbench.commands import (
     pretrain_request,
     print_json,
     read_plugins,
-    results_folder,
     verb,
 )
 from medbench.errors import UsageError
@@ -252,25 +258,6 @@ def info(options: o.InfoOptions) -> int:
     return 0
 
 
-@verb(app, "leaderboard")
-def leaderboard(options: o.LeaderboardOptions) -> int:
-    """Print the leaderboard of a results folder.
-
-    It is made from the records alone.
-    """
-    catalogue = read_plugins(options)
-    fitting = [spec for spec in catalogue.leaderboards.values() if spec.format == options.format]
-    if len(fitting) != 1:
-        known = ", ".join(sorted({spec.format for spec in catalogue.leaderboards.values()})) or "none"
-        several = f"is offered by {', '.join(s.name for s in fitting)}" if fitting else "is not known"
-        raise UsageError(f"--format {options.format} {several}. Formats: {known}.")
-    from medbench.records import ResultStore
-
-    records = ResultStore(results_folder(options)).records()
-    typer.echo(catalogue.load("leaderboards", fitting[0].name)(records).rstrip("\n"))
-    return 0
-
-
 @verb(plugins_app, "list")
 def list_plugins(options: o.JsonOptions) -> int:
     """List the plugins.
@@ -401,6 +388,7 @@ def inspect_weights(options: o.InspectOptions) -> int:
 compare_commands.add(app)
 app.add_typer(data_commands.app, name="data")
 app.add_typer(feature_commands.app, name="features")
+app.add_typer(leaderboard_commands.app, name="leaderboard")
 app.add_typer(result_commands.app, name="results")
 app.add_typer(weights_app, name="weights")
 app.add_typer(plugins_app, name="plugins")

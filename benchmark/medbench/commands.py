@@ -88,19 +88,10 @@ def verb(parent: typer.Typer, name: str) -> Callable[[Callable[[_O], int]], Call
     """Register a function of one options class as a verb; what it returns is the exit code."""
 
     def register(body: Callable[[_O], int]) -> Callable[[_O], int]:
-        [parameter] = inspect.signature(body, eval_str=True).parameters.values()
-        kind: type[_O] = parameter.annotation
+        kind = _kind(body)
 
         def call(**values: Any) -> None:
-            options = kind(**values)
-            try:
-                code = body(options)
-            except MedbenchError as error:
-                code = complain(error, options.verbose)
-            except KeyboardInterrupt:
-                typer.echo("medbench: interrupted; run the same command again to go on", err=True)
-                code = INTERRUPTED
-            raise typer.Exit(code)
+            raise typer.Exit(_done(body, kind(**values)))
 
         call.__doc__ = body.__doc__
         call.__signature__ = inspect.Signature(list(_parameters(kind)))  # type: ignore[attr-defined]  # typer reads it
@@ -108,6 +99,56 @@ def verb(parent: typer.Typer, name: str) -> Callable[[Callable[[_O], int]], Call
         return body
 
     return register
+
+
+def group_verb(group: typer.Typer) -> Callable[[Callable[[_O], int]], Callable[[_O], int]]:
+    """Likewise, as what a group does when none of its verbs is named."""
+
+    def register(body: Callable[[_O], int]) -> Callable[[_O], int]:
+        kind = _kind(body)
+
+        def call(ctx: typer.Context, **values: Any) -> None:
+            if ctx.invoked_subcommand is None:
+                raise typer.Exit(_done(body, kind(**values)))
+            given = [flag for name, flag in _flags(ctx).items() if _typed_in(ctx, name)]
+            if given:
+                where = f"`{ctx.command_path} {ctx.invoked_subcommand} {given[0]}`"
+                raise typer.Exit(complain(UsageError(f"{given[0]} stands behind the verb: {where}."), False))
+
+        first = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+        call.__doc__ = body.__doc__
+        call.__signature__ = inspect.Signature([first, *_parameters(kind)])  # type: ignore[attr-defined]  # likewise
+        group.callback(invoke_without_command=True)(call)
+        return body
+
+    return register
+
+
+def _kind(body: Callable[[_O], int]) -> type[_O]:
+    """The options class of a verb."""
+    [parameter] = inspect.signature(body, eval_str=True).parameters.values()
+    kind: type[_O] = parameter.annotation
+    return kind
+
+
+def _done(body: Callable[[_O], int], options: _O) -> int:
+    """Call a verb; its exit code."""
+    try:
+        return body(options)
+    except MedbenchError as error:
+        return complain(error, options.verbose)
+    except KeyboardInterrupt:
+        typer.echo("medbench: interrupted; run the same command again to go on", err=True)
+        return INTERRUPTED
+
+
+def _flags(ctx: typer.Context) -> dict[str, str]:
+    return {p.name: p.opts[0] for p in ctx.command.params if p.name is not None}
+
+
+def _typed_in(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
 
 
 _FIRST = (

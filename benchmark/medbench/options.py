@@ -512,6 +512,28 @@ class LeaderboardOptions(ResultsOptions):
     format: Annotated[str, typer.Option("--format", help="A format of `medbench list leaderboards`.")] = (
         "markdown"
     )
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Compare the files of a build with what the records give. Exit code 6."),
+    ] = False
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="With --check: folder of the build. Default: leaderboard."),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions(ResultsOptions):
+    """Of `leaderboard build`."""
+
+    format: Annotated[
+        list[str],
+        typer.Option("--format", metavar="NAME", help="Formats: comma-separated or repeated. Default: all."),
+    ] = field(default_factory=list)
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder to write. Default: leaderboard."),
+    ] = None
 
 
 def words(given: Iterable[str]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """A results folder as leaderboards and comparisons read it: records, and what lies beside them."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -35,15 +36,22 @@ class Results:
         records: current ones, sorted by path: no failed or superseded attempts.
         failures: attempts that failed, sorted by path; a cell among them may have been done since.
         catalogue: known tasks, if it was read with them.
+        base: the folder as seen from where leaderboards are written to, with slashes, for links to the records; None
+            where they are only shown.
     """
 
     def __init__(
-        self, root: Path, files: Sequence[Path], failed: Sequence[Path], catalogue: Catalogue | None = None
+        self,
+        root: Path,
+        files: Sequence[Path],
+        failed: Sequence[Path],
+        catalogue: Catalogue | None = None,
+        base: str | None = None,
     ) -> None:
         self.root = root
         self.records = tuple(read_record(path) for path in files)
         self.failures = tuple(read_record(path) for path in failed)
-        self.catalogue = catalogue
+        self.catalogue, self.base = catalogue, base
         self._paths = {
             id(record): path
             for record, path in zip((*self.records, *self.failures), (*files, *failed), strict=True)
@@ -52,19 +60,21 @@ class Results:
         self._influences: dict[int, Influence | None] = {}
 
     @classmethod
-    def read(cls, root: Path, catalogue: Catalogue | None = None) -> "Results":
+    def read(cls, root: Path, catalogue: Catalogue | None = None, seen_from: Path | None = None) -> "Results":
         """Read a results folder.
 
         Args:
             root: the folder.
             catalogue: known tasks. With it draws are computed from predictions where a record, one from before there
                 were draws, has none beside it; without it such a record has no draws.
+            seen_from: folder that leaderboards are written to.
 
         Raises:
             DataError: a file is no record of a schema that this version reads.
         """
         failed = sorted(root.glob("*/*/*/*.failed-*.json"))
-        return cls(root, list(ResultStore(root).files()), failed, catalogue)
+        base = None if seen_from is None else Path(os.path.relpath(root, seen_from)).as_posix()
+        return cls(root, list(ResultStore(root).files()), failed, catalogue, base)
 
     def path(self, record: Record) -> str:
         """Of one of these records, from the folder on, with slashes."""

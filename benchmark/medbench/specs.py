@@ -132,7 +132,10 @@ class DatasetSpec(Spec):
 
 @dataclass(frozen=True)
 class LeaderboardSpec(Spec):
-    """A way to turn records into a page. `target` is a function (records) -> str.
+    """A way to turn records into files. `target` is a function `(results: Results) -> Mapping[str, bytes]`.
+
+    It gives contents by path, relative to the folder that is written, with forward slashes; the same records must give
+    the same bytes, in whatever order they come. `medbench_leaderboards.board.build(results)` has all statistics done.
 
     Attributes:
         format: what `--format` says to get it ("markdown", "csv").

@@ -3,16 +3,19 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
-from medbench.metrics.bootstrap import percentile_interval
+from medbench.metrics.bootstrap import logit_bounds
 from medbench.plugins import load_catalogue
 from medbench.records import Identity, Record, fraction_name
-from medbench.results import Results
+from medbench.results import Results, row_key, seed_order
+from medbench.statistics.holm import holm
+from medbench.statistics.paired import Side, differences, side
+from medbench.statistics.ranks import critical_difference, mean_ranks
 from medbench_leaderboards.board import Board, Cell, Column, Comparison, MeanRank, Missing, Row, Seed, Table
-from medbench_leaderboards.comparisons import Entry, differences
 from medbench_leaderboards.contamination import Overlaps, contamination
 from medbench_leaderboards.groups import (
     Kind,
@@ -21,15 +24,10 @@ from medbench_leaderboards.groups import (
     current,
     distinct,
     kind,
-    row_key,
-    seed_order,
 )
 from medbench_leaderboards.missing import command
-from medbench_leaderboards.ranking import critical_difference, holm, mean_ranks
 from medbench_leaderboards.summary import Summary, summarise
-
-NOISE = 0.05
-"""A difference is beyond noise if its p, adjusted by Holm over all comparisons of the table, is below this."""
+from medbench_leaderboards.wording import beyond_noise
 
 SMALL_TEST, SMALL_POSITIVES = 300, 40
 """With fewer test samples, or positive ones, the intervals were found to cover less than the 95 % they say."""
@@ -52,6 +50,7 @@ def assemble(results: Results) -> Board:
         left_out=tuple(left_out),
         records={record.cell_id: record for record in everything},
         paths={record.cell_id: results.path(record) for record in everything},
+        base=results.base,
     )
 
 
@@ -64,14 +63,14 @@ def _table(results: Results, overlaps: Overlaps, about: Kind, records: Sequence[
         for row in rows
         for column in columns
     }
-    entries = {place: _entry(results, place[0], s) for place, s in summaries.items() if s.counted}
-    comparisons = _comparisons(rows, columns, entries)
-    ranks, distance, tasks = _mean_ranks(rows, columns, entries)
+    sides = {place: side(results, s.counted) for place, s in summaries.items() if s.counted}
+    comparisons = _comparisons(rows, columns, sides)
+    ranks, distance, tasks = _mean_ranks(rows, columns, sides)
     order = {rank.row: rank.value for rank in ranks}
     rows.sort(key=lambda row: (order.get(row.key, np.inf), row.name))
     places_of_rows = {row.key: number for number, row in enumerate(rows)}
     cells = {
-        place: _cell(results, overlaps, place, summary, entries.get(place))
+        place: _cell(results, overlaps, place, summary, sides.get(place))
         for place, summary in summaries.items()
     }
     source, recipe, size = about
@@ -88,7 +87,7 @@ def _table(results: Results, overlaps: Overlaps, about: Kind, records: Sequence[
         critical_difference=distance,
         tasks_ranked=tasks,
         missing=tuple(_missing(rows, columns, summaries, by_column)),
-        notes=tuple(_notes(rows, columns, entries)),
+        notes=tuple(_notes(rows, columns, sides)),
     )
 
 
@@ -183,30 +182,21 @@ def _about_row(identity: Identity) -> str:
 # Cells.
 
 
-def _entry(results: Results, row: str, summary: Summary) -> Entry:
-    """A row in a column, with the draws of its mean over seeds where every seed has draws of the same resamples."""
-    found = [results.bootstrap(record) for record in summary.counted]
-    drawn = [bootstrap for bootstrap in found if bootstrap is not None]
-    kinds = {bootstrap.resample.key for bootstrap in drawn}
-    mean = None
-    if len(kinds) == 1 and len(drawn) == len(found):
-        mean = np.mean([bootstrap.draws for bootstrap in drawn], axis=0)
-    return Entry(row, np.array(list(summary.by_seed.values())), mean, min(kinds, default=""))
-
-
-def _cell(results: Results, overlaps: Overlaps, place: _Key, summary: Summary, entry: Entry | None) -> Cell:
+def _cell(results: Results, overlaps: Overlaps, place: _Key, summary: Summary, found: Side | None) -> Cell:
     notes, marks = list(summary.notes), []
-    low, high = None, None
+    low, high = (None, None)
     if len(summary.counted) == 1:
-        primary = summary.counted[0].primary
-        low, high = (None, None) if primary is None else (primary.low, primary.high)
-        if summary.counted[0].identity.seed is not None:
+        [only] = summary.counted
+        if only.primary is not None:  # what the record says
+            low, high = only.primary.low, only.primary.high
+        if only.identity.seed is not None:
             marks.append("one seed")
-    elif entry is not None and entry.draws is not None:
-        low, high = percentile_interval(entry.draws)
-    if entry is not None and entry.draws is None:
-        notes.append("no bootstrap draws of the same resamples: shown, and compared with nothing")
-    if any(_small(record) for record in summary.counted):
+    elif found is not None:
+        low, high = found.interval(_interval(summary.counted))
+    if found is not None and found.draws is None:
+        mean = "no interval of the mean, and " if len(summary.counted) > 1 else ""
+        notes.append(f"no bootstrap draws: {mean}compared with nothing")
+    if any(_small(results, record) for record in summary.counted):
         marks.append("small")
     if summary.repeated:
         marks.append("repeat")
@@ -223,10 +213,26 @@ def _cell(results: Results, overlaps: Overlaps, place: _Key, summary: Summary, e
         sd=summary.deviation,
         low=low,
         high=high,
+        delong=_delong(summary, found),
         small="small" in marks,
         marks=tuple(sorted(marks)),
         notes=tuple(notes),
     )
+
+
+def _interval(records: Sequence[Record]) -> str:
+    """How the interval of their metric is made."""
+    return next((r.primary.interval for r in records if r.primary is not None), "")
+
+
+def _delong(summary: Summary, found: Side | None) -> tuple[float, float] | None:
+    """95 % interval of the mean by DeLong; of one record also where its predictions are elsewhere."""
+    if found is None or (known := found.delong_interval()) is not None:
+        return known if found is not None else None
+    block = summary.counted[0].draws if len(summary.counted) == 1 else None
+    if block is None or block.delong_se is None or found.mean is None:
+        return None
+    return logit_bounds(found.mean, block.delong_se)
 
 
 def _seed(results: Results, record: Record, summary: Summary) -> Seed:
@@ -242,7 +248,12 @@ def _seed(results: Results, record: Record, summary: Summary) -> Seed:
     )
 
 
-def _small(record: Record) -> bool:
+def _small(results: Results, record: Record) -> bool:
+    """Whether intervals of this test set are known to be too narrow; where nothing is positive (retrieval), by size."""
+    bootstrap = results.bootstrap(record)
+    if bootstrap is not None:
+        positive = bootstrap.resample.positive_samples
+        return bootstrap.resample.samples < SMALL_TEST or 0 < positive < SMALL_POSITIVES
     return record.primary is not None and record.primary.n < SMALL_TEST
 
 
@@ -250,18 +261,21 @@ def _small(record: Record) -> bool:
 
 
 def _comparisons(
-    rows: Sequence[Row], columns: Sequence[Column], entries: Mapping[_Key, Entry]
+    rows: Sequence[Row], columns: Sequence[Column], sides: Mapping[_Key, Side]
 ) -> list[Comparison]:
     """Every pair of rows in every column, by column and name; adjusted over all of them together."""
     found: list[Comparison] = []
     for column in columns:
-        own = [entries[row.key, column.key] for row in rows if (row.key, column.key) in entries]
-        found += [Comparison(own[i].key, own[j].key, column.key, d, None) for i, j, d in differences(own)]
-    tested = [number for number, one in enumerate(found) if one.difference.p is not None]
-    adjusted = holm([p for number in tested if (p := found[number].difference.p) is not None])
-    for number, p in zip(tested, adjusted.tolist(), strict=True):
-        found[number] = replace(found[number], p_holm=p)
-    return found
+        keys = [row.key for row in rows if (row.key, column.key) in sides]
+        pairs = combinations(keys, 2)
+        found += [
+            Comparison(a, b, column.key, difference, None)
+            for (a, b), difference in zip(
+                pairs, differences([sides[key, column.key] for key in keys]), strict=True
+            )
+        ]
+    adjusted = holm([one.difference.p for one in found])
+    return [replace(one, p_holm=p) for one, p in zip(found, adjusted, strict=True)]
 
 
 def _ranked(
@@ -276,7 +290,7 @@ def _ranked(
         a, b = (one.a, one.column), (one.b, one.column)
         better.setdefault(a, 0)
         better.setdefault(b, 0)
-        if one.p_holm < NOISE:
+        if beyond_noise(one):
             better[b if sign[one.column] * one.difference.value > 0 else a] += 1
     shared = Counter((column, count) for (_, column), count in better.items())
     return {
@@ -288,29 +302,31 @@ def _ranked(
 
 
 def _mean_ranks(
-    rows: Sequence[Row], columns: Sequence[Column], entries: Mapping[_Key, Entry]
+    rows: Sequence[Row], columns: Sequence[Column], sides: Mapping[_Key, Side]
 ) -> tuple[list[MeanRank], float | None, int]:
     """Of the complete rows, the critical difference, and the number of tasks behind it.
 
     A row is complete if it has a value wherever any row has one.
     """
-    shown = [c for c in columns if any((row.key, c.key) in entries for row in rows)]
-    complete = [row for row in rows if shown and all((row.key, c.key) in entries for c in shown)]
+    shown = [c for c in columns if any((row.key, c.key) in sides for row in rows)]
+    complete = [row for row in rows if shown and all((row.key, c.key) in sides for c in shown)]
     if not complete:
         return [], None, 0
     means = np.empty((len(complete), len(shown)))
     draws: list[Floats | None] = []
     for number, column in enumerate(shown):
         sign = 1 if column.higher_is_better else -1
-        own = [entries[row.key, column.key] for row in complete]
-        means[:, number] = [sign * entry.values.mean() for entry in own]
-        known = [sign * entry.draws for entry in own if entry.draws is not None]
-        same = len(known) == len(own) and len({entry.resample for entry in own}) == 1
-        draws.append(np.stack(known) if same else None)
-    found = mean_ranks(means, draws)
-    tasks = len({column.task for column in shown})
+        own = [sides[row.key, column.key] for row in complete]
+        means[:, number] = [sign * one.values.mean() for one in own]
+        drawn = [one.draws for one in own if one.draws is not None]
+        same = len(drawn) == len(own) and len({noise.key for noise in drawn}) == 1
+        draws.append(np.stack([sign * noise.moves for noise in drawn]) if same else None)
+    # A task weighs one, however many label fractions it has.
+    tasks = Counter(column.task for column in shown)
+    weights = np.array([1 / (len(tasks) * tasks[column.task]) for column in shown])
+    found = mean_ranks(means, draws, weights)
     ranks = [MeanRank(row.key, *numbers) for row, numbers in zip(complete, found, strict=True)]
-    return ranks, critical_difference(len(complete), tasks), tasks
+    return ranks, critical_difference(len(complete), len(tasks)), len(tasks)
 
 
 # What is missing, and what has to be said.
@@ -333,7 +349,7 @@ def _missing(
                 yield Missing(row.key, column.key, tuple(lacking), what)
 
 
-def _notes(rows: Sequence[Row], columns: Sequence[Column], entries: Mapping[_Key, Entry]) -> Iterator[str]:
-    alone = [c.name for c in columns if sum((row.key, c.key) in entries for row in rows) < 2]
+def _notes(rows: Sequence[Row], columns: Sequence[Column], sides: Mapping[_Key, Side]) -> Iterator[str]:
+    alone = [c.name for c in columns if sum((row.key, c.key) in sides for row in rows) == 1]
     if len(rows) > 1 and alone:
         yield f"nothing to compare with in {', '.join(alone)}"

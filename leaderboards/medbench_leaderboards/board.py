@@ -142,7 +142,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class MeanRank:
-    """Of a row with a value in every column: its rank averaged over columns.
+    """Of a row with a value in every column: its rank averaged over tasks, in each over its label fractions.
 
     Attributes:
         row: key.
@@ -208,12 +208,15 @@ class Board:
         left_out: one line about each group of records that enters no table.
         records: by cell id, also those that enter no table.
         paths: of the records by cell id, relative to the results folder, with forward slashes.
+        base: the results folder as seen from the folder that leaderboards are written to, with forward slashes, for
+            links to records; None where they are only shown.
     """
 
     tables: tuple[Table, ...]
     left_out: tuple[str, ...]
     records: Mapping[str, Record]
     paths: Mapping[str, str]
+    base: str | None = None
 
 
 _built: WeakKeyDictionary[Results, Board] = WeakKeyDictionary()

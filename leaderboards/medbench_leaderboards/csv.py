@@ -1,14 +1,18 @@
-"""Records -> CSV, long: one line a cell, metric and class, values as computed."""
+"""The board as CSV: long for programs, wide for people. Values are in the metric's own unit, not in percent."""
 
-from collections.abc import Iterator, Sequence
+import csv as files
+import io
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import pandas as pd
-
 from medbench.records import Identity, Record, sha256_json
-from medbench_leaderboards.groups import by_place, distinct, repeats, seed_order
+from medbench.results import Results, seed_order
+from medbench_leaderboards import wording
+from medbench_leaderboards.board import Board, Cell, Column, Row, Seed, Table, build
+from medbench_leaderboards.numbers import fields, rounded
 
-COLUMNS = (
+CELLS = (
+    *("table", "row", "column"),
     *(
         "source",
         "recipe",
@@ -24,26 +28,52 @@ COLUMNS = (
     *("seed", "repeats_seed", "status", "reason", "metric", "primary", "class", "value", "low", "high", "n"),
     *("higher_is_better", "metric_version", "interval", "train", "train_patients", "validation", "test"),
     *("precision", "weights", "weights_key", "corpus", "corpus_subset", "method_config", "task_config"),
-    *("predictions_sha256", "cell_id"),
+    *("split_leak", "marks", "rank", "tied", "predictions_sha256", "cell_id", "file"),
 )
-"""`repeats_seed`: the seed whose predictions this record repeats bit by bit; such lines belong in no mean.
-`method_config`, `task_config`: SHA-256 of the resolved configs, which the record holds in full."""
+"""Of cells.csv. `table`, `row`, `column`: where the record stands in the tables; empty where it enters none.
+`repeats_seed`: the seed whose predictions this record repeats bit by bit; such lines belong in no mean.
+`method_config`, `task_config`: SHA-256 of the resolved configs, which the record holds in full. `marks`, `rank` and
+`tied` are of the cell over all its seeds. `file`: the record, from the results folder on."""
+
+COMPARISONS = (
+    *("table", "column", "a", "b", "value", "low", "high", "p", "p_holm"),
+    *("se_test", "se_training", "freedom", "test", "seeds_a", "seeds_b", "reason"),
+)
+"""Of comparisons.csv: a - b. An empty `freedom` is an infinite one."""
 
 
-def csv(records: Sequence[Record]) -> str:
-    """All records but those that mix phantom and real data; a skipped or failed cell has one line.
+def csv(results: Results) -> Mapping[str, bytes]:
+    """`cells.csv`: one line a record and metric, and one more for each class; `comparisons.csv`: one a pair of methods.
 
-    Older task versions are in it, see `task_version`. A metric has a line with an empty `class`, and one more
-    for each of its classes, without an interval.
+    All records but those that mix phantom and real data; a skipped or failed one has one line. Older task versions are
+    in it, see `task_version`, with no `table`.
     """
-    kept = [record for record in distinct(records) if record.identity.source != "mixed"]
-    pairs = [pair for place in by_place(kept).values() for pair in repeats(place)]
-    repeated = {repeat.cell_id: first.identity.seed for repeat, first in pairs}
-    lines = [
-        line for record in sorted(kept, key=_order) for line in _lines(record, repeated.get(record.cell_id))
-    ]
-    text: str = pd.DataFrame(lines, columns=COLUMNS, dtype=object).to_csv(index=False, lineterminator="\n")
-    return text
+    board = build(results)
+    return {
+        "cells.csv": _file(CELLS, cells(board)),
+        "comparisons.csv": _file(COMPARISONS, comparisons(board)),
+    }
+
+
+def csv_wide(results: Results) -> Mapping[str, bytes]:
+    """`wide/<table>.csv`: one line a method, six columns a task and label fraction."""
+    return {f"wide/{table.name}.csv": _wide(table) for table in build(results).tables}
+
+
+# Long.
+
+
+def cells(board: Board) -> Iterator[dict[str, Any]]:
+    """Lines of cells.csv."""
+    places: dict[str, tuple[Table, Row, Column, Cell, Seed]] = {}
+    for table in board.tables:
+        rows, columns = {row.key: row for row in table.rows}, {c.key: c for c in table.columns}
+        for cell in table.cells.values():
+            for seed in cell.seeds:
+                places[seed.cell_id] = table, rows[cell.row], columns[cell.column], cell, seed
+    for record in sorted(board.records.values(), key=_order):
+        if record.identity.source != "mixed":
+            yield from _lines(record, board.paths[record.cell_id], places.get(record.cell_id))
 
 
 def _order(record: Record) -> tuple[Any, ...]:
@@ -51,12 +81,17 @@ def _order(record: Record) -> tuple[Any, ...]:
     return i.source, i.recipe, i.task, i.task_version, i.fraction, i.method, *seed_order(record)
 
 
-def _lines(record: Record, repeats_seed: int | None) -> Iterator[dict[str, Any]]:
-    identity, corpus = record.identity, record.identity.weights.corpus
-    base = {
-        **identity.model_dump(include=set(COLUMNS) & set(Identity.model_fields)),
-        **record.counts.model_dump(include={"train", "train_patients", "validation", "test"}),
-        "repeats_seed": repeats_seed,
+_ALIKE = ("weights", "method_config", "task_config")  # in the file they are something shorter
+_IDENTITY = tuple(name for name in CELLS if name in Identity.model_fields and name not in _ALIKE)
+
+
+def _lines(
+    record: Record, path: str, place: tuple[Table, Row, Column, Cell, Seed] | None
+) -> Iterator[dict[str, Any]]:
+    identity, counts, corpus = record.identity, record.counts, record.identity.weights.corpus
+    base: dict[str, Any] = {name: getattr(identity, name) for name in _IDENTITY}
+    base |= {name: getattr(counts, name) for name in ("train", "train_patients", "validation", "test")}
+    base |= {
         "status": record.status,
         "reason": f"{record.error.type}: {record.error.message}"
         if record.error is not None
@@ -67,9 +102,15 @@ def _lines(record: Record, repeats_seed: int | None) -> Iterator[dict[str, Any]]
         "corpus_subset": corpus.subset if corpus is not None else None,
         "method_config": sha256_json(identity.method_config),
         "task_config": sha256_json(identity.task_config),
+        "split_leak": counts.split_leak,
         "predictions_sha256": record.predictions.sha256 if record.predictions is not None else None,
         "cell_id": record.cell_id,
+        "file": path,
     }
+    if place is not None:
+        table, row, column, cell, seed = place
+        base |= {"table": table.name, "row": row.name, "column": column.name, "repeats_seed": seed.repeats}
+        base |= {"marks": " ".join(cell.marks), "rank": cell.rank, "tied": cell.tied}
     if not record.metrics:
         yield base
     for metric in record.metrics:
@@ -77,8 +118,94 @@ def _lines(record: Record, repeats_seed: int | None) -> Iterator[dict[str, Any]]
             "metric": metric.name,
             "primary": metric.name == record.primary_metric,
             "metric_version": metric.version,
-            **metric.model_dump(include={"n", "higher_is_better", "interval"}),
+            "n": metric.n,
+            "higher_is_better": metric.higher_is_better,
+            "interval": metric.interval,
         }
         yield line | {"value": metric.value, "low": metric.low, "high": metric.high}
         for name, value in sorted(metric.per_class.items()):
             yield line | {"class": name, "value": value}
+
+
+def comparisons(board: Board) -> Iterator[dict[str, Any]]:
+    """Lines of comparisons.csv."""
+    for table in board.tables:
+        rows = {row.key: row.name for row in table.rows}
+        columns = {column.key: column.name for column in table.columns}
+        for one in table.comparisons:
+            difference = one.difference
+            yield {
+                "table": table.name,
+                "column": columns[one.column],
+                "a": rows[one.a],
+                "b": rows[one.b],
+                **fields(difference, "value", "low", "high", "p", "se_test", "se_training", "freedom"),
+                "p_holm": rounded(one.p_holm),
+                "test": difference.test,
+                "seeds_a": difference.seeds[0],
+                "seeds_b": difference.seeds[1],
+                "reason": difference.reason,
+            }
+
+
+# Wide.
+
+
+def _wide(table: Table) -> bytes:
+    parts = ("", " sd", " low", " high", " seeds", " rank")
+    names = [f"{column.name}{part}" for column in table.columns for part in parts]
+    header = [
+        "method",
+        "fidelity",
+        "about",
+        *names,
+        "mean rank",
+        "mean rank low",
+        "mean rank high",
+        "columns",
+    ]
+    ranks = {rank.row: rank for rank in table.ranks}
+    lines = []
+    for row in table.rows:
+        line: dict[str, Any] = {"method": row.name, "fidelity": row.fidelity, "about": row.about}
+        for column in table.columns:
+            cell = table.cells[row.key, column.key]
+            counted = sum(seed.repeats is None and seed.value is not None for seed in cell.seeds)
+            line |= {
+                column.name: cell.status if cell.mean is None else rounded(cell.mean),
+                f"{column.name} sd": rounded(cell.sd),
+                f"{column.name} low": rounded(cell.low),
+                f"{column.name} high": rounded(cell.high),
+                f"{column.name} seeds": counted,
+                f"{column.name} rank": None
+                if cell.rank is None
+                else f"{cell.rank}{'=' if cell.tied else ''}",
+            }
+        if row.key in ranks:
+            rank = ranks[row.key]
+            line |= {"mean rank": rounded(rank.value), "mean rank low": rounded(rank.low)}
+            line |= {"mean rank high": rounded(rank.high)}
+        line["columns"] = "{} of {}".format(*wording.coverage(table, row))
+        lines.append(line)
+    return _file(header, lines)
+
+
+# Files.
+
+
+def _file(header: Sequence[str], lines: Iterable[Mapping[str, Any]]) -> bytes:
+    buffer = io.StringIO()
+    writer = files.writer(buffer, lineterminator="\n")
+    writer.writerow([_text(name) for name in header])
+    writer.writerows([_value(line.get(name)) for name in header] for line in lines)
+    return buffer.getvalue().encode()
+
+
+def _value(value: Any) -> Any:
+    return _text(value) if isinstance(value, str) else value
+
+
+def _text(text: str) -> str:
+    """On one line, and nothing that a spreadsheet would take for a formula."""
+    text = wording.plain(text)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text

@@ -8,9 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from medbench.records import Identity, Record, sha256_json
-from medbench.results import repeats as repeats
 from medbench.results import row_key as row_key
-from medbench.results import seed_order as seed_order
+from medbench.results import seed_order
 
 Kind = tuple[str, str, str]
 """What a table is about: source, recipe, "full sets" or "subsets"."""

@@ -1,211 +1,156 @@
-"""Records -> a Markdown page. The order of the records does not matter; equal records give equal bytes.
+"""The board as a Markdown page: for README files, pull requests and the terminal.
 
-Nothing is left blank: a cell is a number, `n/a` with the reason below the table, or `–` with the command that
-fills it.
+Nothing is left blank: a cell is a number, `n/a` with the reason below the table, or `–` with the command that fills it.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from urllib.parse import quote
 
-import pandas as pd
 from tabulate import tabulate
 
 from medbench.cells import SOURCES
-from medbench.records import Identity, Record, fraction_name
-from medbench_leaderboards.groups import (
-    Kind,
-    by_place,
-    column_key,
-    current,
-    kind,
-    row_key,
-    seed_order,
-)
-from medbench_leaderboards.summary import Summary, summarise
-
-ORDER = (
-    "One seed: value [95 % interval over test patients]; several seeds: mean ± standard deviation (how many). "
-    "Rows with a value in every column come first, by their mean rank over the columns; the others follow by name."
-)
+from medbench.records import fraction_name
+from medbench.results import Results
+from medbench_leaderboards import wording
+from medbench_leaderboards.board import Board, Cell, Column, Row, Table, build
+from medbench_leaderboards.published import verdicts
+from medbench_leaderboards.published_tables import beside_ours
 
 
-@dataclass(frozen=True)
-class _Line:
-    """A row or a column: its key, its name in the table, the identity of one of its records."""
+def markdown(results: Results) -> Mapping[str, bytes]:
+    """`leaderboard.md`: a section for every source, recipe, and full sets or subsets.
 
-    key: str
-    name: str
-    identity: Identity
-
-
-def markdown(records: Sequence[Record]) -> str:
-    """One table for every source, recipe, and full sets or subsets: methods by task and label fraction.
-
-    A cell is the primary metric in percent. Of one seed: with the 95 % bootstrap interval over test patients.
-    Of
-    several: mean, sample standard deviation (over n - 1) and number of seeds; a seed whose predictions repeat
-    another seed's bit by bit is not counted.
+    A table of one task has everything in its cells. With several tasks there is an overview first, with means and
+    ranks, and then a table a task. Cells link to their records where it is known from where (`Results.base`).
     """
-    kept, left_out = current(records)
-    kinds = sorted({kind(record.identity) for record in kept})
-    parts = [
-        "# medbench leaderboard",
-        *(_table(k, [r for r in kept if kind(r.identity) == k]) for k in kinds),
-    ]
-    if not kinds:
+    return {"leaderboard.md": page(build(results)).encode()}
+
+
+def page(board: Board) -> str:
+    """The whole page."""
+    parts = ["# medbench leaderboard", *(_section(board, table) for table in board.tables)]
+    if not board.tables:
         parts.append("No records to show. `medbench run --method random --task rsna_lp` makes some.")
-    if left_out:
-        parts.append("## Left out\n\n" + "\n".join(f"- {line}" for line in left_out))
+    if any(table.source == "real" for table in board.tables):  # phantoms have nothing published beside them
+        names = {row.key: escape(row.name) for table in board.tables for row in table.rows}
+        parts.append(beside_ours(verdicts(board), names))
+    if board.left_out:
+        parts.append("## Left out\n\n" + _list(map(escape, board.left_out)))
     return "\n\n".join(parts) + "\n"
 
 
-def _table(about: Kind, records: Sequence[Record]) -> str:
-    rows = _lines({row_key(r.identity): r.identity for r in records}, _row_name)
-    columns = _lines({column_key(r): r.identity for r in records}, _column_name)
-    columns.sort(key=lambda column: (column.identity.task, column.identity.fraction, column.key))
-    places = by_place(records)
-    cells = {(r.key, c.key): summarise(places.get((about, r.key, c.key), [])) for r in rows for c in columns}
-    direction = {column_key(r): r.primary.higher_is_better for r in records if r.primary is not None}
-    ranks = _mean_ranks(rows, columns, cells, direction)
-    rows.sort(key=lambda row: (ranks.get(row.key, float("inf")), row.name))
-
-    source, recipe, size = about
-    table = [
-        [
-            row.name,
-            *(cells[row.key, column.key].text for column in columns),
-            f"{ranks[row.key]:.2f}" if row.key in ranks else "–",
-        ]
-        for row in rows
-    ]
-    headers = ["method", *(column.name for column in columns), "mean rank"]
-    notes = [
-        f"{row.name}, {c.name}: {note}"
-        for row in rows
-        for c in columns
-        for note in cells[row.key, c.key].notes
-    ]
-    blocks = {
-        "": [*_about_columns(columns, records), *(f"{row.name}: {_about_row(row)}" for row in rows)],
-        "Notes": notes,
-        "Missing, and the command that fills it": list(_missing(rows, columns, cells)),
-    }
+def _section(board: Board, table: Table) -> str:
+    tasks = [list(own) for _, own in groupby(table.columns, key=lambda column: column.task)]
+    source = SOURCES[table.source]
     parts = [
-        f"## {source}, recipe {recipe}, {size}",
-        SOURCES[source][0].upper() + SOURCES[source][1:],
-        tabulate(table, headers=headers, tablefmt="github", disable_numparse=True),
-        ORDER,
+        f"## {table.source}, recipe {escape(table.recipe)}, {table.size}",
+        f"{source[0].upper()}{source[1:]}",
+        _table(board, table, table.columns, full=len(tasks) == 1, ranks=True),
+        _list(
+            [
+                *wording.legend(table),
+                *(f"{escape(name)}, {escape(about)}" for name, about in _about_columns(table)),
+                *(f"{escape(wording.badged(row))}: {escape(row.about)}" for row in table.rows),
+                *wording.statistics(table),
+            ]
+        ),
     ]
-    for title, lines in blocks.items():
-        if lines:
-            parts.append((f"{title}:\n\n" if title else "") + "\n".join(f"- {line}" for line in lines))
-    return "\n\n".join(parts)
+    if len(tasks) > 1:
+        for own in tasks:
+            parts += [f"### {escape(own[0].task)}", _table(board, table, own, full=True, ranks=False)]
+    notes = [escape(note) for note in wording.notes(table)]
+    missing = list(_missing(table))
+    parts += ["Notes:", _list(notes)] if notes else []
+    parts += ["Missing, and the command that fills it:", _list(missing)] if missing else []
+    return "\n\n".join(part for part in parts if part)
 
 
-# Rows and columns.
-
-
-def _lines(identities: Mapping[str, Identity], name: Callable[[Identity], str]) -> list[_Line]:
-    """Rows or columns by name; those that would share one get a piece of their key as well."""
-    names = [name(identity) for identity in identities.values()]
+def _table(board: Board, table: Table, columns: Sequence[Column], *, full: bool, ranks: bool) -> str:
+    first = {column.key: wording.best(table, column) for column in columns}
     lines = []
-    for key, identity in identities.items():
-        own = name(identity)
-        lines.append(_Line(key, own if names.count(own) == 1 else f"{own} #{key[:6]}", identity))
-    return sorted(lines, key=lambda line: line.name)
+    for row in table.rows:
+        cells = [table.cells[row.key, column.key] for column in columns]
+        if not ranks and all(cell.status == "missing" for cell in cells):
+            continue  # said in the overview
+        shown = [_cell(board, cell, bold=row.key in first[cell.column], full=full) for cell in cells]
+        lines.append(
+            [escape(wording.badged(row)), *shown, *([wording.mean_rank(table, row)] if ranks else [])]
+        )
+    names = [escape(column.name) for column in columns]
+    headers = ["method", *names, *(["mean rank"] if ranks else [])]
+    if board.base is None:
+        text: str = tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)
+        return text
+    # Padded to the longest link, nobody could read the file.
+    return "\n".join(f"| {' | '.join(line)} |" for line in (headers, ["---"] * len(headers), *lines))
 
 
-def _row_name(identity: Identity) -> str:
-    return f"{identity.method} ({identity.fidelity})"
+def _cell(board: Board, cell: Cell, *, bold: bool, full: bool) -> str:
+    if cell.mean is None:
+        return wording.nothing(cell) + (_records(board, cell) if full else "")
+    value = wording.percent(cell.mean)
+    parts = [f"**{value}**{wording.spread(cell)}" if bold else f"{value}{wording.spread(cell)}"]
+    if full:
+        parts.append(wording.interval(cell))
+    parts.append(wording.rank(cell) + wording.symbols(cell))
+    return " ".join(part for part in parts if part) + (_records(board, cell) if full else "")
 
 
-def _column_name(identity: Identity) -> str:
-    return f"{identity.task} {fraction_name(identity.fraction)}"
-
-
-def _about_row(row: _Line) -> str:
-    weights = row.identity.weights
-    text = f"checkpoint {weights.key[:12]}" if weights.kind == "checkpoint" else weights.kind
-    if weights.corpus is not None:
-        text += f" on {weights.corpus.source} {weights.corpus.dataset}"
-        text += f", subset: {weights.corpus.subset}" if weights.corpus.subset else ""
-    return f"{text}; precision {row.identity.precision}; {row.identity.method_owner}"
-
-
-def _about_columns(columns: Sequence[_Line], records: Sequence[Record]) -> list[str]:
-    """One line a task, or a column where columns of a task differ in more than the fraction."""
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for column in columns:
-        name = column.name if "#" in column.name else column.identity.task
-        groups[name] += [record for record in records if column_key(record) == column.key]
-    lines = []
-    for name, group in groups.items():
-        first = min(group, key=seed_order)
-        identity = first.identity
-        metric = next((r.primary for r in group if r.primary is not None), None)
-        measure = f"{first.primary_metric} in %"
-        if metric is not None:
-            measure += f", {'higher' if metric.higher_is_better else 'lower'} is better"
-        data = identity.dataset + (f", subset: {identity.subset}" if identity.subset else "")
-        split = f"split {identity.split}, {first.counts.test:,} test samples"
-        lines.append(f"{name}, version {identity.task_version}: {measure}; {data}; {split}")
-    return lines
-
-
-# Ranks.
-
-
-def _mean_ranks(
-    rows: Sequence[_Line],
-    columns: Sequence[_Line],
-    cells: Mapping[tuple[str, str], Summary],
-    higher_is_better: Mapping[str, bool],
-) -> dict[str, float]:
-    """By row key: mean rank of the complete rows among themselves; ties share a rank.
-
-    A row is complete if it has a value wherever any row has one.
-    """
-    means = pd.DataFrame(
-        [[cells[row.key, column.key].mean for column in columns] for row in rows],
-        index=[row.key for row in rows],
-        columns=[column.key for column in columns],
-        dtype=float,
+def _records(board: Board, cell: Cell) -> str:
+    """The records of a cell: as links, else how many count where there are several."""
+    if board.base is None:
+        counted = sum(seed.repeats is None for seed in cell.seeds if seed.value is not None)
+        return f", {counted} seeds" if cell.mean is not None and counted > 1 else ""
+    links = [
+        f"[{'record' if seed.seed is None else seed.seed}]({quote(f'{board.base}/{seed.path}')})"
+        for seed in cell.seeds
+    ]
+    numbered = (
+        "" if any(seed.seed is None for seed in cell.seeds) else "seed " if len(links) == 1 else "seeds "
     )
-    complete = means.dropna(axis="columns", how="all").dropna(axis="index")
-    if complete.empty:
-        return {}
-    better = [1.0 if higher_is_better[str(key)] else -1.0 for key in complete.columns]
-    ranks = (complete * better).rank(ascending=False).mean(axis="columns")
-    return {str(key): float(rank) for key, rank in ranks.items()}
+    return f", {numbered}{', '.join(links)}" if links else ""
 
 
-# What is missing.
+def _about_columns(table: Table) -> Iterator[tuple[str, str]]:
+    """One line a task, or a column where columns of a task differ in more than the fraction."""
+    said = set()
+    for column in table.columns:
+        plain_name = column.task + (f" {fraction_name(column.fraction)}" if column.trains else "")
+        line = (column.task if column.name == plain_name else column.name), column.about
+        if line not in said:
+            said.add(line)
+            yield line
 
 
-def _missing(
-    rows: Sequence[_Line], columns: Sequence[_Line], cells: Mapping[tuple[str, str], Summary]
-) -> Iterator[str]:
-    """A line for every place that lacks a seed which its row has somewhere else."""
-    for row in rows:
-        ran = {s for c in columns for s in cells[row.key, c.key].seeds if s is not None} or {0}
-        for column in columns:
-            seeds = cells[row.key, column.key].seeds
-            if None not in seeds and (lacking := sorted(ran - seeds)):
-                yield f"{row.name}, {column.name}: `{_command(row.identity, column.identity, lacking)}`"
+def _missing(table: Table) -> Iterator[str]:
+    rows: dict[str, Row] = {row.key: row for row in table.rows}
+    columns = {column.key: column for column in table.columns}
+    for one in table.missing:
+        where = f"{escape(wording.badged(rows[one.row]))}, {escape(columns[one.column].name)}"
+        yield f"{where}: {_code(one.command)}"
 
 
-def _command(row: Identity, column: Identity, seeds: Sequence[int]) -> str:
-    """What to type; words in capitals are the user's own paths."""
-    parts = [
-        f"medbench run --method {row.method} --task {column.task} --fraction {column.fraction:g}",
-        f"--seed {','.join(map(str, seeds))} --recipe {row.recipe} --precision {row.precision}",
-    ]
-    if column.source == "real":
-        parts.append(f"--data {column.dataset}=DIR")
-    if row.weights.kind == "checkpoint":
-        parts.append("--checkpoint PATH")
-    elif row.weights.corpus is not None and row.weights.corpus.source == "real":
-        corpus = row.weights.corpus.dataset
-        parts.append("--corpus table:FILE" if corpus == "table" else f"--corpus {corpus} --data {corpus}=DIR")
-    return " ".join(parts)
+def _list(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def escape(text: str) -> str:
+    """Text that Markdown shows as it is; underscores inside of a word are no markup, and stay readable."""
+    text = re.sub(r"([\\`*\[\]<>|&~])", r"\\\1", wording.plain(text))
+    text = re.sub(r"^([#+=-]|\d+(?=[.)]( |$)))", _at_the_start, text)
+    return re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)
+
+
+def _at_the_start(found: re.Match[str]) -> str:
+    """What would begin a heading, a line or a list."""
+    return f"{found[0]}\\" if found[0].isdecimal() else f"\\{found[0]}"
+
+
+def _code(text: str) -> str:
+    """As code, also where it has backticks in it."""
+    text = wording.plain(text)
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{text}{space}{fence}"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from medbench.cells import format_metric
 from medbench.records import Record
-from medbench_leaderboards.groups import repeats
+from medbench.results import repeats
 
 Status = Literal["ok", "n/a", "failed", "ambiguous", "missing"]
 """Has a value; was skipped or is not defined; failed; has two records of one seed; has none at all."""

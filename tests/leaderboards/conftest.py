@@ -1,6 +1,6 @@
 """Hand-made records, and a results folder with files beside them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,9 @@ from medbench.scoring import Scores, score
 from medbench_leaderboards.board import Board, build
 
 MakeRecord = Callable[..., Record]
+
+CATALOGUE = load_catalogue(third_party=False)
+LP, KNN = "rsna_lp", "rsna_knn"
 
 
 def _record(
@@ -125,6 +128,37 @@ def record() -> MakeRecord:
     return _record
 
 
+class Given(Results):
+    """Records without files beside them, in a folder that is nowhere."""
+
+    def __init__(self, records: Sequence[Record], base: str | None = None) -> None:
+        self.root, self.catalogue, self.base = Path("nowhere"), CATALOGUE, base
+        self.records = tuple(record for record in records if record.status != "failed")
+        self.failures = tuple(record for record in records if record.status == "failed")
+
+    def path(self, record: Record) -> str:
+        """Where a results folder would have it."""
+        return ResultStore(Path()).path(record.identity, record.cell_id).as_posix()
+
+    def draws(self, record: Record) -> None:
+        """None are kept."""
+
+    def bootstrap(self, record: Record) -> None:
+        """None is kept."""
+
+    def influence(self, record: Record) -> None:
+        """None without predictions."""
+
+    def predictions(self, record: Record) -> None:
+        """None are kept."""
+
+
+@pytest.fixture
+def given() -> Callable[..., Results]:
+    """A function from records to `Results` without files."""
+    return Given
+
+
 @pytest.fixture
 def board(record: MakeRecord) -> list[Record]:
     """Some of everything: three methods, two tasks, seeds, a skipped and a failed cell, a gap, mixed, real, old."""
@@ -146,10 +180,6 @@ def board(record: MakeRecord) -> list[Record]:
     records += [record("clip", "rsna_lp", 0.01, 0, 0.99, task_version=0)]
     records += [record("clip", "rsna_lp", 0.01, 0, 0.7, recipe="micro")]
     return records
-
-
-CATALOGUE = load_catalogue(third_party=False)
-LP, KNN = "rsna_lp", "rsna_knn"
 
 
 def _predictions(films: int, quality: float, seed: int) -> pd.DataFrame:
@@ -204,7 +234,8 @@ def write_unfinished(root: Path, method: str, task: str, fraction: float, seed: 
     films, spec = more.pop("films", 320), CATALOGUE.lookup_task(task)
     more = {"task_version": spec.version, "split_sha256": f"{films:064}"} | more
     made = _record(method, task, fraction, seed, **more)
-    made = made.model_copy(update={"primary_metric": spec.primary_metric, "predictions": None})
+    counts = made.counts.model_copy(update={"test": films})
+    made = made.model_copy(update={"primary_metric": spec.primary_metric, "counts": counts})
     return ResultStore(root).write(made)
 
 

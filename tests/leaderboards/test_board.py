@@ -1,5 +1,12 @@
 """The board: what follows from records, before any format."""
 
+from pathlib import Path
+
+import pytest
+
+from medbench.plugins import load_catalogue
+from medbench.results import Results
+from medbench.statistics.paired import compare
 from medbench_leaderboards.board import Board, Cell, Table
 
 
@@ -32,3 +39,23 @@ def test_a_cell_says_how_it_stands(made_board: Board) -> None:
     repeat = cell(table, "clip", "rsna_lp 10%")
     assert repeat.marks == ("repeat",)
     assert [seed.repeats for seed in repeat.seeds] == [None, None, 1]
+
+
+def test_comparisons_are_those_of_compare(results_folder: Path, made_board: Board) -> None:
+    results = Results.read(results_folder, load_catalogue(third_party=False))
+    records = {record.cell_id: record for record in results.records}
+    compared = 0
+    for table in made_board.tables:
+        for one in table.comparisons:
+            sides = [
+                [records[seed.cell_id] for seed in table.cells[row, one.column].seeds]
+                for row in (one.a, one.b)
+            ]
+            expected = compare(results, *sides)
+            for name in ("value", "low", "high", "p", "se_test", "se_training", "freedom"):
+                mine, theirs = getattr(one.difference, name), getattr(expected, name)
+                assert mine == (None if theirs is None else pytest.approx(theirs, rel=1e-6, abs=1e-12)), name
+            assert one.difference.test == expected.test
+            assert one.difference.seeds == expected.seeds
+            compared += 1
+    assert compared == 3 + 6 + 6 + 1 + 1

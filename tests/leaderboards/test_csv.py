@@ -8,20 +8,28 @@ import pandas as pd
 import pytest
 
 from medbench.records import Record
-from medbench_leaderboards.csv import COLUMNS, csv
+from medbench.results import Results
+from medbench_leaderboards import csv as made
 
 MakeRecord = Callable[..., Record]
+Text = Callable[[list[Record]], str]
+
+
+@pytest.fixture
+def csv(given: Callable[..., Results]) -> Text:
+    """cells.csv of some records."""
+    return lambda records: made.csv(given(records))["cells.csv"].decode()
 
 
 def read(text: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(text))
 
 
-def test_one_line_a_cell_metric_and_class(record: MakeRecord) -> None:
+def test_one_line_a_cell_metric_and_class(record: MakeRecord, csv: Text) -> None:
     value = 0.1 + 0.2  # seventeen digits
     text = csv([record(value=value, per_class={"b": None, "a": 0.25})])
     table = read(text)
-    assert list(table.columns) == list(COLUMNS)
+    assert list(table.columns) == list(made.CELLS)
     assert table["metric"].tolist() == ["auroc", "auroc", "auroc", "second"]
     assert table["primary"].tolist() == [True, True, True, False]
     assert table["class"].fillna("").tolist() == ["", "a", "b", ""]
@@ -40,7 +48,7 @@ def test_one_line_a_cell_metric_and_class(record: MakeRecord) -> None:
     assert (first["train"], first["corpus"], first["weights"]) == (30, "phantom mimic_cxr", "pretrained")
 
 
-def test_skipped_and_failed_cells_have_one_line_with_the_reason(record: MakeRecord) -> None:
+def test_skipped_and_failed_cells_have_one_line_with_the_reason(record: MakeRecord, csv: Text) -> None:
     table = read(
         csv(
             [
@@ -54,7 +62,7 @@ def test_skipped_and_failed_cells_have_one_line_with_the_reason(record: MakeReco
     assert table["metric"].isna().all()
 
 
-def test_repeats_are_marked_and_a_missing_seed_is_empty(record: MakeRecord) -> None:
+def test_repeats_are_marked_and_a_missing_seed_is_empty(record: MakeRecord, csv: Text) -> None:
     table = read(csv([record(seed=s, predictions="same") for s in (0, 1)] + [record("place", seed=None)]))
     table = table[table["primary"]].set_index(["method", "seed"])
     assert table.loc[("clip", 1), "repeats_seed"] == 0
@@ -63,17 +71,17 @@ def test_repeats_are_marked_and_a_missing_seed_is_empty(record: MakeRecord) -> N
     assert pd.isna(table.index[2][1])
 
 
-def test_mixed_records_are_left_out_and_old_versions_stay(record: MakeRecord) -> None:
+def test_mixed_records_are_left_out_and_old_versions_stay(record: MakeRecord, csv: Text) -> None:
     table = read(csv([record(), record(task_version=2), record(source="mixed")]))
     assert sorted(table["task_version"].unique()) == [1, 2]
     assert table["source"].unique().tolist() == ["phantom"]
 
 
-def test_the_order_of_records_does_not_matter(board: list[Record]) -> None:
+def test_the_order_of_records_does_not_matter(board: list[Record], csv: Text) -> None:
     text = csv(board)
     for seed in range(5):
         shuffled = list(board)
         random.Random(seed).shuffle(shuffled)
         assert csv(shuffled) == text
     assert "\r" not in text
-    assert csv([]) == ",".join(COLUMNS) + "\n"
+    assert csv([]) == ",".join(made.CELLS) + "\n"

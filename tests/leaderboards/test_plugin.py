@@ -2,15 +2,25 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 
+from medbench.results import Results
 from medbench_leaderboards import medbench_leaderboards
 
+FORMATS = {
+    "markdown": {"leaderboard.md"},
+    "csv": {"cells.csv", "comparisons.csv"},
+    "csv-wide": set(),
+    "json": {"leaderboard.json"},
+    "latex": set(),
+}
 
-def test_declarations_load_and_take_records() -> None:
+
+def test_declarations_load_and_take_results(given: Callable[..., Results]) -> None:
     specs = {spec.format: spec for spec in medbench_leaderboards()}
-    assert set(specs) == {"markdown", "csv"}
-    for spec in specs.values():
-        assert isinstance(spec.load()([]), str)
+    assert set(specs) == {*FORMATS, "plots", "html"}
+    for name, files in FORMATS.items():
+        assert set(specs[name].load()(given([]))) == files
 
 
 def test_declaring_imports_nothing_heavy() -> None:

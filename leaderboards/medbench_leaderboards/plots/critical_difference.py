@@ -115,7 +115,6 @@ def critical_difference(table: Table) -> Figure | None:
         )
     footnote(
         made,
-        f"Mean ranks over {len(table.columns)} columns, best at the right. Bars join what the critical difference of "
-        f"{table.tasks_ranked} tasks does not tell apart (Nemenyi, 5 %).",
+        "Mean ranks, best at the right. Bars join what differs by no more than the critical difference (Nemenyi, 5 %).",
     )
     return made

@@ -1,7 +1,7 @@
 """What this plugin adds to medbench. Read at every start of the program, so nothing heavy is imported here."""
 
 from medbench.hookspecs import hookimpl
-from medbench.specs import MethodSpec, TaskSpec
+from medbench.specs import LeaderboardSpec, MethodSpec, TaskSpec
 
 
 @hookimpl
@@ -27,4 +27,15 @@ def medbench_tasks():
         needs=frozenset({"image.pooled"}),
         primary_metric="auroc",
         given={"split": "mgca_det", "classes": ("pneumonia",)},
+    )
+
+
+@hookimpl
+def medbench_leaderboards():
+    yield LeaderboardSpec(
+        name="example_winners",
+        target="medbench_example.winners:winners",
+        summary="who is not beaten by anyone, column by column",
+        reference="docs/plugins.md",
+        format="winners",
     )

@@ -1,0 +1,133 @@
+"""The board in LaTeX: one file a table, to be read by an input command. Needs the package booktabs and no other."""
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+
+from medbench.cells import SOURCES
+from medbench.records import fraction_name
+from medbench.results import Results
+from medbench_leaderboards import wording
+from medbench_leaderboards.board import Cell, Column, Row, Table, build
+
+WIDE = 5
+"""With more columns than this a table goes over both columns of a page."""
+
+_SYMBOLS = {"†": r"\dagger", "‡": r"\ddagger", "~": r"\sim"}
+
+_CELL = (
+    "Percent: mean ± standard deviation over seeds (without ± of one seed); below it the 95 % interval over test "
+    "patients. Best mean of a column bold, second underlined. Raised: rank, 1 + the number of methods that are better "
+    "beyond noise (p < 0.05, adjusted by Holm over all comparisons of the table), with = where methods share it."
+)
+
+
+def latex(results: Results) -> Mapping[str, bytes]:
+    """`latex/<table>.tex`: methods by tasks, label fractions side by side below their task."""
+    return {f"latex/{table.name}.tex": page(table).encode() for table in build(results).tables}
+
+
+def page(table: Table) -> str:
+    """One table as a float with caption and label."""
+    kind = "table*" if len(table.columns) > WIDE else "table"
+    groups = [
+        list(own) for _, own in groupby(table.columns, key=lambda column: (column.task, "#" in column.name))
+    ]
+    lines = [
+        "% \\usepackage{booktabs}",
+        f"\\begin{{{kind}}}[t]",
+        "\\centering\\small",
+        f"\\caption{{{_caption(table)}}}",
+        f"\\label{{tab:{_label(table.name)}}}",
+        f"\\begin{{tabular}}{{l{'c' * (len(table.columns) + 1)}}}",
+        "\\toprule",
+        *_head(groups),
+        "\\midrule",
+        *(line for row in table.rows for line in _row(table, row)),
+        "\\bottomrule",
+        "\\end{tabular}",
+        f"\\end{{{kind}}}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _head(groups: list[list[Column]]) -> Iterator[str]:
+    tasks, rules, fractions, at = [], [], [], 2
+    for own in groups:
+        alone = len(own) == 1 and (not own[0].trains or "#" in own[0].name)
+        tasks.append(f"\\multicolumn{{{len(own)}}}{{c}}{{{escape(own[0].name if alone else own[0].task)}}}")
+        rules.append(f"\\cmidrule(lr){{{at}-{at + len(own) - 1}}}")
+        fractions += [escape(_below(column)) if not alone else "" for column in own]
+        at += len(own)
+    yield f" & {' & '.join(tasks)} &  \\\\"
+    yield "".join(rules)
+    yield f"method & {' & '.join(fractions)} & mean rank \\\\"
+
+
+def _below(column: Column) -> str:
+    """What stands below the task: the fraction, and what tells apart columns that share it."""
+    own = column.name.removeprefix(column.task).strip()
+    return own or fraction_name(column.fraction)
+
+
+def _row(table: Table, row: Row) -> Iterator[str]:
+    cells = [table.cells[row.key, column.key] for column in table.columns]
+    values = [_value(table, column, cell) for column, cell in zip(table.columns, cells, strict=True)]
+    rank, _, held = wording.mean_rank(table, row).partition(" ")
+    intervals = [_small(wording.interval(cell)) for cell in cells]
+    yield f"{escape(wording.badged(row))} & {' & '.join(values)} & {escape(rank)} \\\\"
+    yield f" & {' & '.join(intervals)} & {_small(held)} \\\\"
+
+
+def _value(table: Table, column: Column, cell: Cell) -> str:
+    if cell.mean is None:
+        return "--" if cell.status == "missing" else escape(cell.status)
+    text = wording.percent(cell.mean)
+    if cell.row in wording.best(table, column):
+        text = f"\\textbf{{{text}}}"
+    elif cell.row in wording.best(table, column, 2):
+        text = f"\\underline{{{text}}}"
+    if cell.sd is not None:
+        text += f" $\\pm$ {wording.percent(cell.sd)}"
+    raised = wording.rank(cell).strip("()") + "".join(_SYMBOLS[symbol] for symbol in wording.symbols(cell))
+    return f"{text}$^{{{raised}}}$" if raised else text
+
+
+def _small(text: str) -> str:
+    return f"{{\\scriptsize {escape(text)}}}" if text else ""
+
+
+def _caption(table: Table) -> str:
+    source = SOURCES[table.source].rstrip(".")
+    about = f"{table.source}, recipe {table.recipe}, {table.size}"
+    said = [about, f"{source[0].upper()}{source[1:]}", _CELL.rstrip(".")]
+    said += [*wording.marks(table), *wording.statistics(table)]
+    return escape(". ".join(said) + ".")
+
+
+def _label(name: str) -> str:
+    """A label may hold letters, digits and hyphens."""
+    return "".join(c if c.isascii() and (c.isalnum() or c == "-") else "-" for c in name)
+
+
+_ESCAPES = {
+    "\\": "\\textbackslash{}",
+    **{c: f"\\{c}" for c in "{}$&#%_"},
+    "^": "\\textasciicircum{}",
+    "~": "\\textasciitilde{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "|": "\\textbar{}",
+    '"': "\\textquotedbl{}",
+    "`": "\\textasciigrave{}",
+    # After the end of a row these two would be options of it; of ligatures only letters are wanted.
+    **{c: f"{{{c}}}" for c in "[]*-'?!"},
+    "±": "$\\pm$",
+    "†": "$\\dagger$",
+    "‡": "$\\ddagger$",
+    "–": "--",
+}
+
+
+def escape(text: str) -> str:
+    """Text that LaTeX sets as it is."""
+    return "".join(_ESCAPES.get(c, c) for c in wording.plain(text))

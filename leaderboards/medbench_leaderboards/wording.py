@@ -1,0 +1,151 @@
+"""How a board is put in words and numbers, the same in every format that people read."""
+
+import unicodedata
+from collections.abc import Iterator
+
+from medbench.statistics.paired import ALPHA
+from medbench_leaderboards.board import Cell, Column, Comparison, Row, Table
+
+CELL = (
+    "percent: mean ± standard deviation over seeds (without ± of one seed), [95 % interval over test patients]; the "
+    "best mean of a column is bold"
+)
+
+RANK = (
+    "(1): rank, 1 + the number of methods that are better beyond noise: p < 0.05, adjusted by Holm over all "
+    "comparisons of the table; (1=): others share it"
+)
+
+ORDER = (
+    "rows with a value in every column come first, by their mean rank [95 % interval over test patients] over tasks, "
+    "in each over its label fractions; the others follow by name, and say in how many columns they have one"
+)
+
+SYMBOLS = {"contaminated": "†", "small": "~", "repeat": "‡"}
+"""What a mark looks like in a cell; a tie is the = of its rank, one seed is a cell without ±."""
+
+LEGEND = {
+    "contaminated": "the encoder, or the training part, has seen films or patients of the test set: see the notes",
+    "small": "fewer than 300 test samples or 40 positives: the interval is known to be too narrow",
+    "repeat": "a seed repeats the predictions of another, and is not counted",
+}
+
+
+_NO_TEXT = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def plain(text: str) -> str:
+    """On one line, without control characters, halves of characters, and what turns the direction of writing."""
+    kept = "".join(c if unicodedata.category(c) not in _NO_TEXT else " " for c in text)
+    return " ".join(kept.split())
+
+
+def badged(row: Row) -> str:
+    """The name of a row with its badge."""
+    return f"{plain(row.name)} ({plain(row.fidelity)})"
+
+
+def percent(value: float) -> str:
+    """0.613 -> "61.3"."""
+    return f"{100 * value:.1f}"
+
+
+def spread(cell: Cell) -> str:
+    """Of several seeds as in " ± 0.8", else ""."""
+    return "" if cell.sd is None else f" ± {percent(cell.sd)}"
+
+
+def interval(cell: Cell) -> str:
+    """As in "[58.0, 64.4]"; "" where there is none."""
+    return "" if cell.low is None or cell.high is None else f"[{percent(cell.low)}, {percent(cell.high)}]"
+
+
+def rank(cell: Cell) -> str:
+    """As in "(1=)"; "" where the cell was compared with nothing."""
+    return "" if cell.rank is None else f"({cell.rank}{'=' if cell.tied else ''})"
+
+
+def symbols(cell: Cell) -> str:
+    """The marks of a cell."""
+    return "".join(symbol for mark, symbol in SYMBOLS.items() if mark in cell.marks)
+
+
+def nothing(cell: Cell) -> str:
+    """What stands in a cell without a value."""
+    return "–" if cell.status == "missing" else cell.status
+
+
+def legend(table: Table) -> list[str]:
+    """How to read the cells, and the marks that the table has."""
+    ranked = [RANK] if any(cell.rank is not None for cell in table.cells.values()) else []
+    return [CELL, *ranked, *marks(table), ORDER]
+
+
+def marks(table: Table) -> list[str]:
+    """What the marks mean that the table has."""
+    used = {mark for cell in table.cells.values() for mark in cell.marks}
+    return [f"{symbol}: {LEGEND[mark]}" for mark, symbol in SYMBOLS.items() if mark in used]
+
+
+def best(table: Table, column: Column, place: int = 1) -> frozenset[str]:
+    """Row keys with the best mean of a column as it is printed, or the second best (`place` 2).
+
+    None where one row is alone.
+    """
+    cells = [cell for row in table.rows if (cell := table.cells[row.key, column.key]).mean is not None]
+    shown = {cell.row: percent(cell.mean) for cell in cells if cell.mean is not None}
+    order = sorted({float(text) for text in shown.values()}, reverse=column.higher_is_better)
+    if len(shown) < 2 or len(order) < place:
+        return frozenset()
+    return frozenset(row for row, text in shown.items() if float(text) == order[place - 1])
+
+
+def coverage(table: Table, row: Row) -> tuple[int, int]:
+    """Columns in which the row has a value, of those in which any row has one."""
+    held = [c for c in table.columns if any(table.cells[r.key, c.key].mean is not None for r in table.rows)]
+    return sum(table.cells[row.key, column.key].mean is not None for column in held), len(held)
+
+
+def mean_rank(table: Table, row: Row) -> str:
+    """As in "1.33 [1.00, 2.00]" of a complete row, and "4/7" of another."""
+    for one in table.ranks:
+        if one.row == row.key:
+            held = "" if one.low is None or one.high is None else f" [{one.low:.2f}, {one.high:.2f}]"
+            return f"{one.value:.2f}{held}"
+    has, columns = coverage(table, row)
+    return f"{has}/{columns}" if columns else "–"
+
+
+def beyond_noise(comparison: Comparison) -> bool:
+    """Whether the two methods differ by more than noise, adjusted by Holm over all comparisons of the table."""
+    return comparison.p_holm is not None and comparison.p_holm < ALPHA
+
+
+def statistics(table: Table) -> Iterator[str]:
+    """What was compared, and with what outcome."""
+    tested = [one for one in table.comparisons if one.p_holm is not None]
+    if tested:
+        yield (
+            f"{sum(map(beyond_noise, tested)):,} of {len(tested):,} differences between two methods are beyond noise"
+        )
+    if table.critical_difference is not None:
+        yield (
+            f"mean ranks over {table.tasks_ranked} tasks differ by more than chance from "
+            f"{table.critical_difference:.2f} on (Nemenyi, 5 %)"
+        )
+
+
+def notes(table: Table) -> Iterator[str]:
+    """What has to be said of the table and its cells, each line with the cells that it is about."""
+    yield from table.notes
+    filled = {place for place, cell in table.cells.items() if cell.mean is not None}
+    about: dict[str, list[tuple[Row, Column]]] = {}
+    for row in table.rows:
+        for column in table.columns:
+            for note in table.cells[row.key, column.key].notes:
+                about.setdefault(plain(note), []).append((row, column))
+    for note, cells in about.items():
+        if len(cells) > 1 and {(row.key, column.key) for row, column in cells} == filled:
+            yield f"all cells: {note}"
+        else:
+            yield f"{'; '.join(f'{badged(row)}, {plain(column.name)}' for row, column in cells)}: {note}"
