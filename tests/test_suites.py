@@ -531,10 +531,10 @@ def test_a_request_that_stops_costs_itself_alone(
     assert {record.identity.method for record in outcome.records} == {"clip"}
 
 
-def test_nothing_is_computed_before_all_is_checked(tmp_path: Path) -> None:
+def test_nothing_is_computed_before_all_is_checked(micro: tuple[Suite, Path], tmp_path: Path) -> None:
     read = suite(
         tmp_path, SMALL + '[[grid]]\nmethods = "random"\n[[grid]]\ncheckpoint = "nowhere"\nmethods = "clip"\n'
     )
     with pytest.raises(Exception, match="--checkpoint nowhere: looked for"):
-        run_all(read.requests(base(tmp_path)), CATALOGUE)
+        run_all(read.requests(base(tmp_path, cache=micro[1] / "cache")), CATALOGUE)
     assert not (tmp_path / "results").exists()

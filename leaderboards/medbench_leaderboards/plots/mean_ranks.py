@@ -88,7 +88,7 @@ def mean_ranks(table: Table) -> Figure | None:
 def _words(rank: MeanRank) -> str:
     if rank.low is None or rank.high is None:
         return f"{rank.value:.2f}"
-    return f"{rank.value:.2f}  [{rank.low:.2f}, {rank.high:.2f}]"
+    return f"{rank.value:.2f} [{rank.low:.2f}, {rank.high:.2f}]"
 
 
 def _short(text: str) -> str:
