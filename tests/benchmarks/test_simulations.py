@@ -100,7 +100,8 @@ def test_coverage_of_large_test_sets(simulations: Any) -> None:
     for row in simulations.coverages(1000, 200, 0):
         share, error = (float(word) for word in row["coverage"].replace("%", "").split("±"))
         large = int(row["films"].replace(",", "")) >= 300
-        if large and "recorded" in row["interval"]:
+        # Of average precision they hold less, which docs/statistics.md says.
+        if large and not row["metric, true value"].startswith("mAP") and "recorded" in row["interval"]:
             assert 93 - 2 * error <= share <= 97 + 2 * error, row
 
 
