@@ -1,14 +1,11 @@
-"""Every method of the catalogue on phantoms: pretrains, evaluates, prints one Markdown table.
+"""One Markdown table of the methods that were run on phantoms, from their records.
 
-    python benchmarks/methods.py --results benchmarks/results/methods --write docs/methods.md
-    python benchmarks/methods.py --results DIR --methods random,clip --tasks rsna_lp --seeds 0 -- --device cuda
-    python benchmarks/methods.py --results DIR --table-only
+    medbench run --suite suites/phantom.toml --output DIR
+    python benchmarks/methods.py --results DIR --write docs/methods.md
+    python benchmarks/methods.py --results DIR --tasks rsna_lp,rsna_lp@mgca --block "lp variants" --write PAGE
 
-A row is a method that pretrains, or a baseline. A column is a task at all its label fractions, by default one of each
-family; another task is one more name for `--tasks`. Tasks with a difference to `random` come first, the other families
-follow in a table of their own. The tables are made from the records below `--results` alone, so an interrupted grid
-goes on by the same command, and `--table-only` computes nothing. Words after `--` go to `medbench run`. Exit code 1: a
-cell failed.
+A row is an encoder, a column a task at all its label fractions. Tasks with a difference to `random` come first, the
+other families follow in a table of their own.
 """
 
 import argparse
@@ -16,11 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import grid
 import tables
 
 from medbench.cells import SOURCES
-from medbench.plugins import Catalogue, load_catalogue
 from medbench.records import Record, fraction_name
 from medbench_leaderboards.groups import row_key
 from medbench_leaderboards.summary import Summary
@@ -28,64 +23,34 @@ from medbench_leaderboards.summary import Summary
 BLOCK, TITLE = "methods", "Measured on phantoms"
 OVER = ("rsna_lp", "rsna_det")
 """Tasks whose difference to the floor has a column."""
-TASKS = ",".join((*OVER, "rsna_lp@mgca", "rsna_knn", "rsna_ft", "siim_seg", "mimic_5x200_ret", "rsna_zs"))
+FIRST = (*OVER, "rsna_lp@mgca", "rsna_knn", "rsna_ft", "siim_seg", "mimic_5x200_ret", "rsna_zs")
+"""The order of the columns; other tasks follow by name."""
 FLOOR = "random"
 
 
 def main() -> int:
-    words = sys.argv[1:]
-    at = words.index("--") if "--" in words else len(words)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--results", type=Path, required=True, help="folder of the records")
-    parser.add_argument("--methods", help="comma-separated; default: all that pretrain, and the baselines")
-    parser.add_argument("--tasks", default=TASKS, help=f"default: {TASKS}")
-    parser.add_argument("--seeds", default="0,1,2", help="default: 0,1,2")
+    parser.add_argument("--tasks", help="comma-separated; default: all that have records")
     parser.add_argument("--recipe", default="tiny", help="default: tiny")
-    parser.add_argument("--table-only", action="store_true", help="print the table of what is there")
     parser.add_argument(
         "--write", type=Path, metavar="PAGE", help="put the tables into their block of a page"
     )
     parser.add_argument("--block", default=BLOCK, help=f"of the page (default: {BLOCK})")
-    options = parser.parse_args(words[:at])
-    catalogue = load_catalogue()
-    failed: list[grid.Part] = []
-    if not options.table_only:
-        names = options.methods.split(",") if options.methods else measured(catalogue)
-        parts = [
-            grid.Part(
-                name, tasks, options.results, options.seeds, options.recipe, more=tuple(words[at + 1 :])
-            )
-            for name in names
-            if (tasks := served(catalogue, name, options.tasks.split(",")))
-        ]
-        grid.estimate(parts)
-        failed = grid.run(parts)
+    options = parser.parse_args()
     records = tables.read(options.results, options.recipe)
-    if options.tasks != TASKS:
+    if options.tasks:
         records = [record for record in records if record.identity.task in options.tasks.split(",")]
     text = table(records)
     if not text:
-        grid.say(f"{options.results} holds no record of recipe {options.recipe} on phantoms")
+        print(f"{options.results} holds no record of recipe {options.recipe} on phantoms", file=sys.stderr)
         return 1
     print(text)
     if options.write is not None:
         tables.write(options.write, options.block, text, TITLE)
-    if failed:
-        grid.say(f"failed in part: {', '.join(part.method for part in failed)}; the same command tries again")
-    return 1 if failed else 0
-
-
-def measured(catalogue: Catalogue) -> list[str]:
-    """Methods that have a row."""
-    return [s.name for s in catalogue.methods.values() if s.pretrains or s.fidelity == "baseline"]
-
-
-def served(catalogue: Catalogue, method: str, tasks: Sequence[str]) -> tuple[str, ...]:
-    """Of these tasks, those that the method has the features for."""
-    provides = catalogue.lookup_method(method).provides
-    return tuple(task for task in tasks if catalogue.lookup_task(task).needs <= provides)
+    return 0
 
 
 def table(records: Sequence[Record]) -> str:
@@ -97,10 +62,9 @@ def table(records: Sequence[Record]) -> str:
         encoders.setdefault(row_key(record.identity), []).append(record)
     names = {key: own[0].identity.method for key, own in encoders.items()}
     keys = sorted(encoders, key=lambda key: (names[key], key))
-    first = TASKS.split(",")
     tasks = sorted(
         {record.identity.task for record in records},
-        key=lambda task: (first.index(task) if task in first else len(first), task),
+        key=lambda task: (FIRST.index(task) if task in FIRST else len(FIRST), task),
     )
     floors = [key for key in keys if names[key] == FLOOR]
     parts, notes = [], []

@@ -4,13 +4,14 @@ import importlib
 import json
 import re
 import shlex
+import shutil
 from collections import Counter
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.main import get_command
 from typer.testing import CliRunner, Result
@@ -19,7 +20,7 @@ from medbench.cli import app
 from medbench.errors import DataError, UsageError
 from medbench.plan import plan
 from medbench.plugins import load_catalogue
-from medbench.records import ResultStore
+from medbench.records import ResultStore, read_predictions
 from medbench.request import RunRequest
 from medbench.runner import RunOutcome, run_all
 from medbench.suites import File, Suite, read_suite, shard_of
@@ -27,19 +28,7 @@ from medbench.suites import File, Suite, read_suite, shard_of
 REPOSITORY = Path(__file__).resolve().parents[1]
 SUITES = sorted((REPOSITORY / "suites").glob("*.toml"))
 CATALOGUE = load_catalogue(third_party=False)
-ELEVEN = [
-    "random",
-    "imagenet",
-    "clip",
-    "convirt",
-    "gloria",
-    "mgca",
-    "place",
-    "sista",
-    "reclf",
-    "mflag",
-    "mrm",
-]
+TRAINED = [name for name, spec in CATALOGUE.methods.items() if not spec.released_only]
 
 SMALL = """
 data = "phantom"
@@ -285,6 +274,7 @@ extras = st.sampled_from(["", 'checkpoint = "a"\n', "set = {method.temperature =
 grids = st.lists(st.tuples(names, tasks, seeds, shares, extras), min_size=1, max_size=3)
 
 
+@settings(deadline=None, max_examples=60)
 @given(grids, st.integers(1, 9))
 def test_shards_are_disjoint_and_together_the_whole(said: list[Any], of: int) -> None:
     import tempfile
@@ -380,14 +370,26 @@ def test_committed_suites_can_be_read(path: Path, tmp_path: Path) -> None:
     assert read.requests(base(tmp_path))
 
 
-def test_the_phantom_suite_is_eleven_methods_on_a_task_of_each_family(tmp_path: Path) -> None:
+def test_the_phantom_suite_is_every_method_on_a_task_of_each_family(tmp_path: Path) -> None:
     read = read_suite(REPOSITORY / "suites" / "phantom.toml", CATALOGUE)
-    assert list(dict.fromkeys(e.method for e in read.encoders)) == ELEVEN
+    assert {e.method for e in read.encoders} == set(TRAINED)
     assert len(read.encoders) == 33
     found = cells(read.requests(base(tmp_path)))
-    dual = [name for name in ELEVEN if "embedding" in CATALOGUE.methods[name].provides]
+    dual = [name for name in TRAINED if "embedding" in CATALOGUE.methods[name].provides]
     assert len(found) == 3 * (11 * (3 + 3 + 3 + 3 + 3) + 2 * len(dual))
     assert {request.fractions for request in read.requests(base(tmp_path))} == {(0.01, 0.1, 1.0)}
+
+
+def test_the_published_matrix_has_every_method() -> None:
+    read = read_suite(REPOSITORY / "suites" / "paper.toml", CATALOGUE)
+    assert {e.method for e in read.encoders} == set(CATALOGUE.methods) - {
+        "released"
+    }  # which is anybody's file
+    assert {e.checkpoint for e in read.encoders if CATALOGUE.methods[e.method].released_only} == {
+        f"released/{name}"
+        for name, spec in CATALOGUE.methods.items()
+        if spec.released_only and name != "released"
+    }
 
 
 def test_the_suite_of_real_films_is_what_the_script_measures(
@@ -493,11 +495,21 @@ def test_the_cells_that_are_planned_are_the_cells_that_are_recorded(
 
 def test_shards_of_several_machines_are_the_whole(micro: tuple[Suite, Path], tmp_path: Path) -> None:
     read, folder = micro
-    for number in (1, 2):  # copied into one folder, as by `cp -r`
-        part = read.shard(number, 2)
-        run_all(part.requests(base(tmp_path, cache=folder / "cache")), CATALOGUE)
-        assert len(contents(tmp_path / "results")) < len(contents(folder / "results")) or number == 2
-    assert contents(tmp_path / "results") == contents(folder / "results")
+    whole = tmp_path / "whole"
+    for number in (1, 2):
+        own = tmp_path / f"machine-{number}"
+        run_all(
+            read.shard(number, 2).requests(base(tmp_path, results=own, cache=folder / "cache")), CATALOGUE
+        )
+        assert 0 < len(contents(own)) < len(contents(folder / "results"))
+        shutil.copytree(own, whole, dirs_exist_ok=True)
+    assert contents(whole) == contents(folder / "results")
+    # The same cells of yet another machine: the copies that come last stay, whole.
+    shutil.copytree(folder / "results", whole, dirs_exist_ok=True)
+    store = ResultStore(whole)
+    for path, record in zip(store.files(), store.records(), strict=True):
+        assert len(read_predictions(path, record)) == record.counts.test
+    assert [r.times for r in store.records()] == [r.times for r in ResultStore(folder / "results").records()]
 
 
 def test_a_request_that_stops_costs_itself_alone(
@@ -519,10 +531,10 @@ def test_a_request_that_stops_costs_itself_alone(
     assert {record.identity.method for record in outcome.records} == {"clip"}
 
 
-def test_nothing_is_computed_before_all_is_checked(tmp_path: Path) -> None:
+def test_nothing_is_computed_before_all_is_checked(micro: tuple[Suite, Path], tmp_path: Path) -> None:
     read = suite(
         tmp_path, SMALL + '[[grid]]\nmethods = "random"\n[[grid]]\ncheckpoint = "nowhere"\nmethods = "clip"\n'
     )
     with pytest.raises(Exception, match="--checkpoint nowhere: looked for"):
-        run_all(read.requests(base(tmp_path)), CATALOGUE)
+        run_all(read.requests(base(tmp_path, cache=micro[1] / "cache")), CATALOGUE)
     assert not (tmp_path / "results").exists()

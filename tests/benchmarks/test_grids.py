@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from medbench.plugins import load_catalogue
 from medbench.records import (
     Corpus,
     Counts,
@@ -156,12 +155,6 @@ def test_a_block_is_added_once_and_then_replaced(tmp_path: Path) -> None:
     assert page.read_text() == (
         "# Page\n\nwords\n\n## Measured\n\n<!-- table: methods -->\n| new |\n<!-- end of table -->\n\nmore words\n"
     )
-
-
-def test_a_method_is_asked_only_for_tasks_that_it_can_serve() -> None:
-    methods, catalogue = script("methods"), load_catalogue(third_party=False)
-    assert {"random", "clip", "place"} <= set(methods.measured(catalogue))
-    assert methods.served(catalogue, "random", ["rsna_lp", "rsna_det"]) == ("rsna_lp", "rsna_det")
 
 
 def test_a_part_that_fails_stops_no_other(

@@ -236,33 +236,66 @@ def differences(sides: Sequence[Side]) -> list[Difference]:
         there = ~np.isnan(variances)
         test[there], apart[there], named[there] = variances[there], (own[first] + own[second])[there], name
 
-    # What seeds differ by because they err on different films is in the noise of the test set already.
-    training = np.maximum(0.0, spread[first] + spread[second] - apart)  # NaN where a side has one seed
-    counted = ~np.isnan(training)
-    variance = test + np.where(counted, training, 0.0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        parts = spread**2 / (count - 1)
-        freedom = np.where(counted & (training > 0), variance**2 / (parts[first] + parts[second]), math.inf)
-        t = np.abs(value) / np.sqrt(variance)
-    p = np.asarray(2 * stats.t.sf(t, freedom))
-    reach = np.asarray(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+    both = np.stack([first, second])
+    found = judged(value, test, spread[both], apart, count[both])
     return [
         _said(
             (sides[i], sides[j]),
             Difference(
                 value=float(value[k]),
-                low=float(value[k] - reach[k]),
-                high=float(value[k] + reach[k]),
-                p=float(p[k]),
+                low=float(value[k] - found.reach[k]),
+                high=float(value[k] + found.reach[k]),
+                p=float(found.p[k]),
                 se_test=float(np.sqrt(test[k])),
-                se_training=float(np.sqrt(training[k])) if counted[k] else None,
-                freedom=float(freedom[k]),
+                se_training=None if np.isnan(found.training[k]) else float(np.sqrt(found.training[k])),
+                freedom=float(found.freedom[k]),
                 test=named[k],
                 seeds=(int(count[i]), int(count[j])),
             ),
         )
         for k, (i, j) in enumerate(zip(first.tolist(), second.tolist(), strict=True))
     ]
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Of many differences, (K,) each.
+
+    Attributes:
+        training: variance by other seeds, NaN where a side has one.
+        freedom: of the t distribution.
+        p: two-sided.
+        reach: half of the width of the 95 % interval.
+    """
+
+    training: Floats
+    freedom: Floats
+    p: Floats
+    reach: Floats
+
+
+def judged(
+    value: Floats, test: Floats, spread: Floats, apart: Floats, seeds: npt.NDArray[np.int64]
+) -> Judged:
+    """p-values and intervals of differences of means over seeds.
+
+    Args:
+        value: (K,) differences.
+        test: (K,) their variance by other patients, NaN where it is not known.
+        spread: (2, K) of each side its variance over seeds, divided by their number; NaN with one.
+        apart: (K,) variance of both means by seeds erring on different films, which is in `test` and in `spread`.
+        seeds: (2, K) how many each side has.
+    """
+    training = np.maximum(0.0, spread[0] + spread[1] - apart)
+    counted = ~np.isnan(training)
+    variance = test + np.where(counted, training, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = (spread**2 / (seeds - 1)).sum(axis=0)
+        freedom = np.where(counted & (training > 0), variance**2 / parts, math.inf)
+        t = np.abs(value) / np.sqrt(variance)
+    p = np.asarray(2 * stats.t.sf(t, freedom))
+    reach = np.asarray(stats.t.ppf(0.975, freedom) * np.sqrt(variance))
+    return Judged(training, freedom, p, reach)
 
 
 def _said(sides: tuple[Side, Side], found: Difference) -> Difference:

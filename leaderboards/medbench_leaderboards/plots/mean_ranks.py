@@ -1,4 +1,4 @@
-"""Mean rank of each method over all columns of a table, with its interval."""
+"""Mean rank of each method over the tasks of a table, with its interval."""
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -29,10 +29,11 @@ def mean_ranks(table: Table) -> Figure | None:
     unranked = [row.name for row in table.rows if row.key not in {rank.row for rank in ranks}]
     left = max(text_width(label(rows[rank.row]), 9) for rank in ranks) + 0.3
     right = max(text_width(_words(rank), 8.5) for rank in ranks) + 0.3
+    tasks = table.tasks_ranked
     made = figure(
         table,
         0.82 + _LINE * len(ranks) + 1.0,
-        f"Mean rank over {len(table.columns)} columns",
+        f"Mean rank over {tasks} task{'s' if tasks != 1 else ''}",
         width=left + PLOT + right,
     )
     axes = panel(made, left, 1.0, right, 0.82)
@@ -75,9 +76,9 @@ def mean_ranks(table: Table) -> Figure | None:
     axes.set_xlim(0.75, max(len(ranks), *(rank.high or 1.0 for rank in ranks)) + 0.25)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
     axes.set_xlabel("mean rank, 1 is best", color=GREY)
-    said = "Dots: ranks of the means, averaged over the columns."
+    said = "Dots: ranks of the means, averaged over the label fractions of a task, then over tasks."
     if any(rank.low is not None for rank in ranks):
-        said += " Bars: 95 % intervals, by ranks in each draw of patients."
+        said += " Bars: 95 % intervals over test patients."
     footnote(made, said, at=0.36 if unranked else 0.2)
     if unranked:
         footnote(made, _short(f"Not ranked, as cells lack: {', '.join(unranked)}."), at=0.16)
@@ -87,7 +88,7 @@ def mean_ranks(table: Table) -> Figure | None:
 def _words(rank: MeanRank) -> str:
     if rank.low is None or rank.high is None:
         return f"{rank.value:.2f}"
-    return f"{rank.value:.2f}  [{rank.low:.2f}, {rank.high:.2f}]"
+    return f"{rank.value:.2f} [{rank.low:.2f}, {rank.high:.2f}]"
 
 
 def _short(text: str) -> str:
