@@ -28,6 +28,7 @@ from medbench.metrics.bootstrap import (
     logit_interval,
     patient_bootstrap_weights,
     percentile_interval,
+    smaller_stratum,
 )
 from medbench.metrics.detection import IOUS_40_75, Detections, match, weighted_average_precision
 from medbench.statistics.paired import judged
@@ -110,6 +111,7 @@ def auroc_intervals(
     cohort: Cohort, area: float, rng: np.random.Generator, repeats: int
 ) -> Iterator[dict[str, Bounds]]:
     """Intervals of an AUROC of normal scores whose truth is `area`; half of a score is the patient's own."""
+    units = smaller_stratum(len(np.unique(cohort.of)), len(np.unique(cohort.of[cohort.truth])))
     shift, patients = math.sqrt(2) * ndtri(area), int(cohort.of.max()) + 1
     for models in _batches(repeats):
         own = rng.normal(size=(models, patients)) * math.sqrt(0.5)
@@ -117,8 +119,8 @@ def auroc_intervals(
         found = cohort.aurocs(shift * cohort.truth + own[:, cohort.of] + film)
         for value, draws, moves in zip(found.areas, found.draws, found.moves, strict=True):
             yield {
-                "bootstrap, log-odds (recorded)": logit_interval(float(value), draws),
-                "DeLong, log-odds": logit_bounds(float(value), float(np.sqrt(moves @ moves))),
+                "bootstrap, log-odds (recorded)": logit_interval(float(value), draws, units),
+                "DeLong, log-odds": logit_bounds(float(value), float(np.sqrt(moves @ moves)), units),
                 "bootstrap, percentiles": percentile_interval(draws),
             }
 

@@ -8,7 +8,7 @@ import pytest
 from medbench.errors import DataError
 from medbench.metrics.bootstrap import interval
 from medbench.plugins import load_catalogue
-from medbench.records import ResultStore, read_predictions, read_record
+from medbench.records import Record, ResultStore, read_predictions, read_record
 from medbench.rescore import rescore, score_again, write
 from medbench.results import Results
 from medbench.verify import verify_record
@@ -32,6 +32,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def units_of(results: Results, record: Record) -> int:
+    bootstrap = results.bootstrap(record)
+    assert bootstrap is not None
+    return bootstrap.resample.units
+
+
 def test_draws_come_from_the_file_else_from_predictions(folder: Path) -> None:
     plain, knowing = Results.read(folder), Results.read(folder, CATALOGUE)
     new, old = plain.records
@@ -42,7 +48,7 @@ def test_draws_come_from_the_file_else_from_predictions(folder: Path) -> None:
     assert plain.draws(new) is draws  # read once
     assert new.primary is not None
     assert (new.primary.low, new.primary.high) == pytest.approx(
-        interval(new.primary.interval, new.primary.value, draws)
+        interval(new.primary.interval, new.primary.value, draws, units_of(plain, new))
     )
     assert plain.draws(old) is None
     computed = knowing.draws(knowing.records[1])
@@ -106,8 +112,10 @@ def test_verify_holds_the_interval_against_the_draws(folder: Path) -> None:
     assert record.draws is not None
     path.write_text(text.replace(record.draws.resample, "0" * 64))
     assert any(line.startswith("draws: resample 0000") for line in wrong())
+    path.write_text(text.replace('"positive_samples": ', '"positive_samples": 1'))
+    assert any(line.startswith("draws: positive_samples") for line in wrong())
     path.write_text(text.replace('"positive_patients": ', '"positive_patients": 1'))
-    assert any(line.startswith("draws: positive_patients") for line in wrong())
+    assert any(line.startswith("draws: lower bound") for line in wrong())  # whose width it decides
     path.write_text(text)
     np.save(next(folder.rglob("*.npy")), np.zeros(2000))
     assert any("The file was changed" in line for line in wrong())

@@ -139,6 +139,11 @@ def narrow_interval(forger: Forger) -> None:
     forger.edit(0, narrow)
 
 
+def other_interval(forger: Forger) -> None:
+    """As of a version that made intervals otherwise."""
+    forger.edit(0, lambda record: record["metrics"][0].update(interval="by hand", low=0.1))
+
+
 def add_class(forger: Forger) -> None:
     forger.edit(0, lambda record: record["metrics"][0].update(per_class={"pneumonia": 0.99}))
 
@@ -297,6 +302,7 @@ def no_test(forger: Forger) -> None:
 EDITS: dict[Callable[[Forger], None], str] = {
     raise_metric: "auroc: value 0.99 recorded, 0.",
     narrow_interval: "auroc: low ",
+    other_interval: "auroc: interval by hand recorded, 95 % ",
     add_class: "auroc: per_class {'pneumonia': 0.99} recorded, {} computed",
     swap_files: ": SHA-256 ",
     swap_predictions: "auroc: value ",

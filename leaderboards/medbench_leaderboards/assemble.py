@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from medbench.metrics.bootstrap import logit_bounds
+from medbench.metrics.bootstrap import logit_bounds, smaller_stratum
 from medbench.plugins import load_catalogue
 from medbench.records import Identity, Record, fraction_name
 from medbench.results import Results, row_key, seed_order
@@ -232,7 +232,7 @@ def _delong(summary: Summary, found: Side | None) -> tuple[float, float] | None:
     block = summary.counted[0].draws if len(summary.counted) == 1 else None
     if block is None or block.delong_se is None or found.mean is None:
         return None
-    return logit_bounds(found.mean, block.delong_se)
+    return logit_bounds(found.mean, block.delong_se, smaller_stratum(block.patients, block.positive_patients))
 
 
 def _seed(results: Results, record: Record, summary: Summary) -> Seed:

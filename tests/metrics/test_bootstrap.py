@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from medbench.metrics import bootstrap
 from medbench.metrics.bootstrap import (
@@ -12,6 +13,7 @@ from medbench.metrics.bootstrap import (
     logit_interval,
     patient_bootstrap_weights,
     percentile_interval,
+    smaller_stratum,
 )
 
 
@@ -151,21 +153,33 @@ def test_a_key_names_the_resamples() -> None:
 
 def test_a_logit_interval_is_symmetric_in_log_odds() -> None:
     draws = np.random.default_rng(0).normal(0.9, 0.02, 2000)
-    low, high = logit_interval(0.9, draws)
+    low, high = logit_interval(0.9, draws, 40)
     assert low is not None
     assert high is not None
     assert 0.9 - low > high - 0.9 > 0  # more room towards 0.5
     odds = [math.log(v / (1 - v)) for v in (low, 0.9, high)]
     assert odds[1] - odds[0] == pytest.approx(odds[2] - odds[1])
-    assert odds[2] - odds[1] == pytest.approx(1.96 * np.std(draws, ddof=1) / 0.09, rel=1e-3)
+    error = np.std(draws, ddof=1) * math.sqrt(40 / 39)
+    assert odds[2] - odds[1] == pytest.approx(scipy.stats.t.ppf(0.975, 39) * error / 0.09)
+    wider = logit_interval(0.9, draws, 5)
+    assert wider[0] is not None
+    assert wider[0] < low
 
 
 def test_a_logit_interval_at_the_ends_and_of_nothing() -> None:
-    assert logit_interval(1.0, np.ones(10)) == (1.0, 1.0)
-    assert logit_interval(0.0, np.zeros(10)) == (0.0, 0.0)
-    assert logit_interval(0.5, np.full(10, 0.5)) == (0.5, 0.5)
-    assert logit_interval(None, np.full(10, 0.5)) == (None, None)
-    assert logit_interval(0.5, np.full(10, np.nan)) == (None, None)
+    assert logit_interval(1.0, np.ones(10), 9) == (1.0, 1.0)
+    assert logit_interval(0.0, np.zeros(10), 9) == (0.0, 0.0)
+    assert logit_interval(0.5, np.full(10, 0.5), 9) == (0.5, 0.5)
+    assert logit_interval(None, np.full(10, 0.5), 9) == (None, None)
+    assert logit_interval(0.5, np.full(10, np.nan), 9) == (None, None)
     mostly_nan = np.array([0.4, 0.5, np.nan, np.nan, np.nan])
-    assert logit_interval(0.5, mostly_nan) == (None, None)
-    assert logit_interval(0.5, mostly_nan[:4])[0] is not None
+    assert logit_interval(0.5, mostly_nan, 9) == (None, None)
+    assert logit_interval(0.5, mostly_nan[:4], 9)[0] is not None
+    assert logit_interval(0.5, mostly_nan[:4], 1) == (None, None)
+
+
+def test_the_smaller_stratum() -> None:
+    assert smaller_stratum(10, 4) == 4
+    assert smaller_stratum(10, 7) == 3
+    assert smaller_stratum(10, 0) == smaller_stratum(10, 10) == 10
+    assert smaller_stratum(0, 0) == 0

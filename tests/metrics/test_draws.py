@@ -80,7 +80,10 @@ def test_the_interval_is_that_of_the_draws(task: str, make: Callable[[], pd.Data
     scores = score(made, predictions)
     primary = scores.metrics[0]
     assert primary.name == spec.primary_metric
-    assert (primary.low, primary.high) == interval(primary.interval, primary.value, draws)
+    assert scores.bootstrap is not None
+    assert (primary.low, primary.high) == interval(
+        primary.interval, primary.value, draws, scores.bootstrap.resample.units
+    )
     assert primary.low is not None
     assert scores.bootstrap is not None
     np.testing.assert_array_equal(scores.bootstrap.draws, draws)

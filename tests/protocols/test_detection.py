@@ -173,6 +173,11 @@ def test_predictions_have_one_row_a_test_film(plain: Evaluation, data: TaskData)
         assert (np.diff(scores) <= 0).all()
 
 
+def test_truth_is_what_the_predictions_say_of_it(plain: Evaluation, data: TaskData) -> None:
+    truth = Detection("micro", split="squares").truth(data)
+    assert truth.map(list).equals(plain.predictions[list(truth.columns)].map(list))
+
+
 def test_predictions_survive_a_parquet_file(plain: Evaluation, tmp_path: Path) -> None:
     plain.predictions.to_parquet(tmp_path / "p.parquet")
     again = pd.read_parquet(tmp_path / "p.parquet")

@@ -64,7 +64,7 @@ def test_the_paired_bootstrap_is_scipys() -> None:
     one, other = shared + rng.normal(size=300), shared + rng.normal(size=300) + 0.1
     weights = patient_bootstrap_weights([f"{k:03}" for k in range(300)], np.zeros(300, bool)) / 300
     sides = [
-        Side(np.array([values.mean()]), draws=of_draws("k", (weights @ values)[None]))
+        Side(np.array([values.mean()]), draws=of_draws("k", (weights @ values)[None], 300))
         for values in (one, other)
     ]
     [found] = differences(sides)
@@ -253,7 +253,7 @@ def test_all_pairs_at_once_are_the_pairs() -> None:
     def made(seeds: int, key: str = "k", gaps: int = 0) -> Side:
         draws = 0.5 + (shared + rng.normal(size=(seeds, 2000))) / 50
         draws[:, 2000 - gaps :] = np.nan
-        return Side(0.5 + rng.normal(size=seeds) / 50, draws=of_draws(key, draws))
+        return Side(0.5 + rng.normal(size=seeds) / 50, draws=of_draws(key, draws, 40))
 
     sides = [made(1), made(3), made(3, gaps=300), made(2, gaps=1500), made(3, "other"), Side(np.zeros(0))]
     sides.append(Side(np.array([0.5]), lacking="none made"))

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 DRAWS = 2000
 """Draws of an interval; the 2.5 % tails then hold 50 draws each."""
@@ -20,13 +21,11 @@ DRAWS = 2000
 INTERVAL = f"95 % percentile bootstrap over patients, {DRAWS} draws, strata by positive"
 """How `Metric.interval` names `percentile_interval` of draws of this file."""
 
-LOGIT_INTERVAL = f"95 % bootstrap over patients on the log-odds scale, {DRAWS} draws, strata by positive"
+LOGIT_INTERVAL = f"95 % bootstrap over patients on the log-odds scale, t, {DRAWS} draws, strata by positive"
 """How `Metric.interval` names `logit_interval` of draws of this file."""
 
 SEED: Final = 0
 """Of the draws of every interval."""
-
-_NORMAL = 1.959963984540054  # 97.5 % quantile of the normal distribution
 
 _BLOCK_BYTES = 2 * 2**20
 
@@ -52,6 +51,11 @@ class Resample:
     positive_patients: int
     samples: int
     positive_samples: int
+
+    @property
+    def units(self) -> int:
+        """See `smaller_stratum`."""
+        return smaller_stratum(self.patients, self.positive_patients)
 
     @classmethod
     def of(
@@ -167,38 +171,50 @@ def percentile_interval(values: npt.NDArray[np.float64]) -> tuple[float | None, 
     return float(low), float(high)
 
 
-def logit_interval(value: float | None, values: npt.NDArray[np.float64]) -> tuple[float | None, float | None]:
+def logit_interval(
+    value: float | None, values: npt.NDArray[np.float64], units: int
+) -> tuple[float | None, float | None]:
     """95 % by the standard deviation of bootstrap values, carried over to log-odds and back.
 
     For AUROCs. Near 1 their draws lean to one side and cover too seldom: of a true 0.95 with 40 positives their
-    percentiles hold 91 %, these bounds 93 to 94 % (docs/statistics.md, with the program that finds it).
+    percentiles hold 89 to 91 % (docs/statistics.md, with the program that finds it). And draws of few patients move too
+    little: of m by the root of (m - 1) / m, a spread that m patients tell as badly as t with m - 1 degrees of freedom
+    says.
 
     Args:
         value: of all samples, 0 to 1.
         values: (D,) the metric of each draw, 0 to 1, NaN where it is not defined.
+        units: patients of the smaller stratum, see `smaller_stratum`.
 
     Returns:
         Bounds with the value between them. Of a value of 0 or 1 both are the value: no draw is another one, and there
-        is nothing to estimate from. (None, None) without a value, or as `percentile_interval` does.
+        is nothing to estimate from. (None, None) without a value, with fewer than two units, or as
+        `percentile_interval` does.
     """
     defined = values[~np.isnan(values)]
-    if value is None or len(defined) < 2 or 2 * len(defined) < len(values):
+    if value is None or len(defined) < 2 or 2 * len(defined) < len(values) or units < 2:
         return None, None
-    return logit_bounds(value, float(np.std(defined, ddof=1)))
+    return logit_bounds(value, float(np.std(defined, ddof=1)) * np.sqrt(units / (units - 1)), units)
 
 
-def logit_bounds(value: float, error: float) -> tuple[float, float]:
-    """95 % interval of a value between 0 and 1 by its standard error, carried over to log-odds and back."""
+def logit_bounds(value: float, error: float, units: int) -> tuple[float, float]:
+    """95 % interval of a value between 0 and 1 by its standard error, carried over to log-odds and back.
+
+    Args:
+        value: 0 to 1.
+        error: its standard error.
+        units: patients that it was estimated from, two or more.
+    """
     if not 0 < value < 1:
         return value, value
     odds = np.log(value / (1 - value))
-    reach = _NORMAL * error / (value * (1 - value))
-    low, high = 1 / (1 + np.exp(-(odds + np.array([-reach, reach]))))
+    reach = special.stdtrit(units - 1, 0.975) * error / (value * (1 - value))
+    low, high = special.expit(odds - reach), special.expit(odds + reach)
     return float(low), float(high)
 
 
 def interval(
-    kind: str, value: float | None, values: npt.NDArray[np.float64]
+    kind: str, value: float | None, values: npt.NDArray[np.float64], units: int
 ) -> tuple[float | None, float | None]:
     """The bounds that a metric has by its draws, or a mean of metrics by the mean of their draws.
 
@@ -206,5 +222,12 @@ def interval(
         kind: what `Metric.interval` says of it.
         value: of all samples.
         values: (D,) of the draws, NaN where not defined.
+        units: patients of the smaller stratum.
     """
-    return logit_interval(value, values) if kind == LOGIT_INTERVAL else percentile_interval(values)
+    return logit_interval(value, values, units) if kind == LOGIT_INTERVAL else percentile_interval(values)
+
+
+def smaller_stratum(patients: int, positive_patients: int) -> int:
+    """Patients of the smaller of the two strata, of a single one where the other is empty."""
+    sizes = [size for size in (positive_patients, patients - positive_patients) if size]
+    return min(sizes, default=0)

@@ -195,7 +195,9 @@ def classification_metrics(
         value = float(np.mean(there)) if there else None
         bootstrap = Bootstrap(np.concatenate(draws[name]), resample) if there else None
         kind = LOGIT_INTERVAL if name == "auroc" else INTERVAL
-        low, high = (None, None) if bootstrap is None else interval(kind, value, bootstrap.draws)
+        low, high = (
+            (None, None) if bootstrap is None else interval(kind, value, bootstrap.draws, resample.units)
+        )
         return Metric(
             name=title,
             value=value,

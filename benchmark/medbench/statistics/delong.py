@@ -42,11 +42,14 @@ class Influence:
         value: the AUROC.
         patients: (U,) names, sorted.
         moves: (U,) float64, the influence of each.
+        units: patients with positives, or with negatives, whichever are fewer; of several
+            classes those of the smallest.
     """
 
     value: float
     patients: npt.NDArray[np.str_]
     moves: Floats
+    units: int
 
     @property
     def standard_error(self) -> float:
@@ -77,15 +80,16 @@ def auroc_influence(
     outranked[truth] = (ranks[truth] - rankdata(score[truth])) / negatives
     outranked[~truth] = 1 - (ranks[~truth] - rankdata(score[~truth])) / positives
     value = float(outranked[truth].mean())
-    values = np.zeros(len(names))
+    values, sizes = np.zeros(len(names)), []
     for films, count in ((truth, positives), (~truth, negatives)):
         own = patient[films]
         units = len(np.unique(own))
         if units < 2:
             return None
+        sizes.append(units)
         moved = np.bincount(own, weights=outranked[films] - value, minlength=len(names))
         values += moved / count * np.sqrt(units / (units - 1))
-    return Influence(value, names, values)
+    return Influence(value, names, values, min(sizes))
 
 
 def influence(predictions: pd.DataFrame, metric: str, value: float | None) -> Influence | None:
@@ -124,7 +128,7 @@ def influence(predictions: pd.DataFrame, metric: str, value: float | None) -> In
     values = np.zeros(len(names))
     for one in found:
         values[np.searchsorted(names, one.patients)] += one.moves / len(found)
-    return Influence(value, names, values)
+    return Influence(value, names, values, min(one.units for one in found))
 
 
 def standard_error(predictions: pd.DataFrame, metric: str, value: float | None) -> float | None:

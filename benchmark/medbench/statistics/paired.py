@@ -74,11 +74,13 @@ class Noise:
         moves: (M,) float64. Influence of each patient on an AUROC, whose products are covariances; or the bootstrap
             draws, NaN where the metric is not defined, whose covariances are those of numbers.
         apart: variance of the mean by seeds erring on different films; 0 with one seed.
+        units: patients that the noise is estimated from, of the smaller stratum.
     """
 
     key: str
     moves: Floats
     apart: float
+    units: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,13 +112,16 @@ class Side:
         Args:
             kind: how the metric's own interval is made (`Metric.interval`).
         """
-        return (None, None) if self.draws is None else interval(kind, self.mean, self.draws.moves)
+        if self.draws is None:
+            return None, None
+        return interval(kind, self.mean, self.draws.moves, self.draws.units)
 
     def delong_interval(self) -> tuple[float, float] | None:
         """The same by DeLong, on the log-odds scale; None where there is none."""
         if self.delong is None or self.mean is None:
             return None
-        return logit_bounds(self.mean, float(np.sqrt(self.delong.moves @ self.delong.moves)))
+        error = float(np.sqrt(self.delong.moves @ self.delong.moves))
+        return logit_bounds(self.mean, error, self.delong.units)
 
 
 def side(results: Results, records: Sequence[Record]) -> Side:
@@ -150,21 +155,24 @@ def side(results: Results, records: Sequence[Record]) -> Side:
         if len(keys) > 1:
             lacking = f"seeds of {kept[0].identity.method} were tested on different patients"
         else:
-            draws = of_draws(keys.pop(), np.stack([bootstrap.draws for bootstrap in drawn]))
+            draws = of_draws(
+                keys.pop(), np.stack([bootstrap.draws for bootstrap in drawn]), drawn[0].resample.units
+            )
     return Side(values, of_influences(influences), draws, said, lacking)
 
 
-def of_draws(key: str, draws: Floats) -> Noise:
+def of_draws(key: str, draws: Floats, units: int) -> Noise:
     """Noise of the mean over seeds.
 
     Args:
         key: of the resamples.
         draws: (seeds, D), NaN where not defined.
+        units: patients of the smaller stratum.
     """
     defined = draws[:, ~np.isnan(draws).any(axis=0)]
     count = defined.shape[1]
     apart = _apart(defined - defined.mean(axis=1, keepdims=True)) / (count - 1) if count > 1 else 0.0
-    return Noise(key, draws.mean(axis=0), apart)
+    return Noise(key, draws.mean(axis=0), apart, units)
 
 
 def of_influences(found: Sequence[Influence | None]) -> Noise | None:
@@ -174,7 +182,7 @@ def of_influences(found: Sequence[Influence | None]) -> Noise | None:
     if len(known) < len(found) or len(keys) != 1:
         return None
     each = np.stack([one.moves for one in known])  # (seeds, patients)
-    return Noise(keys.pop(), each.mean(axis=0), _apart(each))
+    return Noise(keys.pop(), each.mean(axis=0), _apart(each), known[0].units)
 
 
 def _apart(moves: Floats) -> float:

@@ -68,7 +68,7 @@ class Agreement:
             truth, positives = partial(_truth, column), partial(_positives, column)
             self._equal(_task if own else _test_set, truth, f"{column} differs from that", positives)
         self._equal(_task, _resample, "draws are of other patients or strata than those", _drawn_positives)
-        for name in sorted({metric.name for each in self._digests for metric in each.record.metrics}):
+        for name in ("auroc", "macro_auroc"):  # the n of others can depend on what is predicted
             self._equal(_task, partial(_n, name), f"{name}: n is not that", partial(_n, name))
         self._equal(_train_set, _train_patients, "counts: train_patients is not that", _train_patients)
 

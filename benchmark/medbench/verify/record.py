@@ -200,7 +200,9 @@ def _numbers(record: Record, scores: Scores, keyed: bool) -> list[str]:
     if keyed:
         scores = replace(scores, subgroups=large_groups(scores.subgroups)[0], reliability=[])
     wrong = _compare("metrics", _metrics(record), _metrics(scores))
-    if record.subgroups or record.reliability:  # older records have neither
+    kinds = {metric.name: metric.interval for metric in scores.metrics}
+    older = any(kinds.get(metric.name, metric.interval) != metric.interval for metric in record.metrics)
+    if (record.subgroups or record.reliability) and not older:  # the oldest records have neither
         wrong += _compare("blocks", _blocks(record), _blocks(scores))
     return wrong
 
@@ -328,6 +330,12 @@ def _compare(what: str, recorded: _Named, computed: _Named) -> list[str]:
         wrong.append(f"{what} recorded: {', '.join(held)}; computed: {', '.join(again)}")
     now = dict(computed)
     for name, fields in recorded:
+        if name in now and (kind := fields.get("interval")) != (other := now[name].get("interval")):
+            wrong.append(
+                f"{name}: interval {kind} recorded, {other} computed. If it is of an older version, `medbench results "
+                "rescore --out DIR` makes it anew"
+            )
+            continue
         for part, value in fields.items() if name in now else ():
             if found := next(_differences(part, value, now[name][part]), ""):
                 wrong.append(f"{name}: {found}")
