@@ -22,10 +22,13 @@ _STATUS = ("ok", "skipped", "failed")
 
 def distinct(records: Iterable[Record]) -> list[Record]:
     """One record a cell, in an order of their own; a finished one is taken before a failed one."""
-    best: dict[str, Record] = {}
-    for record in sorted(records, key=lambda r: (r.cell_id, _STATUS.index(r.status), r.to_json())):
-        best.setdefault(record.cell_id, record)
-    return list(best.values())
+    cells: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        cells[record.cell_id].append(record)
+    return [
+        own[0] if len(own) == 1 else min(own, key=lambda r: (_STATUS.index(r.status), r.to_json()))
+        for _, own in sorted(cells.items())
+    ]
 
 
 def current(records: Iterable[Record]) -> tuple[list[Record], list[str]]:

@@ -104,7 +104,7 @@ def _records(board: Board, cell: Cell) -> str:
         counted = sum(seed.repeats is None for seed in cell.seeds if seed.value is not None)
         return f", {counted} seeds" if cell.mean is not None and counted > 1 else ""
     links = [
-        f"[{'record' if seed.seed is None else seed.seed}]({quote(f'{board.base}/{seed.path}')})"
+        f"[{'record' if seed.seed is None else seed.seed}]({quote(f'{board.base}/{seed.path}', errors='replace')})"
         for seed in cell.seeds
     ]
     numbered = (

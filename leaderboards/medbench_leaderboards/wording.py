@@ -36,6 +36,8 @@ _NO_TEXT = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 def plain(text: str) -> str:
     """On one line, without control characters, halves of characters, and what turns the direction of writing."""
+    if text.isprintable() and "  " not in text and text == text.strip():
+        return text
     kept = "".join(c if unicodedata.category(c) not in _NO_TEXT else " " for c in text)
     return " ".join(kept.split())
 
