@@ -73,7 +73,7 @@ def test_intervals_hold_the_truth(simulations: Any) -> None:
         "DeLong, log-odds",
         "bootstrap, percentiles",
     }
-    assert all(0.88 < share <= 1 for share in found.areas())
+    assert all(0.88 < share <= 1 for share in found.values())
     dice = simulations.mean_intervals(cohort, simulations.dice_of(cohort.truth, rng), 300)
     [share] = simulations.coverage(dice, simulations.dice_truth(cohort.truth)).values()
     assert 0.90 < share < 0.99
@@ -84,7 +84,7 @@ def test_equal_methods_are_seldom_called_different(simulations: Any) -> None:
     for world in (simulations.World(1, 0.0), simulations.World(3, 0.2)):
         found = simulations.rejections(cohort, world, rng, 100)
         assert set(found) == {"DeLong", "paired bootstrap"}
-        assert all(share <= 0.13 for share in found.areas())
+        assert all(share <= 0.13 for share in found.values())
 
 
 def test_the_page_has_what_was_found() -> None:
