@@ -281,7 +281,11 @@ def _comparisons(
 def _ranked(
     cells: Mapping[_Key, Cell], columns: Sequence[Column], comparisons: Sequence[Comparison]
 ) -> dict[_Key, Cell]:
-    """The cells with their ranks."""
+    """The cells with their ranks.
+
+    A method with much noise of its own, a low mean and few seeds that disagree, can be told from nobody. It is then
+    not among the best for that: its rank is no better than that of a method with a higher mean.
+    """
     sign = {column.key: 1 if column.higher_is_better else -1 for column in columns}
     better: dict[_Key, int] = {}
     for one in comparisons:
@@ -292,6 +296,10 @@ def _ranked(
         better.setdefault(b, 0)
         if beyond_noise(one):
             better[b if sign[one.column] * one.difference.value > 0 else a] += 1
+    means = {place: cells[place].mean or 0.0 for place in better}
+    worst: dict[str, int] = {}
+    for place in sorted(better, key=lambda p: -sign[p[1]] * means[p]):  # from the best mean down
+        worst[place[1]] = better[place] = max(better[place], worst.get(place[1], 0))
     shared = Counter((column, count) for (_, column), count in better.items())
     return {
         place: cell

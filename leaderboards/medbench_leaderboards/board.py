@@ -100,7 +100,8 @@ class Cell:
         low, high: 95 % interval of the mean over test patients, None where there is none.
         delong: the same by DeLong, where the metric is an AUROC.
         small: the test set is so small that intervals are known to be rough.
-        rank: 1 + number of rows that are better beyond noise; equal ranks are ties. None where it was not compared.
+        rank: 1 + number of rows that are better beyond noise, and at least that of any row with a better mean; equal
+            ranks are ties. None where it was not compared.
         tied: shares its rank.
         marks: of "contaminated", "small", "repeat", "one seed".
         notes: what has to be said of it.

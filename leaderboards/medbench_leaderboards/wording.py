@@ -13,7 +13,7 @@ CELL = (
 
 RANK = (
     "(1): rank, 1 + the number of methods that are better beyond noise: p < 0.05, adjusted by Holm over all "
-    "comparisons of the table; (1=): others share it"
+    "comparisons of the table, and never above a better mean; (1=): others share it"
 )
 
 ORDER = (

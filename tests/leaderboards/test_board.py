@@ -1,13 +1,15 @@
 """The board: what follows from records, before any format."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from medbench.plugins import load_catalogue
 from medbench.results import Results
-from medbench.statistics.paired import compare
-from medbench_leaderboards.board import Board, Cell, Table
+from medbench.statistics.paired import Difference, compare
+from medbench_leaderboards.assemble import _ranked
+from medbench_leaderboards.board import Board, Cell, Comparison, Table
 
 
 def cell(table: Table, row: str, column: str) -> Cell:
@@ -59,3 +61,20 @@ def test_comparisons_are_those_of_compare(results_folder: Path, made_board: Boar
             assert one.difference.seeds == expected.seeds
             compared += 1
     assert compared == 3 + 6 + 6 + 1 + 1
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_who_can_be_told_from_nobody_is_not_among_the_best(made_board: Board, higher_is_better: bool) -> None:
+    """The seeds of the last disagree so much that no difference to him is beyond noise."""
+    table = made_board.tables[0]
+    column = replace(table.columns[0], higher_is_better=higher_is_better)
+    sign = 1 if higher_is_better else -1
+    one = table.cells[table.rows[0].key, column.key]
+    means = {"first": 0.9, "second": 0.8, "last": 0.5}
+    cells = {(row, column.key): replace(one, row=row, mean=sign * mean) for row, mean in means.items()}
+    comparisons = [
+        Comparison(a, b, column.key, Difference(value=sign * (means[a] - means[b])), p)
+        for a, b, p in (("first", "second", 0.01), ("first", "last", 0.2), ("last", "second", 0.5))
+    ]
+    ranked = _ranked(cells, [column], comparisons)
+    assert [(c.rank, c.tied) for c in ranked.values()] == [(1, False), (2, True), (2, True)]
