@@ -381,15 +381,18 @@ def weighted_average_precision(matches: Matches, weights: npt.NDArray[np.int32])
         (np.ones(int(inside.sum())), (segment[inside], matches.image[inside])), (len(ends), len(columns))
     )
     found = np.cumsum(np.asarray(members @ columns), axis=0)  # (K, R); whole numbers, so exact
+    # All draws are searched at once: each has whole numbers of its own, beyond all of the draw before.
+    apart = np.arange(len(total)) * (total.max(initial=0.0) + 2)  # (R,)
+    asked = (needed + apart).T.ravel()
     for t in range(thresholds):
         hit = np.flatnonzero(matches.hits[t, ends])
         true = np.cumsum(columns[matches.image[ends[hit]]], axis=0)  # (H, R)
         best = np.zeros((len(hit) + 1, len(total)))  # behind the last hit nothing is found
         np.divide(true, found[hit] + _EPS, out=best[:-1])
         np.maximum.accumulate(best[::-1], axis=0, out=best[::-1])  # at this recall or beyond
-        reached = [own.searchsorted(least) for own, least in zip(true.T.copy(), needed.T, strict=True)]
-        for row, places, own in zip(defined, reached, best.T, strict=True):
-            result[row, t] = own[places].mean()
+        places = (true + apart).T.ravel().searchsorted(asked).reshape(-1, len(_RECALLS))  # in H a draw
+        places += np.arange(len(total))[:, None]  # in H + 1 a draw
+        result[defined, t] = best.T.ravel()[places].mean(axis=1)
     return result
 
 
