@@ -11,14 +11,15 @@ import pandas as pd
 
 from medbench.data.lists import PREFIX
 from medbench.data.splits import PARTS, ids_sha256, parts_sha256
-from medbench.disclosure import KEY, is_private, is_score, large_groups
+from medbench.disclosure import KEY, is_private, is_score
 from medbench.errors import DataError, MedbenchError
-from medbench.metrics.subgroups import LEAST
 from medbench.plugins import Catalogue, declared
 from medbench.records import Record, ResultStore, read_predictions, read_record
 from medbench.rescore import same, score_again
 from medbench.scoring import Scores
+from medbench.specs import TaskSpec
 from medbench.verify.draws import check_draws, compare_draws
+from medbench.verify.installed import check_identity, check_search, check_weights, installed_task
 from medbench.verify.plausible import implausible, implausible_metrics, undeserved
 
 if TYPE_CHECKING:
@@ -111,6 +112,7 @@ def check_record(
         )
     if path != (expected := store.path(identity, record.cell_id)):
         wrong.append(f"expected at {expected}")
+    wrong += check_identity(record, catalogue)
     if record.status != "ok":
         held = [name for name in ("metrics", "predictions", "draws", "search") if getattr(record, name)]
         wrong += [f"a {record.status} record holds {name}: it was edited" for name in held]
@@ -125,6 +127,9 @@ def check_record(
     for name in ("split_sha256", "train_sha256"):
         verdict.lists[name] = _ids(store, getattr(identity, name), name, verdict.keyed, wrong)
     _check_counts(record, verdict.lists, wrong)
+    wrong += _check_fraction(record, verdict.lists, installed_task(record, catalogue))
+    wrong += check_weights(record)
+    wrong += check_search(record)
     draws = check_draws(path, record, SAME)
     wrong += draws
     wrong += implausible_metrics(record)
@@ -158,8 +163,11 @@ def check_record(
             verdict.notes.append(
                 "metrics not recomputed: the copy holds no truth (`verify --data` and `--key` do)"
             )
-            if record.draws is None:
-                verdict.notes.append("intervals not checked: it has no draws")
+            if record.draws is None and record.primary is not None and record.primary.low is not None:
+                wrong.append(
+                    "a keyed copy has an interval and no draws that it follows from. `medbench results rescore --out "
+                    "DIR` makes them; export those records"
+                )
             return verdict
     scores = _scores(record, predictions, catalogue, wrong)
     if scores is not None:
@@ -223,21 +231,24 @@ def _scores(
 def _numbers(record: Record, scores: Scores, keyed: bool) -> list[str]:
     """What the installed task says otherwise."""
     if keyed:
-        scores = replace(scores, subgroups=large_groups(scores.subgroups)[0], reliability=[])
+        scores = replace(scores, subgroups=[], reliability=[])
     wrong = _compare("metrics", _metrics(record), _metrics(scores))
-    kinds = {metric.name: metric.interval for metric in scores.metrics}
-    older = any(kinds.get(metric.name, metric.interval) != metric.interval for metric in record.metrics)
-    if (record.subgroups or record.reliability) and not older:  # the oldest records have neither
-        wrong += _compare("blocks", _blocks(record), _blocks(scores))
+    wrong += _compare("blocks", _blocks(record), _blocks(scores))
+    if record.draws is None and scores.bootstrap is not None:
+        wrong.append("no draws are recorded, the installed task makes them")
+    if wrong and (record.draws is None or not (record.subgroups or record.reliability)):
+        wrong.append(
+            "if the record is older than these parts, `medbench results rescore --out DIR` makes it anew"
+        )
     return wrong
 
 
 def _check_keyed_copy(record: Record, wrong: list[str]) -> None:
-    """A copy without truth holds no part that tells of single films, and no small group."""
+    """A copy without truth holds no part that tells of single films, or of groups of patients."""
     if record.reliability:
         wrong.append("a keyed copy holds reliability diagrams, which tell the truth of single films")
-    if large_groups(record.subgroups)[0] != record.subgroups:
-        wrong.append(f"a keyed copy holds groups, or numbers over groups, of fewer than {LEAST} patients")
+    if record.subgroups:
+        wrong.append("a keyed copy holds numbers over groups of patients, which tell their attributes")
 
 
 def _check_counts(record: Record, lists: dict[str, Lists], wrong: list[str]) -> None:
@@ -264,13 +275,41 @@ def _check_counts(record: Record, lists: dict[str, Lists], wrong: list[str]) -> 
         wrong.append(f"{len(shared)} samples are both in the training and in the test part of its split")
 
 
+def _check_fraction(record: Record, lists: dict[str, Lists], spec: TaskSpec | None) -> Iterator[str]:
+    """Whether the training list is about as long as the label fraction says.
+
+    Whole patients are drawn, who have one film or many, so its share of the films is near the fraction alone: as near
+    as six standard errors of a share of patients whose numbers of films spread as widely as their mean.
+    """
+    everyone, train = lists["split_sha256"].get("train"), lists["train_sha256"].get("train")
+    if everyone is None or train is None:
+        return
+    trains = bool(train) if spec is None else bool(spec.fractions)
+    fraction = record.identity.fraction
+    if not trains:
+        if train:
+            yield f"train_sha256: {len(train)} training samples of a task that trains nothing"
+        return
+    if fraction >= 1:
+        if set(train) != set(everyone):
+            yield (
+                f"train_sha256: {len(train)} training samples at fraction 1, its split has {len(everyone)}"
+            )
+        return
+    share = len(train) / max(len(everyone), 1)
+    spread = 0.1 + 6 / max(record.counts.train_patients, 1) ** 0.5
+    if share == 1 or abs(share - fraction) > spread * fraction:
+        yield (
+            f"train_sha256: {len(train)} of {len(everyone)} training samples of its split are {share:.2%}, its "
+            f"fraction is {fraction:g}"
+        )
+
+
 def _published_split(record: Record, catalogue: Catalogue) -> Iterator[str]:
     """Whether the installed dataset knows the split, and by this hash where it is that of a whole release."""
     identity = record.identity
-    spec = catalogue.tasks.get(declared(identity.task))
     if (
-        spec is None
-        or spec.version != identity.task_version
+        installed_task(record, catalogue) is None
         or identity.dataset not in catalogue.datasets
         or identity.split.startswith(PREFIX)
     ):
@@ -282,6 +321,11 @@ def _published_split(record: Record, catalogue: Catalogue) -> Iterator[str]:
     if identity.split not in splits:
         yield f"{identity.dataset} has no split {identity.split}"
         return
+    leak = splits[identity.split].leak
+    if identity.source == "real" and bool(leak) != bool(
+        record.counts.split_leak
+    ):  # a phantom's may leak nothing
+        yield f"counts: split_leak is {record.counts.split_leak!r}, that of {identity.split} is {leak!r}"
     published = splits[identity.split].sha256
     whole = identity.source == "real" and identity.subset is None and not record.counts.excluded
     if whole and published and published != identity.split_sha256:
