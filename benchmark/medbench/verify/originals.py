@@ -119,6 +119,7 @@ class Originals:
         same = identity.data_fingerprint == index.fingerprint()
         if (
             not same
+            and identity.source == "real"
             and None is identity.subset is index.subset
             and not (record.counts.excluded or index.excluded)
         ):
