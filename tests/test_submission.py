@@ -30,7 +30,6 @@ from medbench.records import (
     Identity,
     Record,
     ResultStore,
-    SubgroupsBlock,
     Times,
     WeightsIdentity,
     WeightsInfo,
@@ -44,6 +43,7 @@ from medbench.submission import export, parquet, read_key, read_manifest
 from medbench.task import Task, TaskData
 from medbench.verify import Checked, verify_folder
 from medbench.verify.originals import Originals
+from medbench.weights import config_json
 
 pytestmark = pytest.mark.usefixtures("medbench_home", "scored_once")
 
@@ -157,6 +157,9 @@ SECRETS = (
     "file:///mnt/scans/a.dcm",
     "scans/ward7/a.dcm",
     "alice@ward7.example.org",
+    "alice@ward7",
+    "weights/bert-alice",
+    "/mnt/Jane alice/ward7 films",
 )
 
 
@@ -175,10 +178,10 @@ def put_secrets(content: dict[str, Any], secret: str) -> None:
         "folder": secret,
         "owner": secret,
         "released": {"file": secret, "sha256": "a" * 64, "where": f"group {secret}"},
-        "config": {"text_encoder": secret},
     }
     content["identity"]["method_owner"] = secret
     content["identity"]["method_config"] |= {"text_encoder": secret, "layers": [secret, 3]}
+    content["weights"]["info"]["config"] = content["identity"]["method_config"]
     content["counts"]["excluded"] = [f"{secret}: can not be decoded"]
 
 
@@ -199,8 +202,8 @@ def test_no_path_and_no_address_leaves(secret: str, results: Path, tmp_path: Pat
     assert note.startswith("read from ") and note.endswith("(withheld), 3 times")
     assert record.counts.excluded == ["(withheld)"]
     assert {"identity.method_config.text_encoder", "search", "weights"} <= set(record.export.left_out)
-    checked = verify_folder(out, CATALOGUE)
-    assert checked.accepted, checked.text()
+    [verdict] = verify_folder(out, CATALOGUE).records
+    assert verdict.problems == ["method_owner is (local), expected medbench"]
 
 
 @pytest.mark.parametrize(
@@ -211,7 +214,7 @@ def test_no_path_and_no_address_leaves(secret: str, results: Path, tmp_path: Pat
         "vit_base_patch16_224.augreg_in21k",
         "95 % percentile bootstrap over patients, 2000 draws, strata by positive",
         "1/10 of the labels and/or none; about ~5 %",
-        "rsna_lp@mgca",
+        "lists:mine@0123abcd; P@5",
         "doi:10.1038/s41597-019-0322-0",
         "1% of 202 training patients is 2; a label fraction must hold at least 8",
     ],
@@ -227,6 +230,12 @@ def test_names_of_this_user_and_this_host_leave_free_texts(monkeypatch: pytest.M
     disclosure._own_names.cache_clear()
     try:
         assert disclosure.scrub("run by bobby on ward7, Bobbys") == "run by (withheld) on (withheld), Bobbys"
+        assert disclosure.scrub("a run-of-bobby_2") == "a (withheld)"
+        assert disclosure.named("kept by bobby") and not disclosure.named("Bobbys")
+        assert disclosure.without_files({"a": "by-bobby"}, frozenset(), "", []) == {"a": "(local)"}
+        monkeypatch.setattr("getpass.getuser", lambda: "jd")
+        disclosure._own_names.cache_clear()
+        assert disclosure.scrub("by jd, njd, n-jd") == "by (withheld), njd, n-jd"
     finally:
         disclosure._own_names.cache_clear()
 
@@ -309,7 +318,7 @@ def private(films: Path, tmp_path_factory: pytest.TempPathFactory, scored_once: 
         identity = Identity(
             method=method,
             method_owner="medbench 0.1.0",
-            fidelity="baseline",
+            fidelity=CATALOGUE.methods[method].fidelity,
             task=spec.name,
             task_version=spec.version,
             task_owner="medbench 0.1.0",
@@ -326,7 +335,7 @@ def private(films: Path, tmp_path_factory: pytest.TempPathFactory, scored_once: 
             train_sha256=ids_sha256(parts["train"]),
             weights=WeightsIdentity(kind="untrained", key=method),
             method_config={},
-            task_config={},
+            task_config={**config_json(task.config), "given": json.loads(json.dumps(dict(spec.given)))},
         )
         record = Record(
             cell_id=identity.cell_id(),
@@ -397,8 +406,8 @@ def test_of_private_films_scores_alone_leave(private: Path, sent: Path, key: Pat
         assert len(table.columns) == 11
         assert table["key"].is_monotonic_increasing
         assert pq.read_schema(path.with_suffix(".parquet")).metadata is None
-        assert record.reliability == []
-        assert "reliability" in record.export.left_out
+        assert record.reliability == [] == record.subgroups
+        assert {"reliability", "subgroups"} <= set(record.export.left_out)
     assert {path.name.partition(".")[2] for path in (sent / "splits").iterdir()} == {"hmac.json"}
     manifest = read_manifest(sent)
     assert manifest is not None and manifest.keyed == ["chexpert"]
@@ -426,6 +435,10 @@ def test_with_dataset_and_key_the_metrics_are_computed_again(
     )
     assert done.exit_code == 0, done.output
     assert "metrics not recomputed" not in done.stdout
+    done = CliRunner().invoke(app, ["results", "verify", str(sent), "--key", str(key)])
+    assert done.exit_code == 2 and "expected --data NAME=DIR beside it" in done.stderr
+    done = CliRunner().invoke(app, ["results", "verify", str(sent), "--data", f"chexpert={films}"])
+    assert "rows of keyed copies stay unknown: no key at " in done.stderr
     path = next(ResultStore(sent).files())
     content = json.loads(path.read_text())
     content["metrics"][0]["value"] += 0.01
@@ -509,9 +522,19 @@ def put_diagram(content: dict[str, Any], table: pd.DataFrame) -> None:
     ]
 
 
+def put_group(content: dict[str, Any], table: pd.DataFrame) -> None:
+    content["subgroups"] = [{"column": "sex", "groups": [], "spreads": []}]
+
+
+def lose_draws(content: dict[str, Any], table: pd.DataFrame) -> None:
+    content["draws"] = None
+
+
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
+        (put_group, "a keyed copy holds numbers over groups of patients"),
+        (lose_draws, "a keyed copy has an interval and no draws that it follows from"),
         (put_target, "a keyed copy holds columns that are no scores: target_edema"),
         (put_id, "1 of 60 films are not in the test part of its split"),
         (drop_row, "1 of 60 films of the test part of its split are missing"),
@@ -606,43 +629,3 @@ def test_keyed_predictions_are_a_function_of_ids_and_scores_alone(
     one, two = (parquet(disclosure.keyed(table(), secret)) for _ in range(2))
     assert one == two
     assert not any(name.encode() in one for pair in ids for name in pair)
-
-
-@given(sizes=st.lists(st.integers(0, 60), min_size=1, max_size=7))
-def test_no_small_group_leaves_nor_can_be_told_from_what_is_left_over(sizes: list[int]) -> None:
-    names = [f"g{k}" for k in range(len(sizes))]
-    block = SubgroupsBlock.model_validate(
-        {
-            "column": "sex",
-            "groups": [
-                {
-                    "name": name,
-                    "known": True,
-                    "samples": 2 * size,
-                    "patients": size,
-                    "metrics": [{"name": "a", "value": 0.5, "n": n} for n in (19, 20)],
-                }
-                for name, size in zip(names, sizes, strict=True)
-            ],
-            "spreads": [
-                {
-                    **dict.fromkeys(("worst", "worst_low", "worst_high", "best", "gap")),
-                    **{"metric": "a", "higher_is_better": True, "left_out": names},
-                    **{"worst_group": names[0], "best_group": names[-1]},
-                }
-            ],
-        }
-    )
-    kept, left = disclosure.large_groups([block])
-    groups = [group for block in kept for group in block.groups]
-    assert all(group.patients >= 20 for group in groups)
-    assert len(groups) != 1
-    together = sum(sizes) - sum(group.patients for group in groups)
-    assert together == 0 or together >= 20 or not groups
-    assert all([metric.n for metric in group.metrics] == [20] for group in groups)
-    assert disclosure.large_groups(kept)[0] == kept
-    shown = {
-        name for block in kept for spread in block.spreads for name in (*spread.left_out, spread.worst_group)
-    }
-    assert shown <= {group.name for group in groups}
-    assert bool(left) == (len(groups) < len(sizes))

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medbench.cli import app
+from medbench.data.splits import ids_sha256
 from medbench.files import sha256_file
 from medbench.plugins import load_catalogue
 from medbench.records import ResultStore, read_predictions, read_record
@@ -256,6 +257,64 @@ def repeat_cell(forger: Forger) -> None:
         shutil.copy(file, folder / f"again-{file.name}")
 
 
+def pass_off_as_few(forger: Forger) -> None:
+    """What was trained on all labels, as of one percent of them."""
+    record, store = read_record(forger.path(0)), ResultStore(forger.root)
+    parts = json.loads((store.root / "splits" / f"{record.identity.split_sha256}.json").read_bytes())
+    sha256 = ids_sha256(parts["train"])
+    store.write_ids(sha256, {"train": parts["train"]})
+    count = len(parts["train"])
+    forger.edit(0, lambda record: record["counts"].update(train=count, train_patients=count))
+    forger.identify(0, train_sha256=sha256)
+
+
+def pass_off_as_all(forger: Forger) -> Path:
+    """And the other way round."""
+    return forger.identify(0, fraction=1.0)
+
+
+def other_task_config(forger: Forger) -> None:
+    config = read_record(forger.path(0)).identity.task_config
+    forger.identify(0, task_config={**config, "penalties": [1.0]})
+
+
+def other_dataset(forger: Forger) -> None:
+    forger.identify(0, dataset="chexpert")
+
+
+def better_fidelity(forger: Forger) -> Path:
+    return forger.identify(3, fidelity="paper")
+
+
+def other_owner(forger: Forger) -> None:
+    forger.identify(0, method_owner="mine 1.0")
+
+
+def drop_groups(forger: Forger) -> None:
+    forger.edit(0, lambda record: record.update(subgroups=[], reliability=[]))
+
+
+def drop_draws(forger: Forger) -> None:
+    forger.edit(0, lambda record: record.update(draws=None))
+    forger.path(0).with_suffix(".draws.npy").unlink()
+
+
+def other_weights(forger: Forger) -> None:
+    forger.edit(0, lambda record: record["weights"].update(sha256="0" * 64))
+
+
+def other_training(forger: Forger) -> None:
+    forger.edit(0, lambda record: record["weights"]["info"]["config"].update(width=7))
+
+
+def choose_freely(forger: Forger) -> None:
+    forger.edit(0, lambda record: record["search"]["chosen"]["pneumonia"].update(penalty=3.0))
+
+
+def fewer_trials(forger: Forger) -> None:
+    forger.edit(0, lambda record: record["search"].update(trials=3))
+
+
 def edit_list(forger: Forger) -> None:
     path = forger.root / "splits" / f"{read_record(forger.path(0)).identity.split_sha256}.json"
     parts = json.loads(path.read_text())
@@ -265,8 +324,6 @@ def edit_list(forger: Forger) -> None:
 
 def train_on_test(forger: Forger) -> None:
     """A label fraction with test films in it, and its hash."""
-    from medbench.data.splits import ids_sha256
-
     record, store = read_record(forger.path(0)), ResultStore(forger.root)
     ids = json.loads((store.root / "splits" / f"{record.identity.train_sha256}.json").read_bytes())["train"]
     ids = [*ids[1:], forger.table(0)["sample"].iloc[0]]
@@ -299,7 +356,7 @@ def no_test(forger: Forger) -> None:
     forger.edit(0, lambda record: record["metrics"][0].update(n=61))
 
 
-EDITS: dict[Callable[[Forger], None], str] = {
+EDITS: dict[Callable[[Forger], Path | None], str] = {
     raise_metric: "auroc: value 0.99 recorded, 0.",
     narrow_interval: "auroc: low ",
     other_interval: "auroc: interval by hand recorded, 95 % ",
@@ -324,6 +381,18 @@ EDITS: dict[Callable[[Forger], None], str] = {
     rename_fraction: "of another label fraction: the same predictions as tiny/place/rsna_lp/1",
     rename_method: "of another method: the same predictions as tiny/",
     repeat_cell: "the same cell as ",
+    pass_off_as_few: "training samples of its split are 100.00%, its fraction is 0.01",
+    pass_off_as_all: "35 training samples at fraction 1, its split has 3500",
+    other_task_config: "task_config is not that of rsna_lp at recipe tiny: penalties",
+    other_dataset: "dataset is chexpert, rsna_lp is run on rsna",
+    better_fidelity: "fidelity is paper, that of random is baseline",
+    other_owner: "method_owner is mine 1.0, expected medbench",
+    drop_groups: "blocks recorded: ",
+    drop_draws: "no draws are recorded, the installed task makes them",
+    other_weights: "weights: info.sha256 is not that of the record",
+    other_training: "weights: info.config is not that of the record",
+    choose_freely: "search: chosen pneumonia penalty 3.0 is not in its grid",
+    fewer_trials: "search: 3 trials recorded, its grid has 11",
     edit_list: "the ids in splits/",
     train_on_test: "1 of its 35 training samples are not in the training part of its split",
     change_counts: "counts: 3 val samples recorded, its id list has 750",
@@ -348,10 +417,10 @@ AMONG = {
 
 
 @pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
-def test_an_edit_is_found(edit: Callable[[Forger], None], results: Path) -> None:
+def test_an_edit_is_found(edit: Callable[[Forger], Path | None], results: Path) -> None:
     forger = Forger(results)
-    edit(forger)
-    alone = verify_record(forger.path(0), ResultStore(results), CATALOGUE)
+    path = edit(forger) or forger.path(0)
+    alone = verify_record(path, ResultStore(results), CATALOGUE)
     assert any(EDITS[edit] in what for what in alone) == (edit not in AMONG), alone
     if edit not in AMONG:
         return
@@ -391,6 +460,33 @@ def test_without_a_seed_there_is_no_repeat(results: Path) -> None:
     forger.copy(0, 1)
     forger.identify(0, seed=None)
     assert "a repeat" in told(check(results))  # a seed beside none is refused, too
+
+
+def test_records_without_predictions_are_accepted_by_a_flag_alone(results: Path) -> None:
+    forger = Forger(results)
+    forger.path(0).with_suffix(".parquet").unlink()
+    command = ["results", "verify", str(results), "--without-predictions"]
+    done = CliRunner().invoke(app, command[:-1])
+    assert done.exit_code == 3 and "`--without-predictions` takes these for enough" in done.stdout
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "accept; metrics not recomputed: its predictions are not beside it" in done.stdout
+    assert "4 records checked, 1 without predictions, 0 with something wrong: accept" in done.stdout
+    narrow_interval(forger)
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 3 and "draws: lower bound of the interval " in done.stdout
+    lose_draws(forger)
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 3 and "are not beside it" in done.stdout
+
+
+def test_repeats_are_told_by_the_hash_of_predictions_that_are_gone(results: Path) -> None:
+    forger = Forger(results)
+    rename_seed(forger)
+    for cell in (0, 1):
+        forger.path(cell).with_suffix(".parquet").unlink()
+    checked = verify_folder(results, CATALOGUE, without_predictions=True)
+    assert told(checked).count("a repeat, of another seed: the same predictions as ") == 2
 
 
 # Submissions.

@@ -17,10 +17,9 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-from medbench.metrics.subgroups import LEAST
 from medbench.plugins import Catalogue
 from medbench.provenance import PACKAGES
-from medbench.records import Identity, SubgroupsBlock
+from medbench.records import Identity
 from medbench.specs import TABLE
 
 LOCAL: Final = "(local)"
@@ -61,7 +60,11 @@ _RELEASED = ("sha256", "bytes", "kind", "layout", "where", "coverage")  # not th
 
 _WORD = re.compile(r"[^\s\"'`,;:=()\[\]{}<>|]+")
 _PART = r"[A-Za-z0-9][\w+%-]*(?:\.[\w+%-]+)*"
-_PAIR = re.compile(rf"{_PART}/{_PART}\.?")  # "and/or", "owner/Model-1.5"
+_RUN = re.compile(rf"{_WORD.pattern}(?:\s+{_WORD.pattern})*")
+_HUBS = r"(?:hf-hub:)?(?:bionlp|emilyalsentzer|facebook|google|microsoft|openai|timm|StanfordAIMI)"
+_PAIR = re.compile(rf"(?:{_HUBS}/{_PART}|medbench\.\w+/\d|10\.\d{{4,}}/{_PART}|[\d.]+/[\d.]+|and/or)\.?")
+"""With a slash, and no path: names of models of known owners, of schemas, a DOI, "1/10", "and/or"."""
+_HASHED = re.compile(r"@([0-9.]+|[0-9a-f]{4,})$")
 _FILE = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
 _ABSOLUTE = re.compile(r"[/~\\]|[A-Za-z]:[/\\]|file:")
 
@@ -79,33 +82,58 @@ def is_private(identity: Identity, catalogue: Catalogue) -> bool:
 
 
 def plain(text: str) -> bool:
-    """Whether no word of a text can be a path, an address or the name of this user or host."""
-    return all(map(_is_plain, _WORD.findall(text)))
+    """Whether no word of a text can be a path or an address."""
+    return not any(_is_path(word) or _is_address(word) for word in _WORD.findall(text))
+
+
+def named(text: str) -> bool:
+    """Whether a word of a text is the name of this user or host."""
+    return any(map(_is_own, _WORD.findall(text)))
 
 
 def scrub(text: str) -> str:
-    """A text with `WITHHELD` for every word that is not plain, nor this user's or this host's name."""
+    """A text with `WITHHELD` for every word that may be an address, or is the name of this user or host.
+
+    It stands for a path, too, and for the words after it up to a comma or the like, as a folder may have blanks in its
+    name.
+    """
 
     def said(found: re.Match[str]) -> str:
-        word = found[0]
-        return word if _is_plain(word) and word.lower().rstrip(".") not in _own_names() else WITHHELD
+        parts = re.split(r"(\s+)", found[0])  # words and what is between them
+        for number, word in enumerate(parts):
+            if _is_path(word):
+                return "".join([*parts[:number], WITHHELD])
+            if _is_address(word) or _is_own(word):
+                parts[number] = WITHHELD
+        return "".join(parts)
 
-    return _WORD.sub(said, text)
+    return _RUN.sub(said, text)
 
 
-def _is_plain(word: str) -> bool:
-    if "\\" in word or re.match(r"~([A-Za-z/.]|$)", word) or ("." in word.rpartition("@")[2] and "@" in word):
-        return False
-    return "/" not in word or (_PAIR.fullmatch(word) is not None and not _FILE.search(word))
+def _is_path(word: str) -> bool:
+    if "\\" in word or re.match(r"~([A-Za-z/.]|$)", word):
+        return True
+    return "/" in word and (_PAIR.fullmatch(word) is None or _FILE.search(word) is not None)
+
+
+def _is_address(word: str) -> bool:
+    """`somebody@somewhere`; not "P@5", nor a list of films with its hash."""
+    return "@" in word and _HASHED.search(word) is None and word != "@"
+
+
+def _is_own(word: str) -> bool:
+    word, names = word.lower().rstrip("."), _own_names()
+    parts = re.split(r"[^a-z0-9]+", word)
+    return word in names or any(len(part) > 3 and part in names for part in parts)
 
 
 @cache
 def _own_names() -> frozenset[str]:
-    """Of this user and this host; those of three letters and `root` are words like any other."""
+    """Of this user and this host; `root` and the like are words like any other."""
     names = {socket.gethostname(), socket.gethostname().partition(".")[0]}
     with suppress(OSError, KeyError):  # a user without a name
         names.add(getpass.getuser())
-    return frozenset(name.lower() for name in names if len(name) > 3) - {"root", "localhost"}
+    return frozenset(name.lower() for name in names if len(name) > 1) - {"root", "localhost", "medbench"}
 
 
 def texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
@@ -122,7 +150,7 @@ def texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
 
 
 def without_files(value: Any, known: frozenset[str], where: str, found: list[str]) -> Any:
-    """A JSON value of an identity with `LOCAL` for every string that is not plain.
+    """A JSON value of an identity with `LOCAL` for every string that is not plain, or names this user or host.
 
     Args:
         value: to be copied.
@@ -134,7 +162,7 @@ def without_files(value: Any, known: frozenset[str], where: str, found: list[str
         return {name: without_files(v, known, f"{where}.{name}", found) for name, v in value.items()}
     if isinstance(value, list):
         return [without_files(v, known, f"{where}.{k}", found) for k, v in enumerate(value)]
-    if isinstance(value, str) and value not in known and not plain(value):
+    if isinstance(value, str) and value not in known and (not plain(value) or named(value)):
         found.append(where)
         return LOCAL
     return value
@@ -143,7 +171,7 @@ def without_files(value: Any, known: frozenset[str], where: str, found: list[str
 def scrubbed(value: Any) -> Any:
     """A JSON value of free form with all its texts scrubbed; what has a key that is not plain is left out."""
     if isinstance(value, dict):
-        return {name: scrubbed(v) for name, v in value.items() if plain(str(name))}
+        return {name: scrubbed(v) for name, v in value.items() if plain(str(name)) and not named(str(name))}
     if isinstance(value, list):
         return [scrubbed(v) for v in value]
     return scrub(value) if isinstance(value, str) else value
@@ -207,45 +235,6 @@ def keyed(predictions: pd.DataFrame, key: bytes) -> pd.DataFrame:
 def keyed_lists(parts: Mapping[str, Iterable[str]], key: bytes) -> dict[str, list[str]]:
     """Lists of ids, keyed and sorted."""
     return {name: sorted(row_key(key, sample) for sample in ids) for name, ids in parts.items()}
-
-
-def large_groups(blocks: Sequence[SubgroupsBlock]) -> tuple[list[SubgroupsBlock], list[str]]:
-    """Blocks without small groups, of which what is known of few patients could be read.
-
-    A group of fewer than `LEAST` patients leaves. So that it is not told by what is left over from the whole, the
-    next smallest leaves with it until as many patients have left together. Numbers of a group over fewer samples
-    leave, and comparisons with a group that left; a block of fewer than two groups leaves as a whole.
-
-    Returns:
-        The blocks, and what left: "subgroups.sex: 2 groups".
-    """
-    kept, left = [], []
-    for block in blocks:
-        sizes = sorted((group.patients, group.name) for group in block.groups)
-        gone: set[str] = set()
-        together = 0
-        for patients, name in sizes:
-            if patients >= LEAST and not 0 < together < LEAST:
-                break
-            gone.add(name)
-            together += patients
-        groups = [
-            group.model_copy(update={"metrics": [value for value in group.metrics if value.n >= LEAST]})
-            for group in block.groups
-            if group.name not in gone
-        ]
-        spreads = [
-            spread.model_copy(update={"left_out": [name for name in spread.left_out if name not in gone]})
-            for spread in block.spreads
-            if not gone & {spread.worst_group, spread.best_group}
-        ]
-        if len(groups) < 2:
-            left.append(f"subgroups.{block.column}")
-            continue
-        if gone:
-            left.append(f"subgroups.{block.column}: {len(gone)} groups")
-        kept.append(block.model_copy(update={"groups": groups, "spreads": spreads}))
-    return kept, left
 
 
 def named_elsewhere(value: Any, ids: Iterable[str]) -> str:

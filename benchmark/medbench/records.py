@@ -249,7 +249,7 @@ class Export(_Block):
     )
     predictions_sha256: str | None = Field(default=None, description="of its predictions before")
     keyed: bool = Field(description="whether rows go by a keyed hash, without truth, patients and ids")
-    left_out: list[str] = Field(description="fields that were left out or replaced, and groups")
+    left_out: list[str] = Field(description="fields that were left out or replaced")
 
 
 class Record(_Block):

@@ -58,12 +58,23 @@ def verify_results(options: o.VerifyResultsOptions) -> int:
     from medbench.verify.originals import Originals
 
     key = options.key or Environment.read().key_file()
+    if options.key and not request.real_data:
+        raise UsageError(
+            "--key tells the rows of films that are at hand: expected --data NAME=DIR beside it."
+        )
     known = read_key(key, make=False) if request.real_data and (options.key or key.exists()) else None
-    checked = verify_folder(folder, catalogue, Originals(request, catalogue, known))
+    checked = verify_folder(
+        folder,
+        catalogue,
+        Originals(request, catalogue, known),
+        without_predictions=options.without_predictions,
+    )
     if options.as_json:
         print_json(checked.to_json())
     else:
         typer.echo(checked.text())
+    if request.real_data and known is None and any(each.keyed for each in checked.records):
+        typer.echo(f"rows of keyed copies stay unknown: no key at {key}; name it with --key", err=True)
     return 0 if checked.accepted else DataError.exit_code
 
 

@@ -281,9 +281,9 @@ class _Writer:
             ),
         }
         if private:
-            changed["subgroups"], small = disclosure.large_groups(record.subgroups)
-            changed["reliability"] = []
-            left += small + ["reliability"] * bool(record.reliability)
+            for name in ("subgroups", "reliability"):
+                left += [name] * bool(getattr(record, name))
+                changed[name] = []
         for name in ("environment", "search", "weights", "counts"):
             before, after = getattr(record, name), changed[name]
             left += [name] * (before != after)
@@ -297,10 +297,11 @@ class _Writer:
         copy = record.model_copy(update=changed | {"export": export})
         rest = copy.model_dump(mode="json", exclude=set(_FREE))
         for where, text in disclosure.texts(rest):
-            if text not in known and not disclosure.plain(text):
+            free = where.endswith(("reason", "note"))  # other texts are names that a task gives
+            if text not in known and (not disclosure.plain(text) or (free and disclosure.named(text))):
                 raise DataError(
-                    f"{path}: {where} says {text!r}, which may hold a path or an address. It is not exported; leave "
-                    "the record out with -m and -t, or mend what writes this."
+                    f"{path}: {where} says {text!r}, which may hold a path, an address or a name. It is not "
+                    "exported; leave the record out with -m and -t, or mend what writes this."
                 )
         return copy
 
@@ -309,7 +310,10 @@ class _Writer:
         if (family := declared(identity.task)) != identity.task:
             content["task"] = f"{family}:{disclosure.LOCAL}"
             left.append("identity.task")
-        public = disclosure.without_files(content, known | {content["task"]}, "identity", left)
+        names = {content[name] for name in ("method", "task", "dataset", "recipe", "fidelity", "source")}
+        names |= {identity.weights.key, identity.weights.kind}
+        names |= {identity.weights.corpus.dataset} if identity.weights.corpus is not None else set()
+        public = disclosure.without_files(content, known | names, "identity", left)
         made: Identity = Identity.model_validate(public)
         return made
 
@@ -405,9 +409,8 @@ def _readme(manifest: Submission, records: Sequence[Record]) -> str:
     if manifest.keyed:
         lines += [
             "",
-            f"Films of {', '.join(manifest.keyed)} may not be passed on: of them there are scores alone, no target, "
-            "no attribute of a patient",
-            "and no id. Rows and lists go by HMAC-SHA256 of the sample's id; the key stays with the submitter "
-            f"(key {manifest.key_id}).",
+            f"Films of {', '.join(manifest.keyed)} may not be passed on: of them there are scores alone, no target, no",
+            "attribute of a patient, no number over a group of patients and no id. Rows and lists go by HMAC-SHA256 of",
+            f"the sample's id; the key stays with the submitter (key {manifest.key_id}).",
         ]
     return "\n".join(lines) + "\n"

@@ -1,6 +1,7 @@
 """Checking records again: `medbench results verify`.
 
     record.py       one record: schema, hashes, ids, and its numbers computed again
+    installed.py     its identity, weights and search, against what is installed and against itself
     draws.py        its bootstrap draws, against its interval and its predictions
     plausible.py    numbers that no test set and no model can give
     agreement.py    records among each other: repeats, copies, truth that differs

@@ -117,6 +117,16 @@ class Originals:
     def _lists(self, verdict: Verdict, record: Record, opened: OpenDataset, split: Split) -> None:
         identity, index = record.identity, opened.index
         same = identity.data_fingerprint == index.fingerprint()
+        if (
+            not same
+            and identity.source == "real"
+            and None is identity.subset is index.subset
+            and not (record.counts.excluded or index.excluded)
+        ):
+            verdict.problems.append(
+                f"data_fingerprint is {identity.data_fingerprint[:12]}, the whole {index.dataset} at hand has "
+                f"{index.fingerprint()[:12]}"
+            )
         said = verdict.problems if same else verdict.notes
         but = "" if same else " (the folder at hand is another one: its fingerprint differs)"
         if (found := split.sha256(index)) != identity.split_sha256:
@@ -125,6 +135,10 @@ class Originals:
                 f"{found[:12]}{but}"
             )
             return
+        if bool(record.counts.split_leak) != bool(split.leak):
+            said.append(
+                f"counts: split_leak is {record.counts.split_leak!r}, that of the split is {split.leak!r}{but}"
+            )
         spec = self._catalogue.tasks.get(declared(identity.task))
         if spec is None:
             return

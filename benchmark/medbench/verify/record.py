@@ -11,14 +11,15 @@ import pandas as pd
 
 from medbench.data.lists import PREFIX
 from medbench.data.splits import PARTS, ids_sha256, parts_sha256
-from medbench.disclosure import KEY, is_private, is_score, large_groups
+from medbench.disclosure import KEY, is_private, is_score
 from medbench.errors import DataError, MedbenchError
-from medbench.metrics.subgroups import LEAST
 from medbench.plugins import Catalogue, declared
 from medbench.records import Record, ResultStore, read_predictions, read_record
 from medbench.rescore import same, score_again
 from medbench.scoring import Scores
+from medbench.specs import TaskSpec
 from medbench.verify.draws import check_draws, compare_draws
+from medbench.verify.installed import check_identity, check_search, check_weights, installed_task
 from medbench.verify.plausible import implausible, implausible_metrics, undeserved
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Verdict:
         notes: what could not be checked, one line each.
         predictions: None where there are none, or they are not those of the record.
         lists: id lists by the field that names them (`split_sha256`, `train_sha256`).
+        unpredicted: whether its predictions are not beside it, and its draws stand for them.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class Verdict:
     notes: list[str] = field(default_factory=list)
     predictions: pd.DataFrame | None = field(default=None, repr=False)
     lists: dict[str, Lists] = field(default_factory=dict, repr=False)
+    unpredicted: bool = False
 
     @property
     def accepted(self) -> bool:
@@ -70,7 +73,12 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
 
 
 def check_record(
-    path: Path, store: ResultStore, catalogue: Catalogue, originals: "Originals | None" = None
+    path: Path,
+    store: ResultStore,
+    catalogue: Catalogue,
+    originals: "Originals | None" = None,
+    *,
+    without_predictions: bool = False,
 ) -> Verdict:
     """Check one record.
 
@@ -85,6 +93,7 @@ def check_record(
         store: the results folder it is in.
         catalogue: known tasks.
         originals: the datasets, where they are at hand.
+        without_predictions: accept a record whose predictions are not beside it, if its draws are and agree.
     """
     try:
         record = read_record(path)
@@ -103,6 +112,7 @@ def check_record(
         )
     if path != (expected := store.path(identity, record.cell_id)):
         wrong.append(f"expected at {expected}")
+    wrong += check_identity(record, catalogue)
     if record.status != "ok":
         held = [name for name in ("metrics", "predictions", "draws", "search") if getattr(record, name)]
         wrong += [f"a {record.status} record holds {name}: it was edited" for name in held]
@@ -117,8 +127,25 @@ def check_record(
     for name in ("split_sha256", "train_sha256"):
         verdict.lists[name] = _ids(store, getattr(identity, name), name, verdict.keyed, wrong)
     _check_counts(record, verdict.lists, wrong)
+    wrong += _check_fraction(record, verdict.lists, installed_task(record, catalogue))
+    wrong += check_weights(record)
+    wrong += check_search(record)
     draws = check_draws(path, record, SAME)
     wrong += draws
+    wrong += implausible_metrics(record)
+    wrong += _published_split(record, catalogue)
+    if originals is not None:
+        originals.check(verdict)
+    if _lacks_predictions(path, record, drawn=not draws):
+        if without_predictions:
+            verdict.unpredicted = True
+            verdict.notes.append("metrics not recomputed: its predictions are not beside it; its draws agree")
+        else:
+            wrong.append(
+                f"its predictions {path.stem}.parquet are not beside it. Its draws are and agree: "
+                "`--without-predictions` takes these for enough"
+            )
+        return verdict
     predictions = _predictions(path, record, wrong)
     if predictions is None:
         return verdict
@@ -128,26 +155,32 @@ def check_record(
     test = verdict.lists["split_sha256"].get("test")
     if test is not None:
         wrong += _other_films(record, predictions, test, KEY if verdict.keyed else "sample")
-    wrong += _published_split(record, catalogue)
-    wrong += implausible_metrics(record)
     wrong += implausible(predictions)
     wrong += undeserved(record, predictions)
-    if originals is not None:
-        originals.check(verdict)
     if verdict.keyed:
         predictions = None if originals is None else originals.restored(verdict)
         if predictions is None:
             verdict.notes.append(
                 "metrics not recomputed: the copy holds no truth (`verify --data` and `--key` do)"
             )
-            if record.draws is None:
-                verdict.notes.append("intervals not checked: it has no draws")
+            if record.draws is None and record.primary is not None and record.primary.low is not None:
+                wrong.append(
+                    "a keyed copy has an interval and no draws that it follows from. `medbench results rescore --out "
+                    "DIR` makes them; export those records"
+                )
             return verdict
     scores = _scores(record, predictions, catalogue, wrong)
     if scores is not None:
         wrong += _numbers(record, scores, verdict.keyed)
         wrong += () if draws else compare_draws(path, record, scores, SAME)
     return verdict
+
+
+def _lacks_predictions(path: Path, record: Record, *, drawn: bool) -> bool:
+    """Whether a record names predictions that are not there, and has draws that nothing is wrong with."""
+    if record.predictions is None or record.predictions.path != f"{path.stem}.parquet":
+        return False
+    return drawn and record.draws is not None and not path.with_suffix(".parquet").exists()
 
 
 def _predictions(path: Path, record: Record, wrong: list[str]) -> pd.DataFrame | None:
@@ -198,21 +231,24 @@ def _scores(
 def _numbers(record: Record, scores: Scores, keyed: bool) -> list[str]:
     """What the installed task says otherwise."""
     if keyed:
-        scores = replace(scores, subgroups=large_groups(scores.subgroups)[0], reliability=[])
+        scores = replace(scores, subgroups=[], reliability=[])
     wrong = _compare("metrics", _metrics(record), _metrics(scores))
-    kinds = {metric.name: metric.interval for metric in scores.metrics}
-    older = any(kinds.get(metric.name, metric.interval) != metric.interval for metric in record.metrics)
-    if (record.subgroups or record.reliability) and not older:  # the oldest records have neither
-        wrong += _compare("blocks", _blocks(record), _blocks(scores))
+    wrong += _compare("blocks", _blocks(record), _blocks(scores))
+    if record.draws is None and scores.bootstrap is not None:
+        wrong.append("no draws are recorded, the installed task makes them")
+    if wrong and (record.draws is None or not (record.subgroups or record.reliability)):
+        wrong.append(
+            "if the record is older than these parts, `medbench results rescore --out DIR` makes it anew"
+        )
     return wrong
 
 
 def _check_keyed_copy(record: Record, wrong: list[str]) -> None:
-    """A copy without truth holds no part that tells of single films, and no small group."""
+    """A copy without truth holds no part that tells of single films, or of groups of patients."""
     if record.reliability:
         wrong.append("a keyed copy holds reliability diagrams, which tell the truth of single films")
-    if large_groups(record.subgroups)[0] != record.subgroups:
-        wrong.append(f"a keyed copy holds groups, or numbers over groups, of fewer than {LEAST} patients")
+    if record.subgroups:
+        wrong.append("a keyed copy holds numbers over groups of patients, which tell their attributes")
 
 
 def _check_counts(record: Record, lists: dict[str, Lists], wrong: list[str]) -> None:
@@ -239,13 +275,41 @@ def _check_counts(record: Record, lists: dict[str, Lists], wrong: list[str]) -> 
         wrong.append(f"{len(shared)} samples are both in the training and in the test part of its split")
 
 
+def _check_fraction(record: Record, lists: dict[str, Lists], spec: TaskSpec | None) -> Iterator[str]:
+    """Whether the training list is about as long as the label fraction says.
+
+    Whole patients are drawn, who have one film or many, so its share of the films is near the fraction alone: as near
+    as six standard errors of a share of patients whose numbers of films spread as widely as their mean.
+    """
+    everyone, train = lists["split_sha256"].get("train"), lists["train_sha256"].get("train")
+    if everyone is None or train is None:
+        return
+    trains = bool(train) if spec is None else bool(spec.fractions)
+    fraction = record.identity.fraction
+    if not trains:
+        if train:
+            yield f"train_sha256: {len(train)} training samples of a task that trains nothing"
+        return
+    if fraction >= 1:
+        if set(train) != set(everyone):
+            yield (
+                f"train_sha256: {len(train)} training samples at fraction 1, its split has {len(everyone)}"
+            )
+        return
+    share = len(train) / max(len(everyone), 1)
+    spread = 0.1 + 6 / max(record.counts.train_patients, 1) ** 0.5
+    if share == 1 or abs(share - fraction) > spread * fraction:
+        yield (
+            f"train_sha256: {len(train)} of {len(everyone)} training samples of its split are {share:.2%}, its "
+            f"fraction is {fraction:g}"
+        )
+
+
 def _published_split(record: Record, catalogue: Catalogue) -> Iterator[str]:
     """Whether the installed dataset knows the split, and by this hash where it is that of a whole release."""
     identity = record.identity
-    spec = catalogue.tasks.get(declared(identity.task))
     if (
-        spec is None
-        or spec.version != identity.task_version
+        installed_task(record, catalogue) is None
         or identity.dataset not in catalogue.datasets
         or identity.split.startswith(PREFIX)
     ):
@@ -257,6 +321,11 @@ def _published_split(record: Record, catalogue: Catalogue) -> Iterator[str]:
     if identity.split not in splits:
         yield f"{identity.dataset} has no split {identity.split}"
         return
+    leak = splits[identity.split].leak
+    if identity.source == "real" and bool(leak) != bool(
+        record.counts.split_leak
+    ):  # a phantom's may leak nothing
+        yield f"counts: split_leak is {record.counts.split_leak!r}, that of {identity.split} is {leak!r}"
     published = splits[identity.split].sha256
     whole = identity.source == "real" and identity.subset is None and not record.counts.excluded
     if whole and published and published != identity.split_sha256:
