@@ -393,6 +393,33 @@ def test_without_a_seed_there_is_no_repeat(results: Path) -> None:
     assert "a repeat" in told(check(results))  # a seed beside none is refused, too
 
 
+def test_records_without_predictions_are_accepted_by_a_flag_alone(results: Path) -> None:
+    forger = Forger(results)
+    forger.path(0).with_suffix(".parquet").unlink()
+    command = ["results", "verify", str(results), "--without-predictions"]
+    done = CliRunner().invoke(app, command[:-1])
+    assert done.exit_code == 3 and "`--without-predictions` takes these for enough" in done.stdout
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "accept; metrics not recomputed: its predictions are not beside it" in done.stdout
+    assert "4 records checked, 1 without predictions, 0 with something wrong: accept" in done.stdout
+    narrow_interval(forger)
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 3 and "draws: lower bound of the interval " in done.stdout
+    lose_draws(forger)
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 3 and "are not beside it" in done.stdout
+
+
+def test_repeats_are_told_by_the_hash_of_predictions_that_are_gone(results: Path) -> None:
+    forger = Forger(results)
+    rename_seed(forger)
+    for cell in (0, 1):
+        forger.path(cell).with_suffix(".parquet").unlink()
+    checked = verify_folder(results, CATALOGUE, without_predictions=True)
+    assert told(checked).count("a repeat, of another seed: the same predictions as ") == 2
+
+
 # Submissions.
 
 

@@ -387,6 +387,13 @@ class VerifyResultsOptions(ResultsOptions, DataOptions):
         typer.Argument(metavar="[DIR]", help="Results folder or submission. Default: the results folder."),
     ] = None
     key: Annotated[Path | None, _KEY] = None
+    without_predictions: Annotated[
+        bool,
+        typer.Option(
+            "--without-predictions",
+            help="Accept records whose predictions are not beside them, if their draws are and agree.",
+        ),
+    ] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
 
 

@@ -59,7 +59,12 @@ def verify_results(options: o.VerifyResultsOptions) -> int:
 
     key = options.key or Environment.read().key_file()
     known = read_key(key, make=False) if request.real_data and (options.key or key.exists()) else None
-    checked = verify_folder(folder, catalogue, Originals(request, catalogue, known))
+    checked = verify_folder(
+        folder,
+        catalogue,
+        Originals(request, catalogue, known),
+        without_predictions=options.without_predictions,
+    )
     if options.as_json:
         print_json(checked.to_json())
     else:

@@ -33,6 +33,8 @@ class _Digest:
         truth: hash over each column of truth, by film.
         positives: of each target column.
         films: hash over the rows' names.
+        file: hash of the file of predictions as recorded; "" where all draws are one number, as of models that say
+            the same of every film.
     """
 
     verdict: Verdict
@@ -42,6 +44,7 @@ class _Digest:
     truth: dict[str, str] = field(default_factory=dict)
     positives: dict[str, int] = field(default_factory=dict)
     films: str = ""
+    file: str = ""
 
 
 _Of = Callable[[_Digest], Hashable]
@@ -79,13 +82,22 @@ class Agreement:
 
     def _repeats(self) -> None:
         """Predictions that are equal to the last bit, of cells that can not have the same."""
+        told: set[int] = set()
         scored = [each for each in self._digests if each.scores]
-        for same in _groups(scored, lambda each: (*_task(each), each.scores)):
+        filed = [
+            each for each in self._digests if each.file
+        ]  # those without predictions are told by their hash
+        by_scores = _groups(scored, lambda each: (*_task(each), each.scores))
+        by_file = _groups(filed, lambda each: (*_task(each), each.file))
+        for same in (*by_scores, *by_file):
             for each in same:
+                if id(each) in told:
+                    continue
                 for why, differs in _COPIES.items():
                     other = next((o for o in same if differs(each.record, o.record)), None)
                     if other is not None:
                         each.verdict.problems.append(f"{why}: the same predictions as {_name(other)}")
+                        told.add(id(each))
                         break
 
     def _equal(self, group: _Of, value: _Of, message: str, shown: _Of | None = None) -> None:
@@ -189,7 +201,7 @@ def _digest(verdict: Verdict, record: Record) -> _Digest:
     table = verdict.predictions
     named = KEY if verdict.keyed else "sample"
     if table is None or named not in table:
-        return _Digest(verdict, verdict.accepted, record)
+        return _Digest(verdict, verdict.accepted, record, file=_file(record))
     by = [name for name in (named, "direction") if name in table]
     table = table.sort_values(by, kind="stable", ignore_index=True)
     scores = [
@@ -212,7 +224,15 @@ def _digest(verdict: Verdict, record: Record) -> _Digest:
         {name: _sha256(once[[named, name]]) for name in truth},
         {name: int((once[name] == 1).sum()) for name in truth if name.startswith("target_")},
         _sha256(once[[named]]),
+        "" if constant else _file(record),
     )
+
+
+def _file(record: Record) -> str:
+    primary = record.primary
+    if record.predictions is None or primary is None or primary.low == primary.high:
+        return ""
+    return record.predictions.sha256
 
 
 def _constant(column: pd.Series) -> bool:

@@ -45,7 +45,9 @@ class Checked:
                 lines.append(f"{each.path}: {'; '.join(['accept', *each.notes])}")
         wrong = sum(not each.accepted for each in self.records)
         verdict = "accept" if self.accepted else "not accepted"
-        lines.append(f"{len(self.records)} records checked, {wrong} with something wrong: {verdict}")
+        lacking = sum(each.unpredicted for each in self.records)
+        without = f", {lacking} without predictions" if lacking else ""
+        lines.append(f"{len(self.records)} records checked{without}, {wrong} with something wrong: {verdict}")
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -60,19 +62,27 @@ class Checked:
                     "accept": each.accepted,
                     "problems": each.problems,
                     "notes": each.notes,
+                    "without_predictions": each.unpredicted,
                 }
                 for each in self.records
             ],
         }
 
 
-def verify_folder(folder: Path, catalogue: Catalogue, originals: Originals | None = None) -> Checked:
+def verify_folder(
+    folder: Path,
+    catalogue: Catalogue,
+    originals: Originals | None = None,
+    *,
+    without_predictions: bool = False,
+) -> Checked:
     """Check a results folder, or a submission.
 
     Args:
         folder: of records, with or without a manifest.
         catalogue: known tasks and datasets.
         originals: the datasets, where they are at hand.
+        without_predictions: accept records whose predictions are not beside them, if their draws are and agree.
     """
     manifest, problems = None, []
     try:
@@ -81,7 +91,7 @@ def verify_folder(folder: Path, catalogue: Catalogue, originals: Originals | Non
         problems.append(str(error))
     store, agreement, verdicts = ResultStore(folder), Agreement(), []
     for path in store.files():
-        verdict = check_record(path, store, catalogue, originals)
+        verdict = check_record(path, store, catalogue, originals, without_predictions=without_predictions)
         agreement.add(verdict)
         verdict.predictions, verdict.lists = None, {}  # all of them at once may be more than memory holds
         verdicts.append(verdict)

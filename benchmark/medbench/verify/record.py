@@ -44,6 +44,7 @@ class Verdict:
         notes: what could not be checked, one line each.
         predictions: None where there are none, or they are not those of the record.
         lists: id lists by the field that names them (`split_sha256`, `train_sha256`).
+        unpredicted: whether its predictions are not beside it, and its draws stand for them.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Verdict:
     notes: list[str] = field(default_factory=list)
     predictions: pd.DataFrame | None = field(default=None, repr=False)
     lists: dict[str, Lists] = field(default_factory=dict, repr=False)
+    unpredicted: bool = False
 
     @property
     def accepted(self) -> bool:
@@ -70,7 +72,12 @@ def verify_record(path: Path, store: ResultStore, catalogue: Catalogue) -> list[
 
 
 def check_record(
-    path: Path, store: ResultStore, catalogue: Catalogue, originals: "Originals | None" = None
+    path: Path,
+    store: ResultStore,
+    catalogue: Catalogue,
+    originals: "Originals | None" = None,
+    *,
+    without_predictions: bool = False,
 ) -> Verdict:
     """Check one record.
 
@@ -85,6 +92,7 @@ def check_record(
         store: the results folder it is in.
         catalogue: known tasks.
         originals: the datasets, where they are at hand.
+        without_predictions: accept a record whose predictions are not beside it, if its draws are and agree.
     """
     try:
         record = read_record(path)
@@ -119,6 +127,20 @@ def check_record(
     _check_counts(record, verdict.lists, wrong)
     draws = check_draws(path, record, SAME)
     wrong += draws
+    wrong += implausible_metrics(record)
+    wrong += _published_split(record, catalogue)
+    if originals is not None:
+        originals.check(verdict)
+    if _lacks_predictions(path, record, drawn=not draws):
+        if without_predictions:
+            verdict.unpredicted = True
+            verdict.notes.append("metrics not recomputed: its predictions are not beside it; its draws agree")
+        else:
+            wrong.append(
+                f"its predictions {path.stem}.parquet are not beside it. Its draws are and agree: "
+                "`--without-predictions` takes these for enough"
+            )
+        return verdict
     predictions = _predictions(path, record, wrong)
     if predictions is None:
         return verdict
@@ -128,12 +150,8 @@ def check_record(
     test = verdict.lists["split_sha256"].get("test")
     if test is not None:
         wrong += _other_films(record, predictions, test, KEY if verdict.keyed else "sample")
-    wrong += _published_split(record, catalogue)
-    wrong += implausible_metrics(record)
     wrong += implausible(predictions)
     wrong += undeserved(record, predictions)
-    if originals is not None:
-        originals.check(verdict)
     if verdict.keyed:
         predictions = None if originals is None else originals.restored(verdict)
         if predictions is None:
@@ -148,6 +166,13 @@ def check_record(
         wrong += _numbers(record, scores, verdict.keyed)
         wrong += () if draws else compare_draws(path, record, scores, SAME)
     return verdict
+
+
+def _lacks_predictions(path: Path, record: Record, *, drawn: bool) -> bool:
+    """Whether a record names predictions that are not there, and has draws that nothing is wrong with."""
+    if record.predictions is None or record.predictions.path != f"{path.stem}.parquet":
+        return False
+    return drawn and record.draws is not None and not path.with_suffix(".parquet").exists()
 
 
 def _predictions(path: Path, record: Record, wrong: list[str]) -> pd.DataFrame | None:
