@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from medbench.cli import app
 from medbench.errors import DataError, UsageError
-from medbench.plan import plan
+from medbench.plan import CellState, Plan, plan
 from medbench.plugins import load_catalogue
 from medbench.records import ResultStore, read_predictions
 from medbench.request import RunRequest
@@ -503,6 +503,20 @@ def test_the_plan_of_the_published_matrix_says_what_is_missing(tmp_path: Path) -
     assert "medbench weights import FILE --method medclip --out released/medclip" in done.stdout
     assert re.search(r"random +\d+ +0 +0 +\d+ +0 +\d+ never timed", done.stdout)
     assert "left out: rsna_zs (random, medclip do not provide embedding, text.pooled)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        ([60.0, 240.0], "2 of 2 cells to do; about 5 min (by earlier runs here"),
+        ([300.0, None], "2 of 2 cells to do; at least 5 min (by earlier runs here"),
+        ([300.0, None], "; 1 part never timed"),
+        ([None, None], "2 of 2 cells to do; 2 parts never timed"),
+    ],
+)
+def test_a_plan_promises_no_more_than_it_knows(seconds: list[float | None], said: str) -> None:
+    states = tuple(CellState("clip", "", "t", 1.0, seed, "to do", own) for seed, own in enumerate(seconds))
+    assert said in Plan((), (), states, ()).text()
 
 
 @pytest.fixture(scope="module")

@@ -118,7 +118,22 @@ def _fitting(catalogue: Catalogue, name: str) -> LeaderboardSpec:
 
 
 def _read(options: o.ResultsOptions, catalogue: Catalogue, out: Path | None) -> "Results":
-    """The results folder; links lead there from `out`."""
+    """The results folder; links lead there from `out`. Says what will take its time."""
     from medbench.results import Results
 
-    return Results.read(results_folder(options), catalogue, out)
+    results = Results.read(results_folder(options), catalogue, out)
+    without = sum(
+        record.predictions is not None
+        and (folder / record.predictions.path).exists()
+        and (record.draws is None or not (folder / record.draws.path).exists())
+        for record in results.records
+        for folder in [(results.root / results.path(record)).parent]
+    )
+    if without:
+        typer.echo(
+            f"medbench: {without:,} of {len(results.records):,} records have no draws beside them, which are computed "
+            f"from their predictions each time; `medbench results rescore --results {results.root} --out DIR` writes "
+            "records that have them",
+            err=True,
+        )
+    return results

@@ -221,6 +221,13 @@ def test_a_record_that_goes_is_found(here: Path) -> None:
     assert "cells.csv: differs" in done.stdout
 
 
+def test_draws_that_have_to_be_computed_are_said(here: Path) -> None:
+    assert "draws" not in medbench("build", "--format", "csv").stderr
+    next((here / "results/tiny/place/rsna_lp").glob("*.draws.npy")).unlink()
+    done = medbench("build", "--format", "csv")
+    assert "1 of " in done.stderr and "medbench results rescore --results results --out DIR" in done.stderr
+
+
 def test_links_of_a_build_lead_to_the_records(here: Path) -> None:
     import re
 

@@ -452,7 +452,9 @@ def test_no_colour_but_those_of_the_palette() -> None:
 def browser(maker: ModuleType) -> Iterator[Any]:
     chromium = maker.chromium()
     if chromium is None:
-        pytest.skip("there is no chromium on the path; Debian's package of that name has it")
+        pytest.skip(
+            "no chromium, chromium-browser or google-chrome on the path; Debian's package chromium has one"
+        )
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with api.sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=chromium, args=list(maker.BROWSER_FLAGS))
