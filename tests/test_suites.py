@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from medbench.cli import app
 from medbench.errors import DataError, UsageError
-from medbench.plan import plan
+from medbench.plan import CellState, Plan, plan
 from medbench.plugins import load_catalogue
 from medbench.records import ResultStore, read_predictions
 from medbench.request import RunRequest
@@ -151,46 +151,46 @@ def test_a_suite_can_fix_the_precision(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (SMALL + "task = 1\n", "line 6, task: no such field. Did you mean 'tasks'? Fields: methods, tasks,"),
+        (SMALL + "task = 1\n", "task: no such field. Did you mean 'tasks'? Fields: methods, tasks,"),
         (
             SMALL + "[[grid]]\n\nmethod = 1\n",
-            "line 8, grid 1, method: no such field. Did you mean 'methods'?",
+            "grid 1, method: no such field. Did you mean 'methods'?",
         ),
-        (SMALL + "\n[[grid]]\nrecipe = 'tiny'\n", "line 8, grid 1, recipe: no such field. Fields: methods,"),
+        (SMALL + "\n[[grid]]\nrecipe = 'tiny'\n", "grid 1, recipe: no such field. Fields: methods,"),
         (
             SMALL.replace("clip", "clp"),
-            "line 4, methods: Unknown method 'clp'. Did you mean 'clip'? Known methods:",
+            "methods: Unknown method 'clp'. Did you mean 'clip'? Known methods:",
         ),
         (
             SMALL.replace("rsna_zs", "rsna_sz"),
-            "line 5, tasks: Unknown task 'rsna_sz'. Did you mean 'rsna_zs'?",
+            "tasks: Unknown task 'rsna_sz'. Did you mean 'rsna_zs'?",
         ),
         (
             SMALL + '[[grid]]\n[[grid]]\ntasks = [\n  "rsna_lp",\n  "rsna_pl",  # here\n]\n',
-            "line 10, grid 2, tasks: Unknown task 'rsna_pl'. Did you mean 'rsna_lp'?",
+            "grid 2, tasks: Unknown task 'rsna_pl'. Did you mean 'rsna_lp'?",
         ),
-        (SMALL + "seeds = [0,\n'1']\n", "line 7, seeds: found '1'; Input should be a valid integer"),
-        (SMALL + "seeds = -1\n", "line 6, seeds: found -1; Input should be greater than or equal to 0"),
-        (SMALL + "seeds = []\n", "line 6, seeds: found []; List should have at least 1 item"),
-        (SMALL + "seeds = [true]\n", "line 6, seeds: found True; Input should be a valid integer"),
+        (SMALL + "seeds = [0,\n'1']\n", "seeds: found '1'; Input should be a valid integer"),
+        (SMALL + "seeds = -1\n", "seeds: found -1; Input should be greater than or equal to 0"),
+        (SMALL + "seeds = []\n", "seeds: found []; List should have at least 1 item"),
+        (SMALL + "seeds = [true]\n", "seeds: found True; Input should be a valid integer"),
         (
             SMALL + "fractions = [0.1, '200%']\n",
-            "line 6, fractions: found [0.1, '200%']; expected a share as 0.01",
+            "fractions: found [0.1, '200%']; expected a share as 0.01",
         ),
-        (SMALL + "fractions = true\n", "line 6, fractions: found True; expected a share as 0.01 or 1%"),
+        (SMALL + "fractions = true\n", "fractions: found True; expected a share as 0.01 or 1%"),
         (
             SMALL.replace("micro", "tinny"),
-            "line 3, recipe: found 'tinny'; expected tiny, paper or micro. Did you mean",
+            "recipe: found 'tinny'; expected tiny, paper or micro. Did you mean",
         ),
-        (SMALL + "precision = '16'\n", "line 6, precision: found '16'; expected auto, 32 or bf16."),
-        (SMALL + "corpus = 3\n", "line 6, corpus: found 3; Input should be a valid string"),
+        (SMALL + "precision = '16'\n", "precision: found '16'; expected auto, 32 or bf16."),
+        (SMALL + "corpus = 3\n", "corpus: found 3; Input should be a valid string"),
         (
             SMALL.replace('"phantom"', '"fantom"'),
-            'line 2, data: found \'fantom\'; expected "phantom", "real",',
+            'data: found \'fantom\'; expected "phantom", "real",',
         ),
         (
             SMALL.replace('data = "phantom"', "") + "[data]\nrnsa = '/x'\n",
-            "line 6, data.rnsa: Unknown dataset 'rnsa'. Did you mean 'rsna'?",
+            "data.rnsa: Unknown dataset 'rnsa'. Did you mean 'rsna'?",
         ),
         (SMALL.replace('data = "phantom"', ""), 'no field \'data\'. Add data = "phantom" or data = "real".'),
         (
@@ -199,18 +199,18 @@ def test_a_suite_can_fix_the_precision(tmp_path: Path) -> None:
         ),
         (
             'data = "phantom"\nrecipe = "tiny"\nmethods = "clip"\n',
-            "the file names no tasks. Add a line tasks = [...].",
+            "the file: names no tasks. Add a line tasks = [...].",
         ),
         (
             'data = "phantom"\nrecipe = "tiny"\nmethods = "clip"\n[[grid]]\ntasks = "rsna_lp"\n[[grid]]\nseeds = 1\n',
-            "line 6: grid 2 names no tasks.",
+            "grid 2: names no tasks.",
         ),
-        (SMALL + "[grid]\n", "line 6, grid: found {}; Input should be a valid list"),
+        (SMALL + "[grid]\n", "grid: found {}; Input should be a valid list"),
         (SMALL + "tasks = 1\n", "not TOML: Cannot overwrite a value (at line 6"),
         ("data = phantom", "not TOML: Invalid value (at line 1, column 8)"),
     ],
 )
-def test_mistakes_are_said_with_the_line_and_the_field(text: str, said: str, tmp_path: Path) -> None:
+def test_mistakes_are_said_with_the_grid_and_the_field(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         suite(tmp_path, text)
     assert str(tmp_path / "suite.toml") in str(error.value)
@@ -218,7 +218,7 @@ def test_mistakes_are_said_with_the_line_and_the_field(text: str, said: str, tmp
 
 
 def test_every_mistake_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"(?s)line 6, task:.*line 7, seeds:"):
+    with pytest.raises(UsageError, match=r"(?s)seeds: .*task: "):
         suite(tmp_path, SMALL + "task = 1\nseeds = 'x'\n")
 
 
@@ -231,6 +231,66 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_shards_that_are_none(typed: str) -> None:
     with pytest.raises(UsageError, match=r"expected I/N with I from 1 to N, as 1/4"):
         shard_of(typed)
+
+
+# Splits.
+
+
+def test_a_grid_can_say_the_split(tmp_path: Path) -> None:
+    read = suite(tmp_path, SMALL + '[[grid]]\n[[grid]]\ntasks = "rsna_lp"\nsplit = "mgca_cls"\n')
+    requests = read.requests(base(tmp_path))
+    assert [(r.methods, r.split, r.tasks) for r in requests] == [
+        (("clip",), None, ("rsna_lp", "rsna_zs")),
+        (("clip",), "mgca_cls", ("rsna_lp",)),
+        (("random",), None, ("rsna_lp",)),
+        (("random",), "mgca_cls", ("rsna_lp",)),
+    ]
+    assert len(read.encoders) == 2, "what is pretrained does not depend on the split of a task"
+    (part,) = read.narrowed(CATALOGUE, tasks=["rsna_lp"], methods=["clip"]).encoders
+    assert {split for _, _, split in part.cells} == {None, "mgca_cls"}
+    lists = suite(tmp_path, SMALL + 'split = "lists:mine"\n').requests(base(tmp_path))
+    assert {request.split for request in lists} == {"lists:mine"}
+
+
+@pytest.mark.parametrize(
+    ("grid", "said"),
+    [
+        (
+            'split = "mgca_clss"',
+            "grid 1, split: rsna, which rsna_lp is run on, has no split 'mgca_clss'. Did you",
+        ),
+        (
+            'tasks = "covidx_lp"\nsplit = "x"',
+            "grid 1, split: covidx, which covidx_lp is run on, has no split 'x'.",
+        ),
+        (
+            'tasks = "lp:table:x.csv"\nsplit = "x"',
+            "grid 1, split: table, which lp:table:x.csv is run on, has no",
+        ),
+        ("split = 3", "grid 1, split: found 3; Input should be a valid string"),
+        ('split = ""', "grid 1, split: found ''; String should have at least 1 char"),
+    ],
+)
+def test_splits_that_are_none(grid: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as error:
+        suite(tmp_path, f"{SMALL}[[grid]]\n{grid}\n")
+    assert said in str(error.value)
+
+
+def test_the_published_matrix_is_on_the_published_splits(tmp_path: Path) -> None:
+    """What is held against published figures on a split is run on it."""
+    import tomllib
+
+    content = (REPOSITORY / "leaderboards" / "medbench_leaderboards" / "protocol_map.toml").read_text()
+    compared = {(p["ours"], p["split"]) for p in tomllib.loads(content)["protocol"] if "ours" in p}
+    requests = read_suite(REPOSITORY / "suites" / "paper.toml", CATALOGUE).requests(base(tmp_path))
+    run = {
+        (task, request.split or CATALOGUE.lookup_task(task).make("paper").split)
+        for request in requests
+        for task in request.tasks
+        if task in {ours for ours, _ in compared}
+    }
+    assert run == compared
 
 
 # Parts of a suite.
@@ -443,6 +503,20 @@ def test_the_plan_of_the_published_matrix_says_what_is_missing(tmp_path: Path) -
     assert "medbench weights import FILE --method medclip --out released/medclip" in done.stdout
     assert re.search(r"random +\d+ +0 +0 +\d+ +0 +\d+ never timed", done.stdout)
     assert "left out: rsna_zs (random, medclip do not provide embedding, text.pooled)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        ([60.0, 240.0], "2 of 2 cells to do; about 5 min (by earlier runs here"),
+        ([300.0, None], "2 of 2 cells to do; at least 5 min (by earlier runs here"),
+        ([300.0, None], "; 1 part never timed"),
+        ([None, None], "2 of 2 cells to do; 2 parts never timed"),
+    ],
+)
+def test_a_plan_promises_no_more_than_it_knows(seconds: list[float | None], said: str) -> None:
+    states = tuple(CellState("clip", "", "t", 1.0, seed, "to do", own) for seed, own in enumerate(seconds))
+    assert said in Plan((), (), states, ()).text()
 
 
 @pytest.fixture(scope="module")

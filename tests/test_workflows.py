@@ -1,7 +1,11 @@
 """The workflows of CI: what they may do, and that the program knows the commands that they call."""
 
+import json
+import os
 import re
 import shlex
+import subprocess
+import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ from packaging.utils import canonicalize_name
 from typer.main import get_command
 
 from medbench.cli import app
+from medbench.plan import CellState, Plan
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
@@ -41,7 +46,7 @@ def commands(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("line", commands(BOARD))
 def test_the_program_knows_the_commands(line: str) -> None:
-    words = shlex.split(line)[1:]
+    words = shlex.split(line.partition(" > ")[0])[1:]
     command = get_command(app)
     while words and words[0] in getattr(command, "commands", {}):
         command = command.commands[words.pop(0)]  # type: ignore[attr-defined]
@@ -67,6 +72,11 @@ def test_every_shard_is_run_and_the_shards_are_as_many_as_it_says() -> None:
     cells = jobs(BOARD)["cells"]
     shards = cells["strategy"]["matrix"]["shard"]
     assert shards == list(range(1, len(shards) + 1)) and not cells["strategy"]["fail-fast"]
+    assert cells["strategy"]["matrix"]["method"] == "${{ fromJSON(needs.methods.outputs.names) }}"
+    assert cells["env"]["METHOD"] == "${{ matrix.method }}"
+    assert all(
+        '-m "$METHOD"' in line for line in BOARD.read_text().splitlines() if "matrix.shard }}/" in line
+    )
     said = re.findall(r"--shard \$\{\{ matrix\.shard \}\}/(\d+)", BOARD.read_text())
     assert len(said) == 2 and set(said) == {str(len(shards))}
 
@@ -94,7 +104,70 @@ def test_only_the_last_job_may_publish() -> None:
     }
     events = read(BOARD)[True]  # YAML reads `on` so
     assert events["push"]["branches"] == ["main"]
-    assert "leaderboards/**" in events["pull_request"]["paths"]
+    assert events["push"]["paths"] == ["suites/**"], (
+        "what computes for hours starts where cells may have changed"
+    )
+    assert events["pull_request"] is None, "every pull request is checked"
+    assert jobs(BOARD)["check"]["if"] == "github.event_name == 'pull_request'"
+    assert "check" not in str([job.get("needs") for job in jobs(BOARD).values()])
+
+
+def test_the_methods_of_the_matrix_are_those_of_the_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that lists them, on a plan like those that `medbench plan --json` prints."""
+    (step,) = [step for step in steps(BOARD) if step.get("id") == "plan"]
+    (line,) = [line for line in step["run"].splitlines() if line.startswith("python ")]
+    planned = Plan((), (), tuple(CellState(m, "", "t", 1.0, 0, "to do", None) for m in ("b", "a", "b")), ())
+    (tmp_path / "plan.json").write_text(json.dumps(planned.to_json()))
+    done = subprocess.run(
+        ["bash", "-ec", line], cwd=tmp_path, env={**os.environ, "GITHUB_OUTPUT": "out"}, check=True
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "out").read_text() == 'names=["a", "b"]\n'
+
+
+def test_a_shard_hands_over_what_is_new_alone(tmp_path: Path) -> None:
+    """The steps around the run of a shard: committed records are there, and are not handed on."""
+    names = {step.get("name"): step["run"] for step in jobs(BOARD)["cells"]["steps"] if "run" in step}
+    committed, kept = tmp_path / "leaderboards" / "results", tmp_path / "new"
+    for folder, name, text in (
+        (committed, "a.json", "committed"),
+        (kept, "deep/b.json", "kept"),
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+    def bash(script: str) -> None:
+        subprocess.run(["bash", "-ec", script], cwd=tmp_path, check=True)
+
+    bash(names["put it beside the committed records"])
+    results = tmp_path / "results"
+    assert (results / "a.json").read_text() == "committed"
+    assert (results / "deep" / "b.json").read_text() == "kept"
+    time.sleep(0.02)  # file systems count time in ticks
+    (results / "deep" / "c.json").write_text("new")
+    bash(names["take what is new"])
+    found = {path.relative_to(kept).as_posix(): path.read_text() for path in kept.rglob("*.json")}
+    assert found == {"deep/b.json": "kept", "deep/c.json": "new"}
+
+
+def test_what_is_kept_of_a_shard_is_of_this_suite_and_these_records() -> None:
+    kept = [step["with"] for step in steps(BOARD) if "actions/cache/" in step.get("uses", "")]
+    assert len(kept) == 2
+    for one in kept:
+        assert one["path"].split() == ["new", ".medbench/weights", ".medbench/work"]
+        assert "hashFiles(env.SUITE, 'leaderboards/results/**')" in one["key"]
+    assert kept[0]["key"] == kept[1]["key"] and kept[0]["key"].startswith(kept[0]["restore-keys"])
+
+
+def test_the_browsers_names_are_those_that_the_tests_look_for() -> None:
+    looked_for = re.findall(
+        r"map\(shutil\.which, \(([^)]*)\)", (REPOSITORY / "benchmarks" / "site_speed.py").read_text()
+    )
+    names = " ".join(re.findall(r'"([^"]+)"', looked_for[0]))
+    for script in (REPOSITORY / ".ci" / "run", REPOSITORY / ".github" / "workflows" / "ci.yml"):
+        assert f"command -v {names}" in script.read_text(), script
 
 
 def test_the_constraints_pin_every_dependency_to_a_version_that_it_may_have() -> None:

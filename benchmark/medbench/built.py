@@ -19,10 +19,10 @@ from medbench.specs import LeaderboardSpec
 MANIFEST: Final = "manifest.json"
 SCHEMA: Final = "medbench.built/1"
 
-PICTURES: Final = (".png", ".svg", ".pdf")
-"""Endings of files whose bytes depend on the versions of `LIBRARIES`."""
+PICTURES: Final = {".png": ("matplotlib", "pillow"), ".svg": ("matplotlib",), ".pdf": ("matplotlib",)}
+"""By ending, the libraries whose versions decide the bytes of a picture."""
 
-LIBRARIES: Final = ("medbench", "matplotlib", "numpy", "jinja2")
+LIBRARIES: Final = ("medbench", "jinja2", "matplotlib", "numpy", "pillow")
 """Whose versions the manifest holds, where they are installed."""
 
 
@@ -45,13 +45,16 @@ class Report:
 
     Attributes:
         compared: files that were held against the records.
-        wrong: a line for each file that differs, lacks or is too many.
-        said: what else has to be known.
+        wrong: a line for each file that differs, lacks or is too many, and for what is wrong of the manifest.
+        other_versions: a line for each format with pictures that were not held against the records, since other
+            versions drew them; they were held against their SHA-256 in the manifest.
+        unread: these pictures.
     """
 
     compared: int = 0
     wrong: list[str] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
+    other_versions: list[str] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
 
 
 def make(spec: LeaderboardSpec, catalogue: Catalogue, results: Results) -> Made:
@@ -134,7 +137,8 @@ class Folder:
         """Hold the folder against what the records give now.
 
         Pictures are compared where the versions that made them are those that are installed: another release of a
-        library draws the same picture in other bytes.
+        library draws the same picture in other bytes, and the SHA-256 of the manifest is then all that they can be
+        held against. The manifest itself is compared, too, all but its versions.
 
         Args:
             made: of all formats of the manifest.
@@ -147,21 +151,35 @@ class Folder:
                 for name, now in versions().items()
                 if own["versions"].get(name) != now
             }
-            skipped = 0
+            unread: list[str] = []
+            why: dict[str, None] = {}
+            for path in sorted(one.files.keys() - own["files"].keys()):
+                report.wrong.append(f"{MANIFEST}: lacks {path} of {one.format}")
+            for path in sorted(own["files"].keys() - one.files.keys()):
+                if not (self.root / path).is_file():  # else it is too many
+                    report.wrong.append(f"{MANIFEST}: has {path} of {one.format}; the records do not give it")
             for path, content in sorted(one.files.items()):
+                drawn_by = PICTURES.get(PurePosixPath(path).suffix, ())
+                held = own["files"].get(path)
                 if not (self.root / path).is_file():
                     report.wrong.append(f"{path}: lacks; the records give it")
-                elif others and PurePosixPath(path).suffix in PICTURES:
-                    skipped += 1
-                    if sha256_file(self.root / path) != own["files"].get(path):
+                elif changed := [name for name in drawn_by if name in others]:
+                    unread.append(path)
+                    why |= {f"{name} {others[name]}": None for name in changed}
+                    if held not in (None, sha256_file(self.root / path)):
                         report.wrong.append(f"{path}: is not the picture that was built, by {MANIFEST}")
                 else:
                     report.compared += 1
                     if not _is(self.root / path, content):
                         report.wrong.append(f"{path}: differs from what the records give")
-            if skipped:
-                why = ", ".join(f"{name} {change}" for name, change in others.items())
-                report.said.append(f"{skipped} pictures of {one.format} were not drawn again ({why})")
+                    elif held not in (None, sha256_bytes(content)):
+                        report.wrong.append(f"{MANIFEST}: has another SHA-256 of {path}")
+            if unread:
+                report.other_versions.append(
+                    f"{len(unread)} pictures of {one.format} were held against {MANIFEST} alone ({', '.join(why)}): "
+                    + ", ".join(unread)
+                )
+                report.unread += unread
         for path in self._present():
             if path not in files:
                 report.wrong.append(f"{path}: is too many; the records do not give it")
@@ -173,9 +191,13 @@ class Folder:
         try:
             content = json.loads(path.read_bytes())
             formats: dict[str, Any] = content["formats"]
-            sound = content["schema"] == SCHEMA and all(
-                isinstance(own["versions"], dict) and isinstance(own["files"], dict)
-                for own in formats.values()
+            sound = (
+                bool(formats)
+                and content["schema"] == SCHEMA
+                and all(
+                    isinstance(own["versions"], dict) and isinstance(own["files"], dict)
+                    for own in formats.values()
+                )
             )
         except (ValueError, LookupError, TypeError, AttributeError):
             sound = False

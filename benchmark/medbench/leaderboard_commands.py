@@ -29,6 +29,8 @@ def leaderboard(options: o.LeaderboardOptions) -> int:
     """
     if options.check:
         return _check(options)
+    if options.all_pictures:
+        raise UsageError("--all-pictures goes with --check.")
     if options.out is not None:
         raise UsageError("--out DIR goes with `medbench leaderboard build`, which writes, and with --check.")
     catalogue = read_plugins(options)
@@ -81,16 +83,23 @@ def _check(options: o.LeaderboardOptions) -> int:
     report = folder.compare([make(spec, catalogue, results) for spec in specs])
     for line in report.wrong:
         typer.echo(line)
-    for line in report.said:
+    for line in report.other_versions:
         typer.echo(f"medbench: {line}", err=True)
     typer.echo(
         f"{folder.root}: {report.compared} files of {', '.join(formats)} compared, {len(report.wrong)} wrong"
+        + (f", {len(report.unread)} not drawn again" if report.unread else "")
     )
     if report.wrong:
         typer.echo(
             f"medbench: see what changed after `medbench leaderboard build --out {folder.root}`",
             err=True,
         )
+    if report.unread and options.all_pictures:
+        typer.echo(
+            "medbench: --all-pictures: install the versions that drew them, which a constraints file can pin",
+            err=True,
+        )
+        return GATE
     return GATE if report.wrong else 0
 
 
@@ -109,7 +118,22 @@ def _fitting(catalogue: Catalogue, name: str) -> LeaderboardSpec:
 
 
 def _read(options: o.ResultsOptions, catalogue: Catalogue, out: Path | None) -> "Results":
-    """The results folder; links lead there from `out`."""
+    """The results folder; links lead there from `out`. Says what will take its time."""
     from medbench.results import Results
 
-    return Results.read(results_folder(options), catalogue, out)
+    results = Results.read(results_folder(options), catalogue, out)
+    without = sum(
+        record.predictions is not None
+        and (folder / record.predictions.path).exists()
+        and (record.draws is None or not (folder / record.draws.path).exists())
+        for record in results.records
+        for folder in [(results.root / results.path(record)).parent]
+    )
+    if without:
+        typer.echo(
+            f"medbench: {without:,} of {len(results.records):,} records have no draws beside them, which are computed "
+            f"from their predictions each time; `medbench results rescore --results {results.root} --out DIR` writes "
+            "records that have them",
+            err=True,
+        )
+    return results

@@ -527,6 +527,13 @@ class LeaderboardOptions(ResultsOptions):
         Path | None,
         typer.Option("--out", metavar="DIR", help="With --check: folder of the build. Default: leaderboard."),
     ] = None
+    all_pictures: Annotated[
+        bool,
+        typer.Option(
+            "--all-pictures",
+            help="With --check: exit code 6 also where other versions drew pictures, which can't be drawn again.",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -190,10 +190,12 @@ class Plan:
             parts = [table(self.data), _table([m.row() for m in self.methods])]
             parts += [f"left out: {sentence}" for sentence in self.left_out]
         todo = sum(cell.state.startswith("to ") for cell in self.cells)
-        said = f"about {_duration(self.seconds)} (by earlier runs here, else by {REFERENCE})"
+        said = f"{_duration(self.seconds)} (by earlier runs here, else by {REFERENCE})"
         if self.unknown:
-            never = f"{self.unknown} parts are not counted, nothing like them was timed yet"
-            said = f"{said}; {never}" if self.seconds else f"never timed: {never}"
+            never = f"{self.unknown:,} {'part' if self.unknown == 1 else 'parts'} never timed"
+            said = f"at least {said}; {never}" if self.seconds else never
+        else:
+            said = f"about {said}"
         parts.append(f"{todo} of {len(self.cells)} cells to do; {said}")
         parts += [f"missing: {error}" for error in self.missing]
         return "\n\n".join(parts)

@@ -31,6 +31,7 @@ class _Cells(BaseModel):
     tasks: Annotated[list[str], Field(min_length=1)] | None = None
     fractions: Annotated[list[Any], Field(min_length=1)] | None = None
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+    split: Annotated[str, Field(min_length=1)] | None = None
     checkpoint: str | None = None
     set: dict[str, Any] | None = None
 
@@ -86,14 +87,15 @@ class EncoderCells:
         seed: of its pretraining; None with a checkpoint, where it is one encoder for all seeds.
         checkpoint: finished weights, or None.
         overrides: fields of its recipe, as pairs.
-        cells: label fractions, ascending, by seed and task; none for a task that trains nothing and has one cell.
+        cells: label fractions, ascending, by seed, task and split (None for the task's own); none for a task that
+            trains nothing and has one cell.
     """
 
     method: str
     seed: int | None
     checkpoint: str | None
     overrides: tuple[tuple[str, str], ...]
-    cells: Mapping[tuple[int, str], tuple[float, ...]] = field(hash=False)
+    cells: Mapping["_Wanted", tuple[float, ...]] = field(hash=False)
 
 
 @dataclass(frozen=True)
@@ -146,7 +148,7 @@ class Suite:
         Raises:
             UsageError: something is named that is not in the suite, or nothing is left.
         """
-        held = [(e.method, task, seed) for e in self.encoders for seed, task in e.cells]
+        held = [(e.method, task, seed) for e in self.encoders for seed, task, _ in e.cells]
         shares = {share for e in self.encoders for own in e.cells.values() for share in own}
         chosen_methods = self._chosen("methods", methods, [m for m, *_ in (*held, *self.unserved)], catalogue)
         chosen_tasks = self._chosen("tasks", tasks, [t for _, t, _ in (*held, *self.unserved)], catalogue)
@@ -155,10 +157,10 @@ class Suite:
         encoders = []
         for encoder in self.encoders:
             cells = {}
-            for (seed, task), labels in encoder.cells.items():
+            for (seed, task, split), labels in encoder.cells.items():
                 left = tuple(f for f in labels if wanted is None or f in wanted)
                 if task in chosen_tasks and (not seeds or seed in seeds) and (left or not labels):
-                    cells[seed, task] = left
+                    cells[seed, task, split] = left
             if encoder.method in chosen_methods and cells:
                 encoders.append(replace(encoder, cells=cells))
         unserved = tuple(u for u in self.unserved if u[0] in chosen_methods and u[1] in chosen_tasks)
@@ -216,11 +218,12 @@ class Suite:
                 tasks=tasks,
                 seeds=seeds,
                 fractions=shares,
+                split=split,
                 checkpoint=encoder.checkpoint,
                 overrides=dict(encoder.overrides),
             )
             for encoder in self.encoders
-            for seeds, tasks, shares in _grids(encoder)
+            for split, seeds, tasks, shares in _grids(encoder)
         )
 
     def _placed(self, base: RunRequest) -> RunRequest:
@@ -246,38 +249,41 @@ class Suite:
 
 def _grids(
     encoder: EncoderCells,
-) -> Iterable[tuple[tuple[int, ...], tuple[str, ...], tuple[float, ...] | None]]:
-    """Seeds x tasks x fractions that together are the encoder's cells, each once.
+) -> Iterable[tuple[str | None, tuple[int, ...], tuple[str, ...], tuple[float, ...] | None]]:
+    """Splits, and seeds x tasks x fractions on each, that together are the encoder's cells, each once.
 
     A task that trains nothing, to which fractions mean nothing, goes with the first. Seeds of a checkpoint that want
     the same stay together, since they share the cells that no seed can change.
     """
-    by_seed: dict[int, dict[str, tuple[float, ...]]] = {}
-    for (seed, task), shares in encoder.cells.items():
-        by_seed.setdefault(seed, {})[task] = shares
-    alike: dict[tuple[tuple[str, tuple[float, ...]], ...], list[int]] = {}
-    for seed, tasks in by_seed.items():
-        alike.setdefault(tuple(tasks.items()), []).append(seed)
-    for wanted, seeds in alike.items():
+    by_seed: dict[tuple[str | None, int], dict[str, tuple[float, ...]]] = {}
+    for (seed, task, split), shares in encoder.cells.items():
+        by_seed.setdefault((split, seed), {})[task] = shares
+    alike: dict[tuple[str | None, tuple[tuple[str, tuple[float, ...]], ...]], list[int]] = {}
+    for (split, seed), tasks in by_seed.items():
+        alike.setdefault((split, tuple(tasks.items())), []).append(seed)
+    for (split, wanted), seeds in alike.items():
         first = next((shares for _, shares in wanted if shares), None)
         for group in dict.fromkeys(own or first for _, own in wanted):
-            yield tuple(seeds), tuple(task for task, own in wanted if (own or first) == group), group
+            names = tuple(task for task, own in wanted if (own or first) == group)
+            yield split, tuple(seeds), names, group
 
 
 _Key = tuple[str, int | None, str | None, tuple[tuple[str, str], ...]]
 """Method, seed, checkpoint, overrides: what tells one encoder from another."""
+
+_Wanted = tuple[int, str, str | None]
+"""Seed, task and split: what is wanted of an encoder, at some label fractions."""
 
 
 def read_suite(path: Path, catalogue: Catalogue) -> Suite:
     """Read a suite.
 
     Raises:
-        UsageError: it can not be read, is not TOML, or says something that is no suite; with the line and the field.
+        UsageError: it can not be read, is not TOML, or says something that is no suite; with the grid and the field.
         PluginError: a name that more than one owner declares.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        content = tomllib.loads(text)
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--suite {path}: can not be read ({error.strerror}).") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -285,14 +291,13 @@ def read_suite(path: Path, catalogue: Catalogue) -> Suite:
     try:
         file = File.model_validate(content)
     except ValidationError as error:
-        wrong = sorted(error.errors(), key=lambda found: _line(text, found["loc"]))
-        raise UsageError("\n".join(_complaint(path, text, found) for found in wrong)) from None
+        raise UsageError("\n".join(_complaint(path, found) for found in error.errors())) from None
     for dataset in file.data if isinstance(file.data, dict) else ():
         try:
             catalogue.lookup_dataset(dataset)
         except UsageError as error:
-            raise UsageError(f"{_at(path, text, ('data', dataset))}: {error}") from None
-    encoders: dict[_Key, dict[tuple[int, str], set[float]]] = {}
+            raise UsageError(f"{_at(path, ('data', dataset))}: {error}") from None
+    encoders: dict[_Key, dict[_Wanted, set[float]]] = {}
     unserved: dict[tuple[str, str, str], None] = {}
     for number, grid in enumerate(file.grid or [_Cells()]):
         own = ("grid", number) if file.grid else ()
@@ -301,16 +306,18 @@ def read_suite(path: Path, catalogue: Catalogue) -> Suite:
         for kind in ("methods", "tasks"):
             at = own if getattr(grid, kind) is not None else ()
             if kind not in said:
-                where = f"line {_line(text, own)}: grid {number + 1}" if own else "the file"
-                raise UsageError(f"{path}, {where} names no {kind}. Add a line {kind} = [...].")
-            for place, word in enumerate(said[kind]):
+                where = f"grid {number + 1}" if own else "the file"
+                raise UsageError(f"{path}, {where}: names no {kind}. Add a line {kind} = [...].")
+            for word in said[kind]:
                 try:
                     names.setdefault(kind, []).extend(catalogue.expand(kind, [word]))
                 except UsageError as error:
-                    raise UsageError(f"{_at(path, text, (*at, kind, place))}: {error}") from None
+                    raise UsageError(f"{_at(path, (*at, kind))}: {error}") from None
         wanted = fractions([str(share) for share in said.get("fractions", ["all"])])
         overrides = tuple((name, str(value)) for name, value in flat(said.get("set", {})))
-        checkpoint = said.get("checkpoint")
+        checkpoint, split = said.get("checkpoint"), said.get("split")
+        if split is not None:
+            _see_split(split, names["tasks"], catalogue, _at(path, (*own, "split")))
         for method in dict.fromkeys(names["methods"]):
             spec = catalogue.lookup_method(method)
             for seed in said.get("seeds", [0]):
@@ -321,7 +328,7 @@ def read_suite(path: Path, catalogue: Catalogue) -> Suite:
                         unserved[method, name, ", ".join(sorted(missing))] = None
                         continue
                     shares = task.fractions if wanted is None or not task.fractions else wanted
-                    encoders.setdefault(key, {}).setdefault((seed, name), set()).update(shares)
+                    encoders.setdefault(key, {}).setdefault((seed, name, split), set()).update(shares)
     return Suite(
         path=path,
         data=file.data,
@@ -334,6 +341,20 @@ def read_suite(path: Path, catalogue: Catalogue) -> Suite:
         ),
         unserved=tuple(unserved),
     )
+
+
+def _see_split(split: str, tasks: Iterable[str], catalogue: Catalogue, where: str) -> None:
+    """See that the datasets of the tasks have a split; a folder of lists is held against them when they are opened."""
+    from medbench.data.lists import PREFIX
+
+    for name in () if split.startswith(PREFIX) else dict.fromkeys(tasks):
+        dataset = catalogue.lookup_task(name).dataset.partition(":")[0]  # of a table: the kind
+        known = catalogue.load("datasets", dataset).splits
+        if split not in known:
+            raise UsageError(
+                f"{where}: {dataset}, which {name} is run on, has no split {split!r}."
+                f"{did_you_mean(split, known)} It has {', '.join(known)}."
+            )
 
 
 def shard_of(typed: str) -> tuple[int, int]:
@@ -352,71 +373,24 @@ def shard_of(typed: str) -> tuple[int, int]:
 # What is wrong, and where.
 
 
-def _complaint(path: Path, text: str, error: Any) -> str:
+def _complaint(path: Path, error: Any) -> str:
     loc, kind = error["loc"], error["type"]
     block = _Cells if loc[:1] == ("grid",) and len(loc) > 1 else File
     if kind == "extra_forbidden":
         known = list(block.model_fields)
         hint = did_you_mean(str(loc[-1]), known)
-        return f"{_at(path, text, loc)}: no such field.{hint} Fields: {', '.join(known)}."
+        return f"{_at(path, loc)}: no such field.{hint} Fields: {', '.join(known)}."
     if kind == "missing":
         return f"{path}: no field {loc[-1]!r}. Add {_EXAMPLES[str(loc[-1])]}."
     said = error["msg"].removeprefix("Value error, ").rstrip(".")
-    return f"{_at(path, text, loc)}: found {error['input']!r}; {said}."
+    return f"{_at(path, loc)}: found {error['input']!r}; {said}."
 
 
 _EXAMPLES = {"data": 'data = "phantom" or data = "real"', "recipe": 'recipe = "tiny" or recipe = "paper"'}
 
 
-def _at(path: Path, text: str, loc: Sequence[str | int]) -> str:
-    """A place in words: suites/x.toml, line 7, grid 2, tasks."""
-    grid, rest = _in_grid(loc)
-    names = ".".join(str(part) for part in rest if isinstance(part, str))
-    where = [] if grid is None else [f"grid {grid + 1}"]
-    return ", ".join([str(path), f"line {_line(text, loc)}", *where, *([names] if names else [])])
-
-
-def _in_grid(loc: Sequence[str | int]) -> tuple[int | None, Sequence[str | int]]:
-    """Number of the grid that a place is in, and the place in it."""
-    if len(loc) > 1 and loc[0] == "grid" and isinstance(loc[1], int):
-        return loc[1], loc[2:]
-    return None, loc
-
-
-def _line(text: str, loc: Sequence[str | int]) -> int:
-    """The line that a field stands in, or the value of a list that goes over several; the parser does not say it."""
-    grid, rest = _in_grid(loc)
-    key = str(rest[0]) if rest else None
-    place = rest[-1] if rest and isinstance(rest[-1], int) else None
-    grids, inside, best = -1, "", 1
-    for number, line in enumerate(text.splitlines(), 1):
-        bare = line.strip()
-        if re.match(r"\[\[\s*grid\s*\]\]", bare):
-            grids, inside = grids + 1, ""
-            if grid == grids:
-                best = number
-        elif table := re.match(r"\[\s*([\w.\"'-]+)\s*\]\s*(#.*)?$", bare):
-            inside = table[1]
-            if inside.split(".")[0] == key and (grid is None or grids == grid):
-                return number
-        elif (
-            key is not None
-            and not inside
-            and (grids if grids >= 0 else None) == grid
-            and re.match(rf"[\"']?{re.escape(key)}[\"']?\s*[.=]", bare)
-        ):
-            return number if place is None else _item_line(text, number, place)
-    return best
-
-
-def _item_line(text: str, first: int, place: int) -> int:
-    """The line of the item `place` of the list whose key stands in line `first`."""
-    lines = text.splitlines()[first - 1 :]
-    seen = 0
-    for number, line in enumerate(lines, first):
-        content = line.split("#")[0]
-        content = content.partition("=")[2] if number == first else content
-        seen += len(re.findall(r"\"[^\"]*\"|'[^']*'|[^\s,\[\]]+", content))
-        if seen > place:
-            return number
-    return first
+def _at(path: Path, loc: Sequence[str | int]) -> str:
+    """A place in words: suites/x.toml, grid 2, tasks."""
+    grid = [f"grid {loc[1] + 1}"] if len(loc) > 1 and loc[0] == "grid" and isinstance(loc[1], int) else []
+    names = ".".join(part for part in loc[2 if grid else 0 :] if isinstance(part, str))
+    return ", ".join([str(path), *grid, *([names] if names else [])])

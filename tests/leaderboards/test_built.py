@@ -44,7 +44,7 @@ def test_a_check_names_what_differs_lacks_and_is_too_many(tmp_path: Path) -> Non
     folder.write(all_of_it)
     (tmp_path / ".hidden").touch()
     report = folder.compare(all_of_it)
-    assert (report.compared, report.wrong, report.said) == (3, [], [])
+    assert (report.compared, report.wrong, report.other_versions) == (3, [], [])
     (tmp_path / "x.csv").write_bytes(b"0")
     (tmp_path / "z.tex").unlink()
     (tmp_path / "w.csv").touch()
@@ -55,6 +55,8 @@ def test_a_check_names_what_differs_lacks_and_is_too_many(tmp_path: Path) -> Non
     ]
     fewer = [made("a", x_csv=b"0"), made("b")]
     assert folder.compare(fewer).wrong == [
+        f"{MANIFEST}: has another SHA-256 of x.csv",
+        f"{MANIFEST}: has z.tex of b; the records do not give it",
         "w.csv: is too many; the records do not give it",
         "y.csv: is too many; the records do not give it",
     ]
@@ -71,9 +73,36 @@ def test_pictures_of_another_release_are_held_against_their_hashes(
     monkeypatch.setattr(built, "versions", lambda: {"matplotlib": "2"})
     report = folder.compare(drawn_now)
     assert (report.compared, report.wrong) == (1, [])
-    assert report.said == ["2 pictures of plots were not drawn again (matplotlib 1 then, 2 now)"]
+    assert report.other_versions == [
+        f"2 pictures of plots were held against {MANIFEST} alone (matplotlib 1 then, 2 now): p.svg, q.png"
+    ]
+    assert report.unread == ["p.svg", "q.png"]
     (tmp_path / "q.png").write_bytes(b"painted over")
     assert folder.compare(drawn_now).wrong == [f"q.png: is not the picture that was built, by {MANIFEST}"]
+
+
+def test_pillow_writes_the_one_kind_of_picture_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(tmp_path)
+    monkeypatch.setattr(built, "versions", lambda: {"matplotlib": "1", "pillow": "1"})
+    folder.write([made("plots", p_svg=b"<svg>", q_png=b"old")])
+    monkeypatch.setattr(built, "versions", lambda: {"matplotlib": "1", "pillow": "2"})
+    report = folder.compare([made("plots", p_svg=b"<svg>", q_png=b"new")])
+    assert (report.compared, report.wrong, report.unread) == (1, [], ["q.png"])
+    assert "(pillow 1 then, 2 now)" in report.other_versions[0]
+
+
+def test_the_manifest_is_compared_too(tmp_path: Path) -> None:
+    folder, all_of_it = Folder(tmp_path), [made("a", x_csv=b"1", y_csv=b"2")]
+    folder.write(all_of_it)
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
+    files = manifest["formats"]["a"]["files"]
+    files["x.csv"], files["gone.csv"] = files.pop("y.csv"), "0"
+    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
+    assert folder.compare(all_of_it).wrong == [
+        f"{MANIFEST}: lacks y.csv of a",
+        f"{MANIFEST}: has gone.csv of a; the records do not give it",
+        f"{MANIFEST}: has another SHA-256 of x.csv",
+    ]
 
 
 def test_two_leaderboards_that_give_one_path(tmp_path: Path) -> None:
@@ -82,7 +111,14 @@ def test_two_leaderboards_that_give_one_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", '{"schema": "another"}', '{"schema": "medbench.built/1", "formats": 3}']
+    "content",
+    [
+        "",
+        "[]",
+        '{"schema": "another"}',
+        '{"schema": "medbench.built/1", "formats": 3}',
+        '{"schema": "medbench.built/1", "formats": {}}',
+    ],
 )
 def test_a_manifest_that_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / MANIFEST).write_text(content)
@@ -159,12 +195,37 @@ def test_build_then_check(here: Path) -> None:
     assert "medbench leaderboard build" in done.stderr
 
 
+def test_pictures_of_other_versions_fail_where_that_is_asked(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalogue = load_catalogue(third_party=False)
+    picture = [Made("plots", {"p.svg": b"<svg></svg>"})]
+    monkeypatch.setattr(built, "make", lambda spec, *_: picture[0])
+    monkeypatch.setattr(built, "versions", lambda: {"matplotlib": "1"})
+    assert "plots" in {spec.format for spec in catalogue.leaderboards.values()}
+    assert medbench("build", "--format", "plots").exit_code == 0
+    assert medbench("--check", "--all-pictures").exit_code == 0
+    monkeypatch.setattr(built, "versions", lambda: {"matplotlib": "2"})
+    done = medbench("--check")
+    assert done.exit_code == 0
+    assert "0 files of plots compared, 0 wrong, 1 not drawn again" in done.stdout
+    assert "(matplotlib 1 then, 2 now): p.svg" in done.stderr
+    assert medbench("--check", "--all-pictures").exit_code == 6
+
+
 def test_a_record_that_goes_is_found(here: Path) -> None:
     assert medbench("build", "--format", "csv").exit_code == 0
     next((here / "results/tiny/place/rsna_lp").glob("*.json")).unlink()
     done = medbench("--check")
     assert done.exit_code == 6
     assert "cells.csv: differs" in done.stdout
+
+
+def test_draws_that_have_to_be_computed_are_said(here: Path) -> None:
+    assert "draws" not in medbench("build", "--format", "csv").stderr
+    next((here / "results/tiny/place/rsna_lp").glob("*.draws.npy")).unlink()
+    done = medbench("build", "--format", "csv")
+    assert "1 of " in done.stderr and "medbench results rescore --results results --out DIR" in done.stderr
 
 
 def test_links_of_a_build_lead_to_the_records(here: Path) -> None:
@@ -184,6 +245,7 @@ def test_links_of_a_build_lead_to_the_records(here: Path) -> None:
         (["--format", "csv"], "--format csv is 2 files, and one can be printed. Write them with", 2),
         (["--out", "there"], "--out DIR goes with `medbench leaderboard build`", 2),
         (["--check"], "leaderboard: no manifest.json, so nothing was built there. Build with", 3),
+        (["--all-pictures"], "--all-pictures goes with --check.", 2),
         (["build", "--format", "xml"], "--format xml is not known. Formats: csv, csv-wide", 2),
         (["--results", "there", "build"], "--results stands behind the verb", 2),
         (["build", "--results", "there"], "No results folder", 2),
@@ -201,3 +263,14 @@ def test_every_format_is_a_function_of_the_records_alone(given: Given) -> None:
         files: Mapping[str, bytes] = make(spec, catalogue, given([])).files
         assert files == make(spec, catalogue, given([])).files
         assert json.dumps(sorted(files))
+
+
+COMMITTED = Path(__file__).resolve().parents[2] / "leaderboards"
+
+
+@pytest.mark.skipif(
+    not (COMMITTED / "board").exists(), reason="no leaderboard is committed in leaderboards/board"
+)
+def test_the_committed_leaderboard_follows_from_the_committed_records() -> None:
+    done = medbench("--check", "--results", str(COMMITTED / "results"), "--out", str(COMMITTED / "board"))
+    assert done.exit_code == 0, done.output

@@ -21,7 +21,7 @@ from medbench_leaderboards.site import site
 from medbench_leaderboards.site.curves import _ticks
 from medbench_leaderboards.site.fields import fields, folded
 from medbench_leaderboards.site.names import method_page, record_page, task_page
-from medbench_leaderboards.site.shown import interval, p_value, signed
+from medbench_leaderboards.site.shown import first_upper, interval, p_value, signed
 
 FOLDER = Path(site_package.__file__).parent
 METHODS = ("place", "mgca", "gloria", "random")
@@ -360,7 +360,19 @@ def test_where_lower_is_better_the_smaller_value_wins(maker: ModuleType) -> None
     assert 'class="number plus">−' in text and 'class="number minus">' not in text
 
 
+def test_a_record_leads_to_its_file(boards: dict[str, Board]) -> None:
+    from dataclasses import replace
+
+    board = boards["installed"]
+    files = site(replace(board, base="../results of mine"), ())
+    for cell_id, path in board.paths.items():
+        page = Page(files[record_page(board.records[cell_id])].decode())
+        links = [unquote(link) for link in page.attributes("href")]
+        assert links.count(f"../../results of mine/{path}") == 1
+
+
 def test_numbers() -> None:
+    assert first_upper("of MGCA") == "Of MGCA" and first_upper("") == ""
     assert (signed(0.0123), signed(-0.0123), signed(-0.0001)) == ("+1.2", "−1.2", "0.0")
     assert (p_value(0.0004), p_value(0.0321)) == ("p &lt; 0.001", "p = 0.032")
     assert interval(None, 0.5) == ""
@@ -440,7 +452,9 @@ def test_no_colour_but_those_of_the_palette() -> None:
 def browser(maker: ModuleType) -> Iterator[Any]:
     chromium = maker.chromium()
     if chromium is None:
-        pytest.skip("there is no chromium on the path; Debian's package of that name has it")
+        pytest.skip(
+            "no chromium, chromium-browser or google-chrome on the path; Debian's package chromium has one"
+        )
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with api.sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=chromium, args=list(maker.BROWSER_FLAGS))
@@ -474,7 +488,7 @@ def visit(browser: Any, folders: dict[str, Path]) -> Iterator[Any]:
         tab.on("pageerror", lambda error: said.append(str(error)))
         tab.on(
             "request",
-            lambda request: None if request.url.startswith(("file:", "data:")) else said.append(request.url),
+            lambda request: asked.append(request.url),
         )
         tab.goto((folders[kind] / path).as_uri())
         return tab
@@ -483,6 +497,7 @@ def visit(browser: Any, folders: dict[str, Path]) -> Iterator[Any]:
     for context in contexts:
         context.close()
     assert said == []
+    assert asked or not contexts
     assert {urlsplit(url).scheme for url in asked} <= {"file", "data"}
 
 
@@ -554,10 +569,9 @@ def test_the_theme_is_the_systems_until_it_is_switched_and_then_remembered(visit
         return "#" + "".join(f"{int(part):02x}" for part in parts[:3])
 
     assert page_colour() == expected[scheme]
-    button = tab.get_by_role("button", name="Dark theme")
-    assert button.get_attribute("aria-pressed") == str(scheme == "dark").lower()
-    button.click()
+    tab.get_by_role("button", name=f"{other.capitalize()} theme").click()
     assert page_colour() == expected[other]
+    assert tab.locator("button.theme").inner_text() == f"{scheme.capitalize()} theme"
     first_table(tab).locator("thead a").first.click()
     tab.wait_for_url("**/tasks/*")
     assert page_colour() == expected[other]

@@ -19,7 +19,7 @@ from medbench_leaderboards.site.names import OVERVIEW, PUBLISHED, method_page, r
 from medbench_leaderboards.site.overview import overview
 from medbench_leaderboards.site.published import published
 from medbench_leaderboards.site.record import record
-from medbench_leaderboards.site.shown import FIDELITY, MARKS
+from medbench_leaderboards.site.shown import FIDELITY, MARKS, first_upper
 from medbench_leaderboards.site.task import task
 
 FOLDER = Path(__file__).parent
@@ -60,7 +60,7 @@ def site(board: Board, published_rows: Sequence[Verdict]) -> dict[str, bytes]:
         pages.add(method_page(name), "method.html", method(links, name, rows))
     for cell_id, one in sorted(board.records.items()):
         task_link, trains = of_cell.get(cell_id, ("", True))
-        values = record(one, board.paths.get(cell_id, ""), task_link, trains)
+        values = record(one, board.paths.get(cell_id, ""), board.base, task_link, trains)
         values["has_method_page"] = one.identity.method in known
         pages.add(links[cell_id], "record.html", values)
     if published_rows:
@@ -82,7 +82,7 @@ class _Pages:
             lstrip_blocks=True,
             auto_reload=False,  # else every page looks whether a file has changed
         )
-        self._templates.filters["ticks"] = _ticks
+        self._templates.filters |= {"ticks": _ticks, "first_upper": first_upper}
         self._templates.globals |= {
             "has_published": has_published,
             "overview_page": OVERVIEW,

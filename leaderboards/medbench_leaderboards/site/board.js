@@ -29,7 +29,8 @@
   function themes(button) {
     const system = matchMedia("(prefers-color-scheme: dark)");
     const dark = () => (root.dataset.theme ? root.dataset.theme === "dark" : system.matches);
-    const show = () => button.setAttribute("aria-pressed", String(dark()));
+    // The button says what it does.
+    const show = () => (button.textContent = dark() ? "Light theme" : "Dark theme");
     button.addEventListener("click", () => {
       root.dataset.theme = dark() ? "light" : "dark";
       remember(root.dataset.theme);

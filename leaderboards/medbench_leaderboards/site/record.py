@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from html import escape
 from typing import Any
+from urllib.parse import quote
 
 from markupsafe import Markup
 
@@ -11,18 +12,19 @@ from medbench_leaderboards.missing import command
 from medbench_leaderboards.site.fields import folded
 from medbench_leaderboards.site.names import method_page
 from medbench_leaderboards.site.overview import warning
-from medbench_leaderboards.site.shown import fidelity
+from medbench_leaderboards.site.shown import fidelity, first_upper
 
 _SHOWN_APART = {"metrics", "subgroups", "reliability", "error", "schema_", "cell_id", "status", "reason"}
 _CONFIGS = {"method_config": "Method", "pretrain_config": "Pretraining", "task_config": "Protocol"}
 
 
-def record(record: Record, path: str, task_link: str, trains: bool) -> dict[str, Any]:
+def record(record: Record, path: str, base: str | None, task_link: str, trains: bool) -> dict[str, Any]:
     """What the template is filled with.
 
     Args:
         record: any, also one that enters no table.
         path: of its file, relative to the results folder.
+        base: the results folder as seen from the site's, or None where it is not known.
         task_link: page of its task, "" where it enters no table.
         trains: whether the task has label fractions.
     """
@@ -30,7 +32,7 @@ def record(record: Record, path: str, task_link: str, trains: bool) -> dict[str,
     dumped = record.model_dump(exclude=_SHOWN_APART)
     about = dumped.pop("identity")
     configs = {heading: about.pop(key) for key, heading in _CONFIGS.items()}
-    blocks = {key.capitalize(): value for key, value in dumped.items() if isinstance(value, dict)}
+    blocks = {first_upper(key): value for key, value in dumped.items() if isinstance(value, dict)}
     plain = {key: value for key, value in dumped.items() if not isinstance(value, dict)}
     blocks = {"Identity": about, **configs, **blocks, "Other fields": plain}
     classes = sorted({name for metric in record.metrics for name in metric.per_class})
@@ -38,6 +40,7 @@ def record(record: Record, path: str, task_link: str, trains: bool) -> dict[str,
         "record": record,
         "identity": identity,
         "path": path,
+        "file": "" if base is None or not path else quote(f"{base}/{path}", errors="replace"),
         "labels": fraction_name(identity.fraction),
         "seed": "any" if identity.seed is None else str(identity.seed),
         "badge_of_method": fidelity(identity.fidelity),

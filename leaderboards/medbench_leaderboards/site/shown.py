@@ -120,6 +120,11 @@ def _marks(cell: Cell) -> Iterable[Badge]:
         yield Badge(look, mark, MARKS.get(mark, ""))
 
 
+def first_upper(text: str) -> str:
+    """The first letter a capital, the rest as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def number(value: float) -> str:
     """A metric of the range 0 to 1 in percent."""
     return f"{100 * value:.1f}"
