@@ -4,12 +4,16 @@ import math
 
 import numpy as np
 import pytest
+import scipy.special
 import scipy.stats
 
 from medbench.metrics import bootstrap
 from medbench.metrics.bootstrap import (
+    CENTRED_LOGIT_INTERVAL,
+    LOGIT_INTERVAL,
     Resample,
     bootstrap_blocks,
+    interval,
     logit_interval,
     patient_bootstrap_weights,
     percentile_interval,
@@ -166,10 +170,32 @@ def test_a_logit_interval_is_symmetric_in_log_odds() -> None:
     assert wider[0] < low
 
 
+def test_a_centred_logit_interval_is_moved_by_the_excess_and_holds_the_value() -> None:
+    draws = np.random.default_rng(0).normal(0.44, 0.06, 2000)
+    plain, centred = logit_interval(0.4, draws, 40), logit_interval(0.4, draws, 40, centred=True)
+    shift = (draws.mean() - 0.4) / 0.24
+    for one, other in zip(centred, plain, strict=True):
+        assert scipy.special.logit(one) == pytest.approx(scipy.special.logit(other) - shift)
+    assert interval(CENTRED_LOGIT_INTERVAL, 0.4, draws, 40) == centred
+    assert interval(LOGIT_INTERVAL, 0.4, draws, 40) == plain
+    low, high = logit_interval(0.4, draws / 10 + 0.4, 40, centred=True)  # an excess beyond the reach
+    assert low is not None
+    assert low < high == 0.4
+    low, high = logit_interval(0.4, draws / 10 + 0.3, 40, centred=True)
+    assert high is not None
+    assert high > low == 0.4
+
+
 def test_a_logit_interval_at_the_ends_and_of_nothing() -> None:
     assert logit_interval(1.0, np.ones(10), 9) == (1.0, 1.0)
     assert logit_interval(0.0, np.zeros(10), 9) == (0.0, 0.0)
     assert logit_interval(0.5, np.full(10, 0.5), 9) == (0.5, 0.5)
+    for value in np.linspace(0.001, 0.999, 997).tolist():  # the way to log-odds and back rounds
+        low, high = logit_interval(value, np.full(10, value), 9)
+        assert low is not None
+        assert high is not None
+        assert low <= value <= high
+        assert (low, high) == pytest.approx((value, value))
     assert logit_interval(None, np.full(10, 0.5), 9) == (None, None)
     assert logit_interval(0.5, np.full(10, np.nan), 9) == (None, None)
     mostly_nan = np.array([0.4, 0.5, np.nan, np.nan, np.nan])

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medbench.metrics.bootstrap import DRAWS, patient_bootstrap_weights
+from medbench.metrics.bootstrap import (
+    CENTRED_LOGIT_INTERVAL,
+    DRAWS,
+    INTERVAL,
+    interval,
+    patient_bootstrap_weights,
+)
 from medbench.metrics.detection import (
     IOUS_40_75,
     IOUS_COCO,
@@ -473,7 +479,47 @@ def test_intervals_hold_the_value_and_repeat() -> None:
         assert metric.high is not None
         assert 0 <= metric.low < metric.value < metric.high <= 1
         assert f"{DRAWS}" in metric.interval
+        assert metric.interval == (CENTRED_LOGIT_INTERVAL if metric.name.startswith("map_") else INTERVAL)
+        assert metric.bootstrap is not None
+        assert (metric.low, metric.high) == interval(
+            metric.interval, metric.value, metric.bootstrap.draws, metric.bootstrap.resample.units
+        )
     assert metrics == detection_metrics(predictions)
+
+
+BOX = np.array([[10.0, 10, 20, 20]])
+
+
+@pytest.mark.parametrize(("found", "value"), [(BOX, 1.0), (BOX + 50, 0.0)])
+def test_a_detector_that_is_always_right_or_wrong_has_an_interval_of_no_width(
+    found: Floats, value: float
+) -> None:
+    scores = [np.ones(1)] * 8 + [np.zeros(0)] * 8
+    predictions = frame(Detections([BOX] * 8 + [NONE] * 8, [found] * 8 + [NONE] * 8, scores))
+    for metric in detection_metrics(predictions):
+        assert (metric.value, metric.low, metric.high) == (value, value, value)
+        assert metric.reason == ""
+
+
+def test_an_average_precision_of_draws_that_are_all_equal() -> None:
+    """Every film has one box that is found and one of a better score that is not true."""
+    boxes, scores = np.concatenate([BOX + 50, BOX]), np.array([0.9, 0.8])
+    for metric in detection_metrics(frame(Detections([BOX] * 10, [boxes] * 10, [scores] * 10)))[:3]:
+        assert metric.value is not None
+        assert metric.low is not None
+        assert metric.high is not None
+        assert metric.low <= metric.value <= metric.high
+        assert metric.high - metric.low < 1e-9
+
+
+def test_a_single_patient_with_a_box_gives_an_average_precision_no_interval() -> None:
+    one = Detections([BOX] + [NONE] * 5, [BOX] + [BOX] * 5, [np.array([0.7])] * 6)
+    *maps, froc = [m for m in detection_metrics(frame(one)) if m.name.startswith("map_") or m.name == "froc"]
+    for metric in maps:
+        assert metric.value is not None
+        assert (metric.low, metric.high) == (None, None)
+        assert metric.reason == "no interval: one patient in a stratum"
+    assert froc.low is not None
 
 
 def test_metrics_survive_a_parquet_file(tmp_path: pytest.TempPathFactory) -> None:

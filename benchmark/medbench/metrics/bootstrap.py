@@ -24,6 +24,9 @@ INTERVAL = f"95 % percentile bootstrap over patients, {DRAWS} draws, strata by p
 LOGIT_INTERVAL = f"95 % bootstrap over patients on the log-odds scale, t, {DRAWS} draws, strata by positive"
 """How `Metric.interval` names `logit_interval` of draws of this file."""
 
+CENTRED_LOGIT_INTERVAL = f"{LOGIT_INTERVAL}, less the mean excess of the draws"
+"""How `Metric.interval` names `logit_interval` that is `centred`."""
+
 SMALL_TEST: Final = 300
 SMALL_POSITIVES: Final = 40
 """With fewer samples, or positive ones, intervals are not sure to hold the 95 % they say (docs/statistics.md)."""
@@ -189,7 +192,7 @@ def percentile_interval(values: npt.NDArray[np.float64]) -> tuple[float | None, 
 
 
 def logit_interval(
-    value: float | None, values: npt.NDArray[np.float64], units: int
+    value: float | None, values: npt.NDArray[np.float64], units: int, *, centred: bool = False
 ) -> tuple[float | None, float | None]:
     """95 % by the standard deviation of bootstrap values, carried over to log-odds and back.
 
@@ -198,10 +201,15 @@ def logit_interval(
     little: of m by the root of (m - 1) / m, a spread that m patients tell as badly as t with m - 1 degrees of freedom
     says.
 
+    `centred` for average precisions of boxes: of few films they lie above the truth on average, since the best
+    precision at each recall or beyond is taken, and draws lie above the value for the same reason. The interval is
+    moved by the latter.
+
     Args:
         value: of all samples, 0 to 1.
         values: (D,) the metric of each draw, 0 to 1, NaN where it is not defined.
         units: `Resample.units`.
+        centred: whether the mean excess of the draws over the value is taken off.
 
     Returns:
         Bounds with the value between them. Of a value of 0 or 1 both are the value: no draw is another one, and there
@@ -211,23 +219,27 @@ def logit_interval(
     defined = values[~np.isnan(values)]
     if value is None or len(defined) < 2 or 2 * len(defined) < len(values) or units < 2:
         return None, None
-    return logit_bounds(value, float(np.std(defined, ddof=1)) * np.sqrt(units / (units - 1)), units)
+    error = float(np.std(defined, ddof=1)) * np.sqrt(units / (units - 1))
+    return logit_bounds(value, error, units, float(defined.mean()) - value if centred else 0.0)
 
 
-def logit_bounds(value: float, error: float, units: int) -> tuple[float, float]:
+def logit_bounds(value: float, error: float, units: int, excess: float = 0.0) -> tuple[float, float]:
     """95 % interval of a value between 0 and 1 by its standard error, carried over to log-odds and back.
 
     Args:
         value: 0 to 1.
         error: its standard error.
         units: patients that it was estimated from, two or more.
+        excess: by how much the value lies above the truth on average; the bounds are moved down by it, and hold the
+            value all the same.
     """
     if not 0 < value < 1:
         return value, value
-    odds = np.log(value / (1 - value))
-    reach = special.stdtrit(units - 1, 0.975) * error / (value * (1 - value))
-    low, high = special.expit(odds - reach), special.expit(odds + reach)
-    return float(low), float(high)
+    slope = value * (1 - value)
+    middle = np.log(value / (1 - value)) - excess / slope
+    reach = special.stdtrit(units - 1, 0.975) * error / slope
+    low, high = special.expit(middle - reach), special.expit(middle + reach)
+    return min(float(low), value), max(float(high), value)  # the way there and back rounds
 
 
 def interval(
@@ -241,7 +253,9 @@ def interval(
         values: (D,) of the draws, NaN where not defined.
         units: `Resample.units`.
     """
-    return logit_interval(value, values, units) if kind == LOGIT_INTERVAL else percentile_interval(values)
+    if kind in (LOGIT_INTERVAL, CENTRED_LOGIT_INTERVAL):
+        return logit_interval(value, values, units, centred=kind == CENTRED_LOGIT_INTERVAL)
+    return percentile_interval(values)
 
 
 def smaller_stratum(patients: int, positive_patients: int) -> int:

@@ -11,7 +11,7 @@
 The average precisions use COCO's interpolation at 101 recalls and at most 100 boxes an image and class, by
 faster-coco-eval. Intervals come from our own AP below, which gives the same value and takes a weight for each image: a
 bootstrap draw is a set of weights. A box is matched inside its own image, so matching is done once, each draw only sums
-again.
+again. Those of average precisions are on the log-odds scale (docs/statistics.md says why), of FROC percentiles.
 
 Where there are several classes, each is measured by itself, and a metric is the mean over those with a true box. A
 class that the detector does not know, because no film of the training part shows it, is left out of the mean, too:
@@ -27,7 +27,14 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.sparse import csr_array
 
-from medbench.metrics.bootstrap import INTERVAL, Bootstrap, Resample, bootstrap_blocks, percentile_interval
+from medbench.metrics.bootstrap import (
+    CENTRED_LOGIT_INTERVAL,
+    INTERVAL,
+    Bootstrap,
+    Resample,
+    bootstrap_blocks,
+    interval,
+)
 from medbench.metrics.froc import RATES, sensitivities
 from medbench.task import Metric
 
@@ -381,15 +388,18 @@ def weighted_average_precision(matches: Matches, weights: npt.NDArray[np.int32])
         (np.ones(int(inside.sum())), (segment[inside], matches.image[inside])), (len(ends), len(columns))
     )
     found = np.cumsum(np.asarray(members @ columns), axis=0)  # (K, R); whole numbers, so exact
+    # All draws are searched at once: each has whole numbers of its own, beyond all of the draw before.
+    apart = np.arange(len(total)) * (total.max(initial=0.0) + 2)  # (R,)
+    asked = (needed + apart).T.ravel()
     for t in range(thresholds):
         hit = np.flatnonzero(matches.hits[t, ends])
         true = np.cumsum(columns[matches.image[ends[hit]]], axis=0)  # (H, R)
         best = np.zeros((len(hit) + 1, len(total)))  # behind the last hit nothing is found
         np.divide(true, found[hit] + _EPS, out=best[:-1])
         np.maximum.accumulate(best[::-1], axis=0, out=best[::-1])  # at this recall or beyond
-        reached = [own.searchsorted(least) for own, least in zip(true.T.copy(), needed.T, strict=True)]
-        for row, places, own in zip(defined, reached, best.T, strict=True):
-            result[row, t] = own[places].mean()
+        places = (true + apart).T.ravel().searchsorted(asked).reshape(-1, len(_RECALLS))  # in H a draw
+        places += np.arange(len(total))[:, None]  # in H + 1 a draw
+        result[defined, t] = best.T.ravel()[places].mean(axis=1)
     return result
 
 
@@ -507,6 +517,7 @@ def _metric(
         classes: C names.
         known: (C,) whether the detector knows the class.
     """
+    kind = CENTRED_LOGIT_INTERVAL if name.startswith("map_") else INTERVAL
     nothing = _NOTHING.get(name, "no image has a true box")
     empty = np.isnan(by_class)
     by_class = np.where(known, by_class, np.nan)
@@ -520,20 +531,22 @@ def _metric(
     defined = ~np.isnan(by_class)
     if not defined.any():
         reason = nothing if empty.all() else "; ".join(reasons)
-        return Metric(name, None, None, None, INTERVAL, n, per_class=per_class, reason=reason)
+        return Metric(name, None, None, None, kind, n, per_class=per_class, reason=reason)
     if reasons:
         reasons = [f"mean over {defined.sum()} of {len(classes)} classes: {'; '.join(reasons)}"]
     value = float(by_class[defined].mean())
     drawn = _mean_of_defined(draws[:, defined])
-    low, high = percentile_interval(drawn)
+    low, high = interval(kind, value, drawn, resample.units)
     if low is None:
-        reasons.append("no interval: not defined in most draws of the bootstrap")
+        one = kind == CENTRED_LOGIT_INTERVAL and resample.units < 2
+        why = "one patient in a stratum" if one else "not defined in most draws of the bootstrap"
+        reasons.append(f"no interval: {why}")
     return Metric(
         name=name,
         value=value,
         low=low,
         high=high,
-        interval=INTERVAL,
+        interval=kind,
         n=n,
         per_class=per_class,
         reason="; ".join(reasons),
