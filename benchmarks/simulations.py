@@ -71,9 +71,35 @@ class Cohort:
         truth = np.arange(films) < positives
         positive = truth if strata else np.zeros(films, np.bool_)
         weights = patient_bootstrap_weights(patients.tolist(), positive).astype(np.float32)
+        return cls._made(patients, truth, weights, np.arange(films) // films_each)
+
+    @classmethod
+    def _made(
+        cls,
+        patients: npt.NDArray[np.str_],
+        truth: npt.NDArray[np.bool_],
+        weights: npt.NDArray[np.float32],
+        of: npt.NDArray[np.int64],
+    ) -> "Cohort":
         ill, well = weights[:, truth], weights[:, ~truth]
         pairs = ill.sum(axis=1, dtype=np.float64) * well.sum(axis=1, dtype=np.float64)
-        return cls(patients, truth, weights, ill, well, pairs, np.arange(films) // films_each)
+        return cls(patients, truth, weights, ill, well, pairs, of)
+
+    def classes(self, positives: Sequence[int]) -> list["Cohort"]:
+        """One cohort a class: no film has two, and the draws are those of the films that have any."""
+        ends = np.cumsum(positives)
+        if ends[-1] != np.count_nonzero(self.truth):
+            raise ValueError(f"classes of {positives} positives, {np.count_nonzero(self.truth)} in all")
+        film = np.arange(len(self.truth))
+        return [
+            self._made(self.patients, (film >= end - own) & (film < end), self.weights, self.of)
+            for own, end in zip(positives, ends.tolist(), strict=True)
+        ]
+
+    @property
+    def units(self) -> int:
+        """Patients with positive films, or without any, whichever are fewer."""
+        return smaller_stratum(len(np.unique(self.of)), len(np.unique(self.of[self.truth])))
 
     def aurocs(self, scores: Floats) -> "Aurocs":
         """Of many models at once; counts stay below 2^24, where float32 is exact.
@@ -85,7 +111,8 @@ class Cohort:
         outranked = (ill[:, None, :] > well[:, :, None]).astype(np.float32)  # (M, negatives, positives)
         beside = outranked.transpose(1, 0, 2).reshape(well.shape[1], -1)
         won = (self.negative @ beside).reshape(len(self.negative), *ill.shape)  # (D, M, positives)
-        draws = np.einsum("dmp,dp->md", won, self.positive).astype(np.float64) / self.pairs
+        with np.errstate(invalid="ignore"):  # a draw without any film of a rare class: NaN
+            draws = np.einsum("dmp,dp->md", won, self.positive).astype(np.float64) / self.pairs
         values = outranked.mean(axis=(1, 2), dtype=np.float64)
         # As `medbench.statistics.delong.auroc_influence`, for all models at once.
         moves = np.zeros((len(scores), self.of.max() + 1))
@@ -112,13 +139,33 @@ def auroc_intervals(
     cohort: Cohort, area: float, rng: np.random.Generator, repeats: int
 ) -> Iterator[dict[str, Bounds]]:
     """Intervals of an AUROC of normal scores whose truth is `area`; half of a score is the patient's own."""
-    units = smaller_stratum(len(np.unique(cohort.of)), len(np.unique(cohort.of[cohort.truth])))
+    units = cohort.units
     shift, patients = math.sqrt(2) * ndtri(area), int(cohort.of.max()) + 1
     for models in _batches(repeats):
         own = rng.normal(size=(models, patients)) * math.sqrt(0.5)
         film = rng.normal(size=(models, len(cohort.of))) * math.sqrt(0.5)
         found = cohort.aurocs(shift * cohort.truth + own[:, cohort.of] + film)
         for value, draws, moves in zip(found.areas, found.draws, found.moves, strict=True):
+            yield {
+                "bootstrap, log-odds (recorded)": logit_interval(float(value), draws, units),
+                "DeLong, log-odds": logit_bounds(float(value), float(np.sqrt(moves @ moves)), units),
+                "bootstrap, percentiles": percentile_interval(draws),
+            }
+
+
+def macro_intervals(
+    cohorts: Sequence[Cohort], area: float, rng: np.random.Generator, repeats: int
+) -> Iterator[dict[str, Bounds]]:
+    """Intervals of the mean AUROC over classes of one test set (`Cohort.classes`), each of a true `area`."""
+    units, shift = min(cohort.units for cohort in cohorts), math.sqrt(2) * ndtri(area)
+    for models in _batches(repeats):
+        each = []
+        for cohort in cohorts:
+            each.append(cohort.aurocs(shift * cohort.truth + rng.normal(size=(models, len(cohort.truth)))))
+        areas, drawn, moved = (
+            np.mean([getattr(one, part) for one in each], axis=0) for part in ("areas", "draws", "moves")
+        )
+        for value, draws, moves in zip(areas, drawn, moved, strict=True):
             yield {
                 "bootstrap, log-odds (recorded)": logit_interval(float(value), draws, units),
                 "DeLong, log-odds": logit_bounds(float(value), float(np.sqrt(moves @ moves)), units),
@@ -249,6 +296,12 @@ def coverages(repeats: int, seed: int) -> Iterator[dict[str, str]]:
         rng = np.random.default_rng([seed, films, 1])
         found = coverage(auroc_intervals(Cohort.of(films, positives, 2), 0.85, rng, repeats), 0.85)
         yield from _rows("AUROC 0.85", films, positives, "2", found, repeats)
+    for films, classes in ((400, (60, 6)), (400, (60, 45)), (1000, (60, 45, 50))):
+        rng = np.random.default_rng([seed, films, *classes])
+        cohorts = Cohort.of(films, sum(classes)).classes(classes)
+        found = coverage(macro_intervals(cohorts, 0.85, rng, repeats), 0.85)
+        each = " and ".join(map(str, classes)) if len(classes) < 3 else ", ".join(map(str, classes))
+        yield from _rows("macro AUROC 0.85", films, each, "1", found, repeats)
     for films, positives in SIZES:
         cohort = Cohort.of(films, positives)
         rng = np.random.default_rng([seed, films, 2])
@@ -281,13 +334,13 @@ def map_coverages(
 
 
 def _rows(
-    metric: str, films: int, positives: int, each: str, found: dict[str, float], repeats: int
+    metric: str, films: int, positives: int | str, each: str, found: dict[str, float], repeats: int
 ) -> Iterator[dict[str, str]]:
     for kind, share in found.items():
         yield {
             "metric, true value": metric,
             "films": f"{films:,}",
-            "positive": f"{positives:,}" if positives else "–",
+            "positive": (f"{positives:,}" if isinstance(positives, int) else positives) if positives else "–",
             "films a patient": each,
             "interval": kind,
             "coverage": _percent(share, repeats),
@@ -308,36 +361,87 @@ class World:
 
     Attributes:
         seeds: of each.
-        training: standard deviation over seeds of how far a model tells positives from negatives, which has mean 1.5.
+        training: standard deviation over seeds: of how far a model tells positives from negatives, which has mean 1.5;
+            or, of a mean over films, of how good a model is, where films differ by 1.
     """
 
     seeds: int
     training: float
 
     def scores(self, cohort: Cohort, rng: np.random.Generator, repeats: int) -> Floats:
-        """(repeats, 2, seeds, N): what is hard for all, what is hard for one method, and what is for one model."""
-        n = len(cohort.truth)
+        """(repeats, 2, seeds, N) of a class."""
         shift = rng.normal(1.5, self.training, (repeats, 2, self.seeds, 1))
-        scores: Floats = (
-            shift * cohort.truth + rng.normal(size=(repeats, 1, 1, cohort.of.max() + 1))[..., cohort.of]
-        )
-        scores += 0.5 * rng.normal(size=(repeats, 2, 1, n)) + 0.5 * rng.normal(size=scores.shape)
-        return scores
+        return shift * cohort.truth + self._hard(cohort, rng, repeats)
+
+    def ease(self, cohort: Cohort, rng: np.random.Generator, repeats: int) -> Floats:
+        """(repeats, 2, seeds, N) how well each model does on each film, standard normal without training noise."""
+        shift = rng.normal(0, self.training, (repeats, 2, self.seeds, 1))
+        return shift + self._hard(cohort, rng, repeats) / math.sqrt(1.5)
+
+    def _hard(self, cohort: Cohort, rng: np.random.Generator, repeats: int) -> Floats:
+        """What is hard for all, what is hard for one method, and what is for one model."""
+        n, shape = len(cohort.truth), (repeats, 2, self.seeds)
+        hard = rng.normal(size=(repeats, 1, 1, cohort.of.max() + 1))[..., cohort.of]
+        found: Floats = hard + 0.5 * rng.normal(size=(repeats, 2, 1, n)) + 0.5 * rng.normal(size=(*shape, n))
+        return found
 
 
-def rejections(cohort: Cohort, world: World, rng: np.random.Generator, repeats: int) -> dict[str, float]:
+Tested = tuple[Floats, dict[str, Floats]]
+"""Of many comparisons: values (repeats, 2, seeds), and by test what moves them (repeats, 2, seeds, M)."""
+
+Measure = Callable[[Cohort, World, np.random.Generator, int], Tested]
+
+
+def of_aurocs(cohort: Cohort, world: World, rng: np.random.Generator, repeats: int) -> Tested:
+    """AUROCs, by DeLong and by their draws."""
+    scores = world.scores(cohort, rng, repeats)
+    shape = scores.shape[:3]
+    found = cohort.aurocs(scores.reshape(-1, scores.shape[-1]))
+    noises = {"DeLong": found.moves.reshape(*shape, -1), BOOTSTRAP: _centred(found.draws).reshape(*shape, -1)}
+    return found.areas.reshape(shape), noises
+
+
+def of_means(films: Callable[[Cohort, Floats, np.random.Generator], Floats]) -> Measure:
+    """A mean over films, by its draws.
+
+    Args:
+        films: cohort, (repeats, 2, seeds, N) `World.ease` -> the value of each film.
+    """
+
+    def measure(cohort: Cohort, world: World, rng: np.random.Generator, repeats: int) -> Tested:
+        values = films(cohort, world.ease(cohort, rng, repeats), rng)
+        draws = values.reshape(-1, len(cohort.truth)) @ cohort.weights.T / cohort.weights.sum(axis=1)
+        return values.mean(axis=-1), {BOOTSTRAP: _centred(draws).reshape(*values.shape[:3], -1)}
+
+    return measure
+
+
+def dice_by_ease(cohort: Cohort, ease: Floats, rng: np.random.Generator) -> Floats:
+    """Dice of films: a mask is missed (0) on a fifth of them, and a healthy film has one (0) in 15 %."""
+    found = np.where(ease < ndtri(0.2), 0.0, ndtr(0.3 + 0.6 * ease))
+    return np.where(cohort.truth, found, (ease > ndtri(0.15)) * 1.0)
+
+
+def hits_by_ease(cohort: Cohort, ease: Floats, rng: np.random.Generator) -> Floats:
+    """Precision at 5 of queries."""
+    return rng.binomial(5, ndtr(ease - 0.6)) / 5
+
+
+def _centred(draws: Floats) -> Floats:
+    """(M, D) -> the same, with products that are covariances."""
+    found: Floats = (draws - draws.mean(axis=1, keepdims=True)) / math.sqrt(draws.shape[1] - 1)
+    return found
+
+
+def rejections(
+    cohort: Cohort, world: World, rng: np.random.Generator, repeats: int, measure: Measure = of_aurocs
+) -> dict[str, float]:
     """Share of p-values below 0.05, by test."""
-    below: dict[str, int] = {"DeLong": 0, "paired bootstrap": 0}
+    below: dict[str, int] = {}
     for batch in _batches(repeats):
-        scores = world.scores(cohort, rng, batch)
-        shape = scores.shape[:3]
-        found = cohort.aurocs(scores.reshape(-1, scores.shape[-1]))
-        values = found.areas.reshape(shape)
-        draws = found.draws - found.draws.mean(axis=1, keepdims=True)
-        noises = {"DeLong": found.moves, "paired bootstrap": draws / math.sqrt(draws.shape[1] - 1)}
+        values, noises = measure(cohort, world, rng, batch)
         for name, noise in noises.items():
-            p = p_values(values, noise.reshape(*shape, -1))
-            below[name] += int(np.count_nonzero(p < 0.05))
+            below[name] = below.get(name, 0) + int(np.count_nonzero(p_values(values, noise) < 0.05))
     return {name: count / repeats for name, count in below.items()}
 
 
@@ -360,31 +464,45 @@ def p_values(values: Floats, noise: Floats) -> Floats:
     return judged(means[:, 0] - means[:, 1], test, spread.T, apart, np.stack([count, count])).p
 
 
-Worlds = Sequence[tuple[str, World, tuple[int, int, int]]]
-"""What it is called, the methods, and films, positives and films a patient."""
+MEASURES: dict[str, Measure] = {
+    "AUROC": of_aurocs,
+    "Dice, mean": of_means(dice_by_ease),
+    "P@5": of_means(hits_by_ease),
+}
+
+Worlds = Sequence[tuple[str, str, World, tuple[int, int, int]]]
+"""The metric, what it is called, the methods, and films, positives and films a patient."""
 
 WORLDS: Worlds = (
-    ("one seed, no training noise", World(1, 0.0), (300, 40, 1)),
-    ("three seeds, training noise", World(3, 0.15), (300, 40, 1)),
-    ("one seed, no training noise", World(1, 0.0), (600, 80, 2)),
-    ("three seeds, no training noise", World(3, 0.0), (300, 40, 1)),
-    ("one seed, training noise, which is not counted", World(1, 0.15), (300, 40, 1)),
+    ("AUROC", "one seed, no training noise", World(1, 0.0), (300, 40, 1)),
+    ("AUROC", "three seeds, training noise", World(3, 0.15), (300, 40, 1)),
+    ("AUROC", "one seed, no training noise", World(1, 0.0), (600, 80, 2)),
+    ("AUROC", "three seeds, no training noise", World(3, 0.0), (300, 40, 1)),
+    ("AUROC", "one seed, training noise, which is not counted", World(1, 0.15), (300, 40, 1)),
+    ("Dice, mean", "one seed, no training noise", World(1, 0.0), (300, 40, 1)),
+    ("Dice, mean", "three seeds, training noise", World(3, 0.15), (300, 40, 1)),
+    ("P@5", "one seed, no training noise", World(1, 0.0), (300, 0, 1)),
+    ("P@5", "three seeds, training noise", World(3, 0.15), (300, 0, 1)),
 )
 
+BOOTSTRAP = "paired bootstrap"
 
-def comparisons(
-    repeats: int, seed: int, worlds: Sequence[tuple[str, World, tuple[int, int, int]]] = WORLDS
-) -> Iterator[dict[str, str]]:
+
+def comparisons(repeats: int, seed: int, worlds: Worlds = WORLDS) -> Iterator[dict[str, str]]:
     """A row a world."""
-    for number, (name, world, (films, positives, each)) in enumerate(worlds):
+    for number, (metric, name, world, (films, positives, each)) in enumerate(worlds):
         rng = np.random.default_rng([seed, 5, number])
-        found = rejections(Cohort.of(films, positives, each), world, rng, repeats)
+        cohort = Cohort.of(films, positives, each, strata=positives > 0)
+        found = rejections(cohort, world, rng, repeats, MEASURES[metric])
         yield {
-            "two equal methods": name,
+            "two equal methods": f"{metric}: {name}",
             "films": f"{films:,}",
-            "positive": f"{positives:,}",
+            "positive": f"{positives:,}" if positives else "–",
             "films a patient": str(each),
-            **{f"called different by {test}": _percent(share, repeats) for test, share in found.items()},
+            **{
+                f"called different by {test}": _percent(found[test], repeats) if test in found else "–"
+                for test in ("DeLong", BOOTSTRAP)
+            },
         }
 
 

@@ -9,7 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from medbench.cli import app
-from medbench.records import read_record
+from medbench.records import Failure, read_record
 
 ACCEPTED = Path(__file__).resolve().parents[1] / "leaderboards" / "results"
 
@@ -69,6 +69,78 @@ def test_the_gate(accepted: Path, tmp_path: Path) -> None:
     assert blind.exit_code == 3
     assert "nothing could be compared" in blind.stderr
     assert "not comparable: random seed 2 has no draws" in blind.stdout
+
+
+def changed(path: Path, **parts: object) -> None:
+    """Write the record there again, of another identity."""
+    record = read_record(path)
+    identity = record.identity.model_copy(update=parts)
+    path.write_text(record.model_copy(update={"identity": identity, "cell_id": identity.cell_id()}).to_json())
+
+
+@pytest.mark.parametrize("how", ["missing", "failed", "other data"])
+def test_the_gate_is_shut_where_b_lost_a_row(accepted: Path, tmp_path: Path, how: str) -> None:
+    """Though the other row compares and is no worse."""
+    branch = shutil.copytree(accepted, tmp_path / "branch")
+    for path in (branch / "tiny/place/rsna_lp").glob("10pct-*.json"):
+        if how == "missing":
+            path.unlink()
+        elif how == "failed":
+            record = read_record(path)
+            error = Failure(type="OSError", message="disk full", traceback="")
+            bare = {"status": "failed", "error": error, "metrics": [], "draws": None, "predictions": None}
+            path.write_text(record.model_copy(update=bare).to_json())
+        else:
+            changed(path, split_sha256="0" * 64)
+    done = medbench("place", f"{branch}:place", "--results", accepted, "--fail-on-regression")
+    assert done.exit_code == 3
+    assert "medbench: rsna_lp 10%: place has a value, not comparable: " in done.stderr
+    assert "rsna_lp 10% could not be compared" in done.stderr
+    assert done.stdout.count("no difference beyond noise") == 1
+    # What B has and A lacks is no loss.
+    turned = medbench(f"{branch}:place", "place", "--results", accepted, "--fail-on-regression")
+    assert turned.exit_code == (3 if how == "other data" else 0)
+
+
+def test_two_test_sets_of_a_task_are_two_lines(accepted: Path, tmp_path: Path) -> None:
+    both = shutil.copytree(accepted, tmp_path / "both")
+    for method in ("random", "place"):
+        for path in sorted((both / "tiny" / method / "rsna_lp").glob("1pct-*.json")):
+            other = path.with_name(f"other-{path.name}")
+            shutil.copy(path, other)
+            changed(other, split="mine", split_sha256="0" * 64)
+    done = medbench("random", "place", "--results", both, "--fraction", "1%", "--json")
+    found = json.loads(done.stdout)
+    assert {line["split"].split(" ")[0] for line in found} == {"mgca_cls", "mine"}
+    assert all(line["difference"]["seeds"] == [3, 3] for line in found)
+    assert "rsna_lp on mine 000000000000" in medbench("random", "place", "--results", both).stdout
+
+
+def test_two_records_of_one_seed_are_not_counted_twice(accepted: Path, tmp_path: Path) -> None:
+    both = shutil.copytree(accepted, tmp_path / "both")
+    path = min((both / "tiny/place/rsna_lp").glob("1pct-*.json"))
+    other = path.with_name(f"other-{path.name}")
+    shutil.copy(path, other)
+    weights = read_record(path).identity.weights
+    changed(other, weights=weights.model_copy(update={"key": "0" * 64}))
+    done = medbench("random", "place", "--results", both, "--fraction", "1%")
+    assert "keep the one that counts" in done.stdout
+    assert "all place seed 0" in done.stdout
+    gate = medbench("place", "random", "--results", both, "--fail-on-regression", "--fraction", "1%")
+    assert gate.exit_code == 3
+
+
+def test_contamination_and_small_test_sets_are_said(accepted: Path, tmp_path: Path) -> None:
+    here = shutil.copytree(accepted, tmp_path / "here")
+    for path in (here / "tiny/place/rsna_lp").glob("1pct-*.json"):
+        record = read_record(path)
+        counts = record.counts.model_copy(update={"split_leak": "3 patients are in both parts"})
+        assert record.draws is not None
+        draws = record.draws.model_copy(update={"positive_samples": 12})
+        path.write_text(record.model_copy(update={"counts": counts, "draws": draws}).to_json())
+    done = medbench("random", "place", "--results", here, "--fraction", "1%")
+    assert "- rsna_lp 1%: contaminated: split mgca_cls: 3 patients are in both parts" in done.stdout
+    assert "- rsna_lp 1%: small test set: fewer than 300 films or 40 positives" in done.stdout
 
 
 def test_two_folders(accepted: Path, tmp_path: Path) -> None:

@@ -233,6 +233,8 @@ def test_draws_lie_beside_the_record(tmp_path: Path) -> None:
         "positive_patients": 1,
         "samples": 2,
         "positive_samples": 1,
+        "class_units": None,
+        "class_positives": None,
         "delong_se": 0.01,
     }
     np.testing.assert_array_equal(read_draws(path, read_record(path)), BOOTSTRAP.draws)

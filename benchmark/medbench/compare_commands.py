@@ -41,10 +41,13 @@ def compare(options: o.CompareOptions) -> int:
     worse = [line for line in found if line.worse]
     for line in worse:
         typer.echo(f"medbench: {line.verdict} on {line.task}: a regression", err=True)
+    lost = [line for line in found if line.lost]
+    for line in lost:
+        typer.echo(f"medbench: {line.where}: {line.a} has a value, {line.verdict}", err=True)
     if worse:
         return REGRESSION
-    if all(line.p_holm is None for line in found):
-        raise DataError(
-            "nothing could be compared, so that nothing is known of a regression; the table says why."
-        )
+    blind = all(line.p_holm is None for line in found)
+    if blind or lost:
+        which = "nothing could be" if blind else f"{', '.join(line.where for line in lost)} could not be"
+        raise DataError(f"{which} compared, so that nothing is known of a regression; the table says why.")
     return 0

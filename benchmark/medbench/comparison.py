@@ -10,11 +10,12 @@ from typing import Any
 
 from medbench.cells import SOURCES
 from medbench.errors import UsageError, did_you_mean
+from medbench.metrics.bootstrap import SMALL_POSITIVES, SMALL_TEST
 from medbench.plugins import Catalogue
 from medbench.records import Identity, Record, fraction_name
-from medbench.results import Results, row_key
+from medbench.results import Results, column_key, row_key
 from medbench.statistics.holm import holm
-from medbench.statistics.paired import ALPHA, Difference, differences, side, unlike, verdict
+from medbench.statistics.paired import ALPHA, Difference, compare, side, unlike, verdict
 
 Cell = tuple[str, str, str, float]
 """What both sides need a record of: source, recipe, task, label fraction."""
@@ -46,6 +47,7 @@ class Line:
         source, recipe: `phantom`, `tiny`.
         task: its name.
         fraction: label fraction.
+        split: test set, where the task has several here; else "".
         a, b: the sides as they are called.
         metric: name of the primary metric, "" where no side has one.
         higher_is_better: direction of the metric.
@@ -54,12 +56,14 @@ class Line:
         p_holm: adjusted for all lines.
         verdict: in words.
         worse: whether b is worse than a beyond noise.
+        notes: what else has to be known: test films that were trained on, small test sets.
     """
 
     source: str
     recipe: str
     task: str
     fraction: float
+    split: str
     a: str
     b: str
     metric: str
@@ -70,6 +74,17 @@ class Line:
     p_holm: float | None = None
     verdict: str = ""
     worse: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """The column, in words."""
+        return f"{self.task}{f' on {self.split}' if self.split else ''} {fraction_name(self.fraction)}"
+
+    @property
+    def lost(self) -> bool:
+        """Whether a has a value that b could not be held against."""
+        return self.value_a is not None and self.p_holm is None
 
 
 def operand(text: str, folder: Path | None, catalogue: Catalogue, read: dict[Path, Results]) -> Operand:
@@ -119,8 +134,9 @@ def lines(
         recipe: None for all; they are never mixed.
 
     Returns:
-        By source, recipe, task and fraction. A method in several configurations has a line for each, and so have cells
-        that one side lacks. Records of an older version of a task than the newest of that side are left out.
+        By source, recipe, task and fraction. A method in several configurations has a line for each, and so have
+        several test sets of a task, and cells that one side lacks. Records of an older version of a task than the
+        newest of that side are left out.
 
     Raises:
         UsageError: nothing is left.
@@ -137,10 +153,14 @@ def lines(
     return [_judged(line, p) for line, p in zip(found, adjusted, strict=True)]
 
 
+Groups = dict[str, dict[str, list[Record]]]
+"""Records of a cell: key of the column (`results.column_key`) -> configuration of the method -> seeds."""
+
+
 def _cells(
     own: Operand, tasks: Sequence[str], fractions: Sequence[float] | None, recipe: str | None
-) -> dict[Cell, dict[str, list[Record]]]:
-    """Records of a side: cell -> configuration of the method -> seeds."""
+) -> dict[Cell, Groups]:
+    """Records of a side."""
     chosen = [
         record
         for record in own.results.records
@@ -152,11 +172,11 @@ def _cells(
     newest: dict[str, int] = defaultdict(int)
     for record in chosen:
         newest[record.identity.task] = max(newest[record.identity.task], record.identity.task_version)
-    cells: dict[Cell, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+    cells: dict[Cell, Groups] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for record in chosen:
         identity = record.identity
         if identity.task_version == newest[identity.task]:
-            cells[_cell(identity)][row_key(identity) + identity.data_fingerprint].append(record)
+            cells[_cell(identity)][column_key(record)][row_key(identity)].append(record)
     return cells
 
 
@@ -164,40 +184,69 @@ def _cell(identity: Identity) -> Cell:
     return identity.source, identity.recipe, identity.task, identity.fraction
 
 
-def _of_cell(
-    cell: Cell,
-    a: Operand,
-    b: Operand,
-    of_a: Mapping[str, list[Record]] | None,
-    of_b: Mapping[str, list[Record]] | None,
-) -> Iterator[Line]:
+def _of_cell(cell: Cell, a: Operand, b: Operand, of_a: Groups | None, of_b: Groups | None) -> Iterator[Line]:
+    """A line for each test set that both have; what is left of a side is held against what is left of the other."""
+    of_a, of_b = of_a or {}, of_b or {}
+    both = of_a.keys() & of_b.keys()
+    pairs = [(key, key) for key in of_a if key in both]
+    rest_a, rest_b = ([key for key in own if key not in both] for own in (of_a, of_b))
+    pairs += [(key_a, key_b) for key_a in rest_a or [""] for key_b in rest_b or [""] if key_a or key_b]
+    for key_a, key_b in pairs:
+        configured_a, configured_b = of_a.get(key_a, {}), of_b.get(key_b, {})
+        for row_a, records_a in (configured_a or {"": []}).items():
+            for row_b, records_b in (configured_b or {"": []}).items():
+                yield _line(
+                    cell,
+                    replace(a, label=_called(a.label, row_a, configured_a)),
+                    replace(b, label=_called(b.label, row_b, configured_b)),
+                    records_a,
+                    records_b,
+                    several=len(pairs) > 1,
+                )
+
+
+def _line(
+    cell: Cell, a: Operand, b: Operand, of_a: list[Record], of_b: list[Record], *, several: bool
+) -> Line:
+    """One comparison; a side may have no record, not both."""
+    records = [*of_a, *of_b]
+    primary = next((record.primary for record in records if record.primary is not None), None)
+    lacking = next((which.label for which, own in ((a, of_a), (b, of_b)) if not own), "")
+    why = f"{lacking} has no record" if lacking else unlike(records)
+    difference = Difference(reason=why) if why else compare(b.results, of_b, of_a, a.results)
     source, recipe, task, fraction = cell
-    bare = Line(source, recipe, task, fraction, a.label, b.label, "", True, None, None, Difference())
-    for which, own in ((a, of_a), (b, of_b)):
-        if own is None:
-            yield replace(bare, difference=Difference(reason=f"{which.label} has no record"))
-            return
-    for key_a, records_a in (of_a or {}).items():
-        for key_b, records_b in (of_b or {}).items():
-            primary = next((r.primary for r in (*records_a, *records_b) if r.primary is not None), None)
-            side_a, side_b = side(a.results, records_a), side(b.results, records_b)
-            why = unlike([*records_a, *records_b])
-            yield replace(
-                bare,
-                a=_called(a.label, key_a, of_a),
-                b=_called(b.label, key_b, of_b),
-                metric="" if primary is None else primary.name,
-                higher_is_better=primary is None or primary.higher_is_better,
-                value_a=side_a.mean,
-                value_b=side_b.mean,
-                difference=Difference(reason=why) if why else differences([side_b, side_a])[0],
-            )
-
-
-def _called(label: str, key: str, configurations: Mapping[str, object] | None) -> str:
-    return (
-        label if configurations is None or len(configurations) == 1 else f"{label}{_CONFIGURATION}{key[:6]}"
+    return Line(
+        source,
+        recipe,
+        task,
+        fraction,
+        _test_set(records[0].identity) if several else "",
+        a.label,
+        b.label,
+        metric="" if primary is None else primary.name,
+        higher_is_better=primary is None or primary.higher_is_better,
+        value_a=side(a.results, of_a).mean,
+        value_b=side(b.results, of_b).mean,
+        difference=difference,
+        notes=tuple(dict.fromkeys([*_notes(a, of_a), *_notes(b, of_b)])),
     )
+
+
+def _test_set(identity: Identity) -> str:
+    return f"{identity.split} {identity.split_sha256[:12]}"
+
+
+def _notes(own: Operand, records: Sequence[Record]) -> Iterator[str]:
+    """What else has to be known of records that were tested."""
+    for record in records:
+        if record.status == "ok" and record.counts.split_leak:
+            yield f"contaminated: split {record.identity.split}: {record.counts.split_leak}"
+        if record.status == "ok" and own.results.small(record):
+            yield f"small test set: fewer than {SMALL_TEST} films or {SMALL_POSITIVES} positives, the interval is rough"
+
+
+def _called(label: str, key: str, configurations: Mapping[str, object]) -> str:
+    return label if len(configurations) < 2 else f"{label}{_CONFIGURATION}{key[:6]}"
 
 
 def _judged(line: Line, p: float | None) -> Line:
@@ -217,7 +266,7 @@ def text(found: Sequence[Line]) -> str:
         own = [line for line in found if (line.source, line.recipe) == (source, recipe)]
         rows = [
             {
-                "task": line.task,
+                "task": f"{line.task} on {line.split}" if line.split else line.task,
                 "labels": fraction_name(line.fraction),
                 "metric": line.metric or "-",
                 f"A: {a}": _mean(line.value_a, line.a, a),
@@ -231,7 +280,7 @@ def text(found: Sequence[Line]) -> str:
         ]
         table = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
         parts += [f"{SOURCES[source]}\nrecipe {recipe}", table]
-        notes = list(dict.fromkeys(_note(line) for line in own if line.difference.test))
+        notes = list(dict.fromkeys(note for line in own for note in _said(line)))
         parts += ["\n".join(f"- {note}" for note in notes)] if notes else []
     count = sum(line.p_holm is not None for line in found)
     parts.append(
@@ -261,11 +310,14 @@ def _p(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _note(line: Line) -> str:
+def _said(line: Line) -> Iterator[str]:
+    """Lines below the table."""
     found = line.difference
-    seeds = " and ".join(f"{n} seed{'' if n == 1 else 's'}" for n in found.seeds[::-1])
-    said = f"; {found.reason}" if found.reason else ""
-    return f"{line.task} {fraction_name(line.fraction)}: {found.test}, {seeds}{said}"
+    if found.test:
+        seeds = " and ".join(f"{n} seed{'' if n == 1 else 's'}" for n in found.seeds[::-1])
+        said = f"; {found.reason}" if found.reason else ""
+        yield f"{line.where}: {found.test}, {seeds}{said}"
+    yield from (f"{line.where}: {note}" for note in line.notes)
 
 
 def as_json(line: Line) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medbench.errors import DataError
 from medbench.files import sha256_file, write_atomic
-from medbench.metrics.bootstrap import Bootstrap
+from medbench.metrics.bootstrap import Bootstrap, Resample
 
 SCHEMA: Final = "medbench.result/1"
 
@@ -219,9 +219,28 @@ class Draws(_Block):
     positive_patients: int = Field(description="of them those with a positive sample, a stratum of their own")
     samples: int
     positive_samples: int
+    class_units: int | None = Field(
+        default=None,
+        description="of a mean over classes: patients with positives, or with negatives, of the rarest class",
+    )
+    class_positives: int | None = Field(
+        default=None, description="of a mean over classes: positive samples of the class with fewest"
+    )
     delong_se: float | None = Field(
         default=None, description="standard error by DeLong, where the metric is an AUROC"
     )
+
+    def drawn(self) -> Resample:
+        """Which resamples they are of."""
+        return Resample(
+            key=self.resample,
+            patients=self.patients,
+            positive_patients=self.positive_patients,
+            samples=self.samples,
+            positive_samples=self.positive_samples,
+            class_units=self.class_units,
+            class_positives=self.class_positives,
+        )
 
 
 class Failure(_Block):
@@ -467,6 +486,8 @@ def draws_block(file: Path, metric: str, bootstrap: Bootstrap, delong_se: float 
         positive_patients=bootstrap.resample.positive_patients,
         samples=bootstrap.resample.samples,
         positive_samples=bootstrap.resample.positive_samples,
+        class_units=bootstrap.resample.class_units,
+        class_positives=bootstrap.resample.class_positives,
         delong_se=delong_se,
     )
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from medbench.errors import DataError, MedbenchError
-from medbench.metrics.bootstrap import Bootstrap, Resample
+from medbench.metrics.bootstrap import SMALL_TEST, Bootstrap
 from medbench.plugins import Catalogue, declared
 from medbench.records import (
     Identity,
@@ -116,6 +117,17 @@ class Results:
         """
         return self._once(self._influences, record, self._influence)
 
+    def small(self, record: Record) -> bool:
+        """Whether the test set is small (`Resample.small`); without draws by its size alone.
+
+        Raises:
+            DataError: a file beside the record is not the recorded one.
+        """
+        bootstrap = self.bootstrap(record)
+        if bootstrap is not None:
+            return bootstrap.resample.small
+        return record.primary is not None and record.primary.n < SMALL_TEST
+
     def _file(self, record: Record) -> Path:
         try:
             return self._paths[id(record)]
@@ -133,14 +145,7 @@ class Results:
             return self._computed(record)
         if not (path.parent / block.path).exists():
             return self._computed(record)
-        resample = Resample(
-            key=block.resample,
-            patients=block.patients,
-            positive_patients=block.positive_patients,
-            samples=block.samples,
-            positive_samples=block.positive_samples,
-        )
-        return Bootstrap(read_draws(path, record), resample)
+        return Bootstrap(read_draws(path, record), block.drawn())
 
     def _computed(self, record: Record) -> Bootstrap | None:
         """From predictions, if the installed task gives what is recorded."""
@@ -187,6 +192,43 @@ def repeats(records: Iterable[Record]) -> list[tuple[Record, Record]]:
     return pairs
 
 
+@dataclass(frozen=True)
+class Counting:
+    """Which records of one cell of a table count; they differ in nothing but the seed.
+
+    Attributes:
+        counted: with a value, one a seed, by seed.
+        repeated: (repeat, first), see `repeats`; the first counts.
+        several: records of one seed; where there are any, none counts, since nobody knows which should.
+        undefined: whose metric is not defined.
+    """
+
+    counted: tuple[Record, ...] = ()
+    repeated: tuple[tuple[Record, Record], ...] = ()
+    several: tuple[tuple[Record, ...], ...] = ()
+    undefined: tuple[Record, ...] = ()
+
+
+def counting(records: Iterable[Record]) -> Counting:
+    """Which of the records of one cell of a table count."""
+    scored = sorted((record for record in records if record.status == "ok"), key=seed_order)
+    by_seed: dict[int | None, list[Record]] = {}
+    for record in scored:
+        by_seed.setdefault(record.identity.seed, []).append(record)
+    several = tuple(tuple(same) for same in by_seed.values() if len(same) > 1)
+    if several:
+        return Counting(several=several)
+    pairs = tuple(repeats(scored))
+    left = {id(repeat) for repeat, _ in pairs}
+    own = [record for record in scored if id(record) not in left]
+    defined = [record.primary is not None and record.primary.value is not None for record in own]
+    return Counting(
+        counted=tuple(record for record, known in zip(own, defined, strict=True) if known),
+        repeated=pairs,
+        undefined=tuple(record for record, known in zip(own, defined, strict=True) if not known),
+    )
+
+
 def seed_order(record: Record) -> tuple[int, str]:
     """Sort key: no seed first, then by seed."""
     seed = record.identity.seed
@@ -211,3 +253,25 @@ def row_key(identity: Identity) -> str:
             weights.corpus.model_dump(mode="json") if weights.corpus is not None else None,
         ]
     )
+
+
+def column_key(record: Record) -> str:
+    """Hash of the task, its data and the label fraction, but not of the list of the fraction."""
+    identity = record.identity
+    return sha256_json(
+        [
+            [
+                task_owner(identity),
+                identity.task,
+                identity.task_version,
+                identity.task_config,
+                record.primary_metric,
+            ],
+            [identity.fraction, identity.data_fingerprint, identity.split_sha256],
+        ]
+    )
+
+
+def task_owner(identity: Identity) -> str:
+    """Of the task, without its release: the task's own version says when its measure changes."""
+    return identity.task_owner.split(" ")[0]

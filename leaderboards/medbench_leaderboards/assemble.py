@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from medbench.metrics.bootstrap import logit_bounds, smaller_stratum
+from medbench.metrics.bootstrap import logit_bounds
 from medbench.plugins import load_catalogue
 from medbench.records import Identity, Record, fraction_name
 from medbench.results import Results, row_key, seed_order
@@ -28,9 +28,6 @@ from medbench_leaderboards.groups import (
 from medbench_leaderboards.missing import command
 from medbench_leaderboards.summary import Summary, summarise
 from medbench_leaderboards.wording import beyond_noise
-
-SMALL_TEST, SMALL_POSITIVES = 300, 40
-"""With fewer test samples, or positive ones, the intervals were found to cover less than the 95 % they say."""
 
 Floats = npt.NDArray[np.float64]
 _Key = tuple[str, str]
@@ -196,7 +193,7 @@ def _cell(results: Results, overlaps: Overlaps, place: _Key, summary: Summary, f
     if found is not None and found.draws is None:
         mean = "no interval of the mean, and " if len(summary.counted) > 1 else ""
         notes.append(f"no bootstrap draws: {mean}compared with nothing")
-    if any(_small(results, record) for record in summary.counted):
+    if any(results.small(record) for record in summary.counted):
         marks.append("small")
     if summary.repeated:
         marks.append("repeat")
@@ -232,7 +229,7 @@ def _delong(summary: Summary, found: Side | None) -> tuple[float, float] | None:
     block = summary.counted[0].draws if len(summary.counted) == 1 else None
     if block is None or block.delong_se is None or found.mean is None:
         return None
-    return logit_bounds(found.mean, block.delong_se, smaller_stratum(block.patients, block.positive_patients))
+    return logit_bounds(found.mean, block.delong_se, block.drawn().units)
 
 
 def _seed(results: Results, record: Record, summary: Summary) -> Seed:
@@ -246,15 +243,6 @@ def _seed(results: Results, record: Record, summary: Summary) -> Seed:
         path=results.path(record),
         repeats=summary.repeated.get(record.cell_id),
     )
-
-
-def _small(results: Results, record: Record) -> bool:
-    """Whether intervals of this test set are known to be too narrow; where nothing is positive (retrieval), by size."""
-    bootstrap = results.bootstrap(record)
-    if bootstrap is not None:
-        positive = bootstrap.resample.positive_samples
-        return bootstrap.resample.samples < SMALL_TEST or 0 < positive < SMALL_POSITIVES
-    return record.primary is not None and record.primary.n < SMALL_TEST
 
 
 # Comparisons and ranks.

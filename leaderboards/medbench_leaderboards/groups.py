@@ -7,7 +7,8 @@ settings of a task never share a column; two configurations of a method never sh
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
-from medbench.records import Identity, Record, sha256_json
+from medbench.records import Identity, Record
+from medbench.results import column_key as column_key
 from medbench.results import row_key as row_key
 from medbench.results import seed_order
 
@@ -67,20 +68,6 @@ def kind(identity: Identity) -> Kind:
     corpus = identity.weights.corpus
     subset = identity.subset is not None or (corpus is not None and corpus.subset is not None)
     return identity.source, identity.recipe, "subsets" if subset else "full sets"
-
-
-def column_key(record: Record) -> str:
-    """Hash of the task, its data and the label fraction, but not of the list of the fraction."""
-    identity = record.identity
-    owner = identity.task_owner.split(" ")[
-        0
-    ]  # not its release: the task's own version says when its measure changes
-    return sha256_json(
-        [
-            [owner, identity.task, identity.task_version, identity.task_config, record.primary_metric],
-            [identity.fraction, identity.data_fingerprint, identity.split_sha256],
-        ]
-    )
 
 
 def by_place(records: Iterable[Record]) -> dict[Place, list[Record]]:

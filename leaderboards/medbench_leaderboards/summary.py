@@ -1,14 +1,13 @@
 """What the records of one place in a table come to: a number over the seeds, or why there is none."""
 
 import statistics
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from medbench.cells import format_metric
 from medbench.records import Record
-from medbench.results import repeats
+from medbench.results import counting
 
 Status = Literal["ok", "n/a", "failed", "ambiguous", "missing"]
 """Has a value; was skipped or is not defined; failed; has two records of one seed; has none at all."""
@@ -82,13 +81,9 @@ def summarise(records: Sequence[Record]) -> Summary:
     ]
     notes += [f"n/a: {reason}" for reason in skipped]
 
-    scored = [r for r in records if r.status == "ok"]
-    by_seed: dict[int | None, list[Record]] = defaultdict(list)
-    for record in scored:
-        by_seed[record.identity.seed].append(record)
-    several = [same for same in by_seed.values() if len(same) > 1]
-    if several:
-        for same in several:
+    found = counting(records)
+    if found.several:
+        for same in found.several:
             ids = ", ".join(r.cell_id[:12] for r in same)
             notes.append(
                 f"cells {ids} are all of {_seed(same[0].identity.seed)} and differ in what a table can not tell apart "
@@ -97,20 +92,17 @@ def summarise(records: Sequence[Record]) -> Summary:
         return Summary("ambiguous", records, notes=notes)
 
     repeated = {}
-    for repeat, first in repeats(scored):
+    for repeat, first in found.repeated:
         repeated[repeat.cell_id] = first.identity.seed
         notes.append(
             f"{_seed(repeat.identity.seed)} has the very predictions of {_seed(first.identity.seed)}: "
             "a repeat, not counted"
         )
-    own = [r for r in scored if r.cell_id not in repeated]
-    counted = [r for r in own if _value(r) is not None]
-    if len(counted) < len(own):
-        notes.append(
-            f"not defined in {len(own) - len(counted)} of {len(own)} records: see their `search.notes`"
-        )
-    status: Status = "ok" if counted else "n/a" if own or skipped else "failed"
-    return Summary(status, records, counted, repeated, notes)
+    undefined, own = len(found.undefined), len(found.counted) + len(found.undefined)
+    if undefined:
+        notes.append(f"not defined in {undefined} of {own} records: see their `search.notes`")
+    status: Status = "ok" if found.counted else "n/a" if own or skipped else "failed"
+    return Summary(status, records, found.counted, repeated, notes)
 
 
 def percent(values: Sequence[float], *, signed: bool = False) -> str:

@@ -27,6 +27,7 @@ from medbench.metrics.classification import (
     f1_threshold,
     macro_auroc,
 )
+from medbench.statistics.delong import influence
 from medbench.task import Metric
 
 EXTREMES = st.sampled_from([-0.0, 5e-324, 1.0, np.nextafter(1.0, 2.0)])
@@ -148,6 +149,27 @@ def test_intervals_are_those_of_literal_resamples() -> None:
         assert metric.per_class == {}
         assert metric.n == len(table)
         assert "over patients" in metric.interval
+
+
+def test_a_mean_over_classes_rests_on_the_rarest() -> None:
+    """As DeLong's does, whatever the other classes have; a class that is not counted does not count here."""
+    rng = np.random.default_rng(0)
+    target = np.zeros((200, 3))
+    target[:60, 0] = target[60:66, 1] = 1  # the third class has no positive film
+    columns = {f"target_{k}": target[:, k] for k in range(3)}
+    columns |= {f"score_{k}": rng.normal(target[:, k]) for k in range(3)}
+    table = pd.DataFrame({"patient": [f"p{k // 2}" for k in range(200)], **columns})
+    macro = classification_metrics(table, ["0", "1", "2"], macro=True)[0]
+    assert macro.bootstrap is not None
+    resample = macro.bootstrap.resample
+    assert (resample.units, resample.class_positives, resample.small) == (3, 6, True)
+    assert (macro.low, macro.high) == logit_interval(macro.value, macro.bootstrap.draws, 3)
+    exact = influence(table, "macro_auroc", macro.value)
+    assert exact is not None
+    assert exact.units == resample.units
+    common = classification_metrics(table, ["0"], macro=False)[0]
+    assert common.bootstrap is not None
+    assert (common.bootstrap.resample.units, common.bootstrap.resample.class_units) == (30, None)
 
 
 def test_several_classes_are_averaged_and_unknown_labels_do_not_count() -> None:

@@ -10,9 +10,10 @@ import scipy.stats
 from sklearn.metrics import roc_auc_score
 
 from medbench.metrics.bootstrap import patient_bootstrap_weights
-from medbench.records import Record
+from medbench.records import Record, WeightsIdentity
 from medbench.results import Results
 from medbench.statistics.paired import Difference, Side, compare, differences, of_draws, side, verdict
+from medbench_leaderboards.summary import summarise
 
 from .conftest import MakeCell, MakeFilms
 
@@ -145,6 +146,7 @@ def test_a_skipped_cell_says_why(tmp_path: Path, cell: MakeCell, films: MakeFilm
         ({"recipe": "tiny"}, "different recipes: micro and tiny"),
         ({"source": "real"}, "different sources of data: phantom and real"),
         ({"task_version": 99}, "different versions of the task: "),
+        ({"task_owner": "other 0.1.0"}, "different owners of the task: medbench and other"),
         ({"subset": "3 of 9"}, "different datasets: rsna and rsna, subset 3 of 9"),
         ({"data_fingerprint": "e" * 64}, "different versions of the data: "),
         ({"task_config": {"x": 1}}, "different settings of the task: "),
@@ -222,6 +224,19 @@ def test_a_result_without_a_seed_is_no_repeat(tmp_path: Path, cell: MakeCell, fi
     cell(tmp_path, films(1), "b", None)
     results, a, b = read(tmp_path)
     assert compare(results, a, b).seeds == (1, 1)
+
+
+def test_two_records_of_one_seed_are_no_two_seeds(tmp_path: Path, cell: MakeCell, films: MakeFilms) -> None:
+    """They differ in something that is no part of the method, and nobody knows which counts."""
+    for k in range(2):
+        cell(tmp_path, films(0, k), "a", 0, weights=WeightsIdentity(kind="pretrained", key=str(k)))
+    cell(tmp_path, films(1), "b")
+    results, a, b = read(tmp_path)
+    found = compare(results, a, b)
+    assert (found.value, found.p, found.seeds) == (None, None, (0, 1))
+    ids = ", ".join(record.cell_id[:12] for record in sorted(a, key=lambda r: r.cell_id))
+    assert found.reason == f"cells {ids} are all a seed 0: keep the one that counts"
+    assert summarise(a).status == "ambiguous"  # as tables have it
 
 
 def test_two_folders_are_compared(tmp_path: Path, cell: MakeCell, films: MakeFilms) -> None:

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from scipy.stats import friedmanchisquare
 
-from medbench.statistics.ranks import critical_difference, friedman, mean_ranks
+from medbench.statistics.ranks import critical_difference, mean_ranks
 
 # Demsar, JMLR 2006, table 5(a): q at 0.05 for 2, 3 ... 10 classifiers, two-tailed Nemenyi.
 Q = {3: 2.343, 4: 2.569, 5: 2.728, 6: 2.850, 7: 2.949, 8: 3.031, 9: 3.102, 10: 3.164}
@@ -19,14 +18,6 @@ def test_the_critical_difference_is_the_papers(methods: int, q: float) -> None:
 def test_too_few_have_no_critical_difference() -> None:
     assert critical_difference(2, 10) is None
     assert critical_difference(5, 1) is None
-    assert friedman(np.ones((2, 9))) is None
-    assert friedman(np.ones((5, 1))) is None
-    assert friedman(np.ones((5, 4))) is None  # all tie
-
-
-def test_friedman_is_scipys() -> None:
-    means = np.random.default_rng(0).normal(size=(4, 9))
-    assert friedman(means) == pytest.approx(friedmanchisquare(*means).pvalue)
 
 
 def test_ranks_by_loops() -> None:

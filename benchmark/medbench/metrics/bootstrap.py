@@ -27,6 +27,10 @@ LOGIT_INTERVAL = f"95 % bootstrap over patients on the log-odds scale, t, {DRAWS
 CENTRED_LOGIT_INTERVAL = f"{LOGIT_INTERVAL}, less the mean excess of the draws"
 """How `Metric.interval` names `logit_interval` that is `centred`."""
 
+SMALL_TEST: Final = 300
+SMALL_POSITIVES: Final = 40
+"""With fewer samples, or positive ones, intervals are not sure to hold the 95 % they say (docs/statistics.md)."""
+
 SEED: Final = 0
 """Of the draws of every interval."""
 
@@ -47,6 +51,9 @@ class Resample:
         positive_patients: those of the stratum with a positive sample.
         samples: number of them.
         positive_samples: those that are positive.
+        class_units: where the metric is a mean over classes, what the rarest of them rests on: its patients with
+            positives, or those with negatives, whichever are fewer. Else None.
+        class_positives: likewise the positive samples of the class that has fewest.
     """
 
     key: str
@@ -54,11 +61,21 @@ class Resample:
     positive_patients: int
     samples: int
     positive_samples: int
+    class_units: int | None = None
+    class_positives: int | None = None
 
     @property
     def units(self) -> int:
-        """See `smaller_stratum`."""
+        """Patients that noise is estimated from: of the rarest class, else of the smaller stratum."""
+        if self.class_units is not None:
+            return self.class_units
         return smaller_stratum(self.patients, self.positive_patients)
+
+    @property
+    def small(self) -> bool:
+        """Whether intervals are rough: few samples, or few positive ones, of any class that counts."""
+        positive = self.positive_samples if self.class_positives is None else self.class_positives
+        return self.samples < SMALL_TEST or 0 < positive < SMALL_POSITIVES
 
     @classmethod
     def of(
@@ -191,7 +208,7 @@ def logit_interval(
     Args:
         value: of all samples, 0 to 1.
         values: (D,) the metric of each draw, 0 to 1, NaN where it is not defined.
-        units: patients of the smaller stratum, see `smaller_stratum`.
+        units: `Resample.units`.
         centred: whether the mean excess of the draws over the value is taken off.
 
     Returns:
@@ -234,7 +251,7 @@ def interval(
         kind: what `Metric.interval` says of it.
         value: of all samples.
         values: (D,) of the draws, NaN where not defined.
-        units: patients of the smaller stratum.
+        units: `Resample.units`.
     """
     if kind in (LOGIT_INTERVAL, CENTRED_LOGIT_INTERVAL):
         return logit_interval(value, values, units, centred=kind == CENTRED_LOGIT_INTERVAL)

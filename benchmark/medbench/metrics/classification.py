@@ -12,7 +12,7 @@ For AUROC and average precision the scores are sorted once; a bootstrap draw onl
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -193,11 +193,10 @@ def classification_metrics(
     def metric_of(name: str, title: str, found: Sequence[float | None]) -> Metric:
         there = [value for value in found if value is not None]
         value = float(np.mean(there)) if there else None
-        bootstrap = Bootstrap(np.concatenate(draws[name]), resample) if there else None
+        own = table.rarest(resample, found) if macro and len(found) == len(classes) else resample
+        bootstrap = Bootstrap(np.concatenate(draws[name]), own) if there else None
         kind = LOGIT_INTERVAL if name == "auroc" else INTERVAL
-        low, high = (
-            (None, None) if bootstrap is None else interval(kind, value, bootstrap.draws, resample.units)
-        )
+        low, high = (None, None) if bootstrap is None else interval(kind, value, bootstrap.draws, own.units)
         return Metric(
             name=title,
             value=value,
@@ -299,6 +298,23 @@ class _Table:
             named = score >= self.threshold[k]
             cells[:, rows] = [truth & named, truth & ~named, ~truth & named, ~truth & ~named]
         return _OneClass(_ranking(truth, score, rows, len(self.target)), cells)
+
+    def rarest(self, resample: Resample, values: Sequence[float | None]) -> Resample:
+        """The resample with what the rarest class that counts in a mean has.
+
+        Args:
+            resample: of all samples.
+            values: of each class, None where it does not count.
+        """
+        patients, units, positives = np.asarray(self.patients), [], []
+        for k, value in enumerate(values):
+            if value is not None:
+                with_positive, with_negative = (patients[self.target[:, k] == kind] for kind in (1, 0))
+                units.append(min(len(set(with_positive)), len(set(with_negative))))
+                positives.append(len(with_positive))
+        if not units:
+            return resample
+        return replace(resample, class_units=min(units), class_positives=min(positives))
 
     def confused(self) -> _Confused:
         """By class and the class with the highest score, the first one of equals."""

@@ -26,7 +26,7 @@ from scipy import stats
 
 from medbench.metrics.bootstrap import Bootstrap, interval, logit_bounds
 from medbench.records import Identity, Record, fraction_name, sha256_json
-from medbench.results import Results, repeats
+from medbench.results import Results, counting, task_owner
 from medbench.statistics.delong import Influence
 
 Floats = npt.NDArray[np.float64]
@@ -127,7 +127,8 @@ class Side:
 def side(results: Results, records: Sequence[Record]) -> Side:
     """A method by its records in one column, which differ in nothing but the seed.
 
-    A seed whose predictions repeat another's is left out, and so is one without a value; `said` says so.
+    A seed whose predictions repeat another's is left out, and so is one without a value; of two records of one seed
+    nobody knows which counts, and none of the side does. `said` says so.
 
     Raises:
         DataError: a file beside a record is not the recorded one.
@@ -365,21 +366,20 @@ def _products(moves: Floats, *, drawn: bool) -> Floats:
 
 
 def _counting(records: Sequence[Record]) -> tuple[list[Record], str]:
-    """Records with a value, no repeats among them, by seed; and what was left out, in words."""
-    sound = [record for record in records if not math.isnan(_value(record))]
-    said = []
+    """Records that count, by seed; and what was left out, in words."""
+    found, said = counting(records), []
     for record in records:
-        if math.isnan(_value(record)):
+        if record.status != "ok" or record in found.undefined:
             why = record.reason or (record.error and record.error.message) or "its metric is not defined"
             said.append(f"{_who(record)}: {record.status}, {why}")
-    pairs = repeats(sound)
-    for repeat, first in pairs:
+    for same in found.several:
+        ids = ", ".join(record.cell_id[:12] for record in same)
+        said.append(f"cells {ids} are all {_who(same[0])}: keep the one that counts")
+    for repeat, first in found.repeated:
         said.append(
             f"{_who(repeat)} repeats the predictions of seed {first.identity.seed} and is not counted"
         )
-    repeated = {id(repeat) for repeat, _ in pairs}
-    kept = [record for record in sound if id(record) not in repeated]
-    return sorted(kept, key=lambda r: (r.identity.seed is not None, r.identity.seed or 0)), "; ".join(said)
+    return list(found.counted), "; ".join(said)
 
 
 def _who(record: Record) -> str:
@@ -395,6 +395,7 @@ def _value(record: Record) -> float:
 
 _ALIKE: Final[dict[str, Callable[[Identity], object]]] = {
     "tasks": lambda i: i.task,
+    "owners of the task": task_owner,
     "versions of the task": lambda i: i.task_version,
     "label fractions": lambda i: fraction_name(i.fraction),
     "recipes": lambda i: i.recipe,

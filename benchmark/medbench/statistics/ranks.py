@@ -48,22 +48,6 @@ def mean_ranks(
     ]
 
 
-def friedman(means: Floats) -> float | None:
-    """p-value of Friedman's test that all methods are alike over tasks.
-
-    Args:
-        means: (R, C) of methods in tasks.
-
-    Returns:
-        None with fewer than three methods or two tasks, or where all methods tie in all tasks.
-    """
-    if len(means) < 3 or means.shape[1] < 2:
-        return None
-    if (means == means[:1]).all():
-        return None
-    return float(stats.friedmanchisquare(*means).pvalue)
-
-
 def critical_difference(methods: int, tasks: int) -> float | None:
     """How far two mean ranks must be apart for methods to differ over tasks, at 5 % for all pairs (Nemenyi).
 

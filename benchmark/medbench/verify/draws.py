@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from medbench.errors import DataError
-from medbench.metrics.bootstrap import interval, smaller_stratum
+from medbench.metrics.bootstrap import interval
 from medbench.records import Record, draws_block, read_draws
 from medbench.rescore import same
 from medbench.scoring import Scores
@@ -35,8 +35,7 @@ def check_draws(path: Path, record: Record, within: float) -> list[str]:
     except DataError as error:
         return [str(error)]
     recorded = record.primary.low, record.primary.high
-    units = smaller_stratum(block.patients, block.positive_patients)
-    found = interval(record.primary.interval, record.primary.value, values, units)
+    found = interval(record.primary.interval, record.primary.value, values, block.drawn().units)
     return [
         f"draws: {end} bound of the interval {one} recorded, {other} by the draws"
         for end, one, other in zip(("lower", "upper"), recorded, found, strict=True)
