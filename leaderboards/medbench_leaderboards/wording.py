@@ -141,8 +141,8 @@ def statistics(table: Table) -> Iterator[str]:
         yield f"{_beyond(full)} differences between two methods are beyond noise"
     if bare:
         yield (
-            f"{_beyond(bare)} {'further ' if full else ''}differences, with one seed on a side at least, are beyond "
-            "the noise of the test patients; training noise is not counted in them"
+            f"{_beyond(bare)} {'further ' if full else ''}differences are beyond the noise of the test patients; "
+            "training noise is not counted in them, since a side has one seed"
         )
     if table.critical_difference is not None:
         yield (
@@ -157,10 +157,10 @@ def _beyond(comparisons: Sequence[Comparison]) -> str:
 
 
 def _one_seed(table: Table, comparison: Comparison) -> bool:
-    """Whether a side has one seed where the result depends on the seed: its training noise is not known."""
-    return any(
-        "one seed" in table.cells[row, comparison.column].marks for row in (comparison.a, comparison.b)
-    )
+    """Whether training noise is not counted, for a side has one seed, though a side depends on the seed."""
+    sides = [table.cells[row, comparison.column] for row in (comparison.a, comparison.b)]
+    depends = any(seed.seed is not None for cell in sides for seed in cell.seeds)
+    return depends and min(comparison.difference.seeds) < 2
 
 
 def notes(table: Table) -> Iterator[str]:
