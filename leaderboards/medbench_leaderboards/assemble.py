@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medbench.metrics.bootstrap import logit_bounds
-from medbench.plugins import load_catalogue
+from medbench.plugins import Catalogue, load_catalogue
 from medbench.records import Identity, Record, fraction_name
 from medbench.results import Results, row_key, seed_order
 from medbench.statistics.holm import holm
@@ -25,7 +25,7 @@ from medbench_leaderboards.groups import (
     distinct,
     kind,
 )
-from medbench_leaderboards.missing import command
+from medbench_leaderboards.missing import changed, command, named_split, unserved
 from medbench_leaderboards.summary import Summary, summarise
 from medbench_leaderboards.wording import beyond_noise
 
@@ -43,7 +43,7 @@ def assemble(results: Results) -> Board:
     catalogue = results.catalogue or load_catalogue(third_party=False)
     overlaps = Overlaps(catalogue.datasets)
     return Board(
-        tables=tuple(_table(results, overlaps, about, tables[about]) for about in sorted(tables)),
+        tables=tuple(_table(results, catalogue, overlaps, about, tables[about]) for about in sorted(tables)),
         left_out=tuple(left_out),
         records={record.cell_id: record for record in everything},
         paths={record.cell_id: results.path(record) for record in everything},
@@ -51,12 +51,14 @@ def assemble(results: Results) -> Board:
     )
 
 
-def _table(results: Results, overlaps: Overlaps, about: Kind, records: Sequence[Record]) -> Table:
+def _table(
+    results: Results, catalogue: Catalogue, overlaps: Overlaps, about: Kind, records: Sequence[Record]
+) -> Table:
     by_row, by_column = _grouped(records)
     rows, columns = _rows(by_row), _columns(by_column)
     places = by_place(records)
     summaries = {
-        (row.key, column.key): summarise(places.get((about, row.key, column.key), []))
+        (row.key, column.key): _summary(catalogue, row, column, places.get((about, row.key, column.key), []))
         for row in rows
         for column in columns
     }
@@ -83,7 +85,7 @@ def _table(results: Results, overlaps: Overlaps, about: Kind, records: Sequence[
         ranks=tuple(sorted(ranks, key=lambda rank: places_of_rows[rank.row])),
         critical_difference=distance,
         tasks_ranked=tasks,
-        missing=tuple(_missing(rows, columns, summaries, by_column)),
+        missing=tuple(_missing(catalogue, rows, columns, summaries, by_column)),
         notes=tuple(_notes(rows, columns, sides)),
     )
 
@@ -179,6 +181,12 @@ def _about_row(identity: Identity) -> str:
 # Cells.
 
 
+def _summary(catalogue: Catalogue, row: Row, column: Column, records: Sequence[Record]) -> Summary:
+    """Of a place; one that the method can not serve is not missing."""
+    why = "" if records else unserved(catalogue, row.method, column.task)
+    return Summary("n/a", notes=[f"n/a: {why}"]) if why else summarise(records)
+
+
 def _cell(results: Results, overlaps: Overlaps, place: _Key, summary: Summary, found: Side | None) -> Cell:
     notes, marks = list(summary.notes), []
     low, high = (None, None)
@@ -272,7 +280,8 @@ def _ranked(
     """The cells with their ranks.
 
     A method with much noise of its own, a low mean and few seeds that disagree, can be told from nobody. It is then
-    not among the best for that: its rank is no better than that of a method with a higher mean.
+    not among the best for that: its rank is no better than that of a method with a higher mean. So two methods may have
+    one rank by chance of the counting and yet differ beyond noise: they are not tied.
     """
     sign = {column.key: 1 if column.higher_is_better else -1 for column in columns}
     better: dict[_Key, int] = {}
@@ -288,11 +297,14 @@ def _ranked(
     worst: dict[str, int] = {}
     for place in sorted(better, key=lambda p: -sign[p[1]] * means[p]):  # from the best mean down
         worst[place[1]] = better[place] = max(better[place], worst.get(place[1], 0))
-    shared = Counter((column, count) for (_, column), count in better.items())
+    tied: set[_Key] = set()
+    for one in comparisons:
+        a, b = (one.a, one.column), (one.b, one.column)
+        alike = one.difference.value == 0 or (one.p_holm is not None and not beyond_noise(one))
+        if alike and a in better and b in better and better[a] == better[b]:
+            tied |= {a, b}
     return {
-        place: cell
-        if place not in better
-        else replace(cell, rank=1 + better[place], tied=shared[place[1], better[place]] > 1)
+        place: replace(cell, rank=1 + better[place], tied=place in tied) if place in better else cell
         for place, cell in cells.items()
     }
 
@@ -329,6 +341,7 @@ def _mean_ranks(
 
 
 def _missing(
+    catalogue: Catalogue,
     rows: Sequence[Row],
     columns: Sequence[Column],
     places: Mapping[_Key, Summary],
@@ -337,12 +350,19 @@ def _missing(
     """Every place that lacks a seed which its row has somewhere else."""
     for row in rows:
         ran = {s for c in columns for s in places[row.key, c.key].seeds if s is not None} or {0}
+        overrides: tuple[dict[str, str], str] | None = None
         for column in columns:
-            seeds = places[row.key, column.key].seeds
-            lacking = sorted(ran - seeds)
-            if None not in seeds and lacking:
-                what = command(row.identity, by_column[column.key][0].identity, column.trains, lacking)
-                yield Missing(row.key, column.key, tuple(lacking), what)
+            place = places[row.key, column.key]
+            lacking = sorted(ran - place.seeds)
+            never = place.status == "n/a" and not place.records
+            if None in place.seeds or never or not lacking:
+                continue
+            overrides = overrides or changed(catalogue, row.identity)  # imports the method: only where needed
+            fields, why = overrides
+            where = by_column[column.key][0].identity
+            split = named_split(catalogue, where)
+            what = "" if why else command(row.identity, where, column.trains, lacking, split, fields)
+            yield Missing(row.key, column.key, tuple(lacking), what, why)
 
 
 def _notes(rows: Sequence[Row], columns: Sequence[Column], sides: Mapping[_Key, Side]) -> Iterator[str]:

@@ -99,10 +99,10 @@ class Cell:
         sd: sample standard deviation over them (n - 1), None of a single one.
         low, high: 95 % interval of the mean over test patients, None where there is none.
         delong: the same by DeLong, where the metric is an AUROC.
-        small: the test set is so small that intervals are known to be rough.
-        rank: 1 + number of rows that are better beyond noise, and at least that of any row with a better mean; equal
-            ranks are ties. None where it was not compared.
-        tied: shares its rank.
+        small: the test set is small; what intervals hold then is in docs/statistics.md.
+        rank: 1 + number of rows that are better beyond noise, and at least that of any row with a better mean. None
+            where it was not compared.
+        tied: another row of its rank does not differ from it beyond noise.
         marks: of "contaminated", "small", "repeat", "one seed".
         notes: what has to be said of it.
     """
@@ -159,12 +159,13 @@ class MeanRank:
 
 @dataclass(frozen=True)
 class Missing:
-    """A cell that lacks seeds, and the command that fills it."""
+    """A cell that lacks seeds, and the command that fills it; without one (""), `why` there is none."""
 
     row: str
     column: str
     seeds: tuple[int, ...]
     command: str
+    why: str = ""
 
 
 @dataclass(frozen=True)

@@ -28,12 +28,23 @@ CELLS = (
     *("seed", "repeats_seed", "status", "reason", "metric", "primary", "class", "value", "low", "high", "n"),
     *("higher_is_better", "metric_version", "interval", "train", "train_patients", "validation", "test"),
     *("precision", "weights", "weights_key", "corpus", "corpus_subset", "method_config", "task_config"),
-    *("split_leak", "marks", "rank", "tied", "predictions_sha256", "cell_id", "file"),
+    *(
+        "split_leak",
+        "marks",
+        "rank",
+        "tied",
+        "delong_low",
+        "delong_high",
+        "predictions_sha256",
+        "cell_id",
+        "file",
+    ),
 )
 """Of cells.csv. `table`, `row`, `column`: where the record stands in the tables; empty where it enters none.
 `repeats_seed`: the seed whose predictions this record repeats bit by bit; such lines belong in no mean.
-`method_config`, `task_config`: SHA-256 of the resolved configs, which the record holds in full. `marks`, `rank` and
-`tied` are of the cell over all its seeds. `file`: the record, from the results folder on."""
+`method_config`, `task_config`: SHA-256 of the resolved configs, which the record holds in full. `marks`, `rank`, `tied`
+and the interval by DeLong, of the primary metric, are of the cell over all its seeds. `file`: the record, from the
+results folder on."""
 
 COMPARISONS = (
     *("table", "column", "a", "b", "value", "low", "high", "p", "p_holm"),
@@ -56,7 +67,7 @@ def csv(results: Results) -> Mapping[str, bytes]:
 
 
 def csv_wide(results: Results) -> Mapping[str, bytes]:
-    """`wide/<table>.csv`: one line a method, six columns a task and label fraction."""
+    """`wide/<table>.csv`: one line a method, and for each task and label fraction the value and what is known of it."""
     return {f"wide/{table.name}.csv": _wide(table) for table in build(results).tables}
 
 
@@ -122,6 +133,8 @@ def _lines(
             "higher_is_better": metric.higher_is_better,
             "interval": metric.interval,
         }
+        if place is not None and place[3].delong is not None and metric.name == record.primary_metric:
+            line |= dict(zip(("delong_low", "delong_high"), map(rounded, place[3].delong), strict=True))
         yield line | {"value": metric.value, "low": metric.low, "high": metric.high}
         for name, value in sorted(metric.per_class.items()):
             yield line | {"class": name, "value": value}
@@ -152,7 +165,7 @@ def comparisons(board: Board) -> Iterator[dict[str, Any]]:
 
 
 def _wide(table: Table) -> bytes:
-    parts = ("", " sd", " low", " high", " seeds", " rank")
+    parts = ("", " sd", " low", " high", " delong low", " delong high", " seeds", " rank", " marks")
     names = [f"{column.name}{part}" for column in table.columns for part in parts]
     header = [
         "method",
@@ -176,10 +189,13 @@ def _wide(table: Table) -> bytes:
                 f"{column.name} sd": rounded(cell.sd),
                 f"{column.name} low": rounded(cell.low),
                 f"{column.name} high": rounded(cell.high),
+                f"{column.name} delong low": rounded(cell.delong[0]) if cell.delong is not None else None,
+                f"{column.name} delong high": rounded(cell.delong[1]) if cell.delong is not None else None,
                 f"{column.name} seeds": counted,
                 f"{column.name} rank": None
                 if cell.rank is None
                 else f"{cell.rank}{'=' if cell.tied else ''}",
+                f"{column.name} marks": " ".join(cell.marks),
             }
         if row.key in ranks:
             rank = ranks[row.key]

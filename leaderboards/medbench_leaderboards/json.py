@@ -66,7 +66,8 @@ def _table(table: Table) -> dict[str, Any]:
         "comparisons": [_comparison(one) for one in table.comparisons],
         "ranks": [fields(rank, "row", "value", "low", "high") for rank in table.ranks],
         "missing": [
-            {**fields(one, "row", "column", "command"), "seeds": list(one.seeds)} for one in table.missing
+            {**fields(one, "row", "column", "command", "why"), "seeds": list(one.seeds)}
+            for one in table.missing
         ],
     }
 

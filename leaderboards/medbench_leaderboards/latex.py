@@ -12,12 +12,13 @@ from medbench_leaderboards.board import Cell, Column, Row, Table, build
 WIDE = 5
 """With more columns than this a table goes over both columns of a page."""
 
-_SYMBOLS = {"†": r"\dagger", "‡": r"\ddagger", "~": r"\sim"}
+_SYMBOLS = {"†": r"\dagger", "§": r"\S", "‡": r"\ddagger", "~": r"\sim"}
 
 _CELL = (
     "Percent: mean ± standard deviation over seeds (without ± of one seed); below it the 95 % interval over test "
     "patients. Best mean of a column bold, second underlined. Raised: rank, 1 + the number of methods that are better "
-    "beyond noise (p < 0.05, adjusted by Holm over all comparisons of the table), with = where methods share it."
+    "beyond noise (p < 0.05, adjusted by Holm over all comparisons of the table), with = where another one of this "
+    "rank does not differ beyond noise."
 )
 
 
@@ -124,6 +125,7 @@ _ESCAPES = {
     "±": "$\\pm$",
     "†": "$\\dagger$",
     "‡": "$\\ddagger$",
+    "§": "\\S{}",
     "–": "--",
 }
 

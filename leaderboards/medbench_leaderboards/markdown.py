@@ -129,7 +129,7 @@ def _missing(table: Table) -> Iterator[str]:
     columns = {column.key: column for column in table.columns}
     for one in table.missing:
         where = f"{escape(wording.badged(rows[one.row]))}, {escape(columns[one.column].name)}"
-        yield f"{where}: {_code(one.command)}"
+        yield f"{where}: {_code(one.command) if one.command else escape(one.why)}"
 
 
 def _list(lines: Iterable[str]) -> str:

@@ -46,7 +46,7 @@ class Figure:
     """One line of published.csv.
 
     Attributes:
-        method, paper, arch: as the source names the method, its own paper, and its backbone ("?": not stated).
+        method, paper, arch: as the source names the method, its own paper, and its backbone.
         task, dataset, protocol, fraction, metric: as the source has them, or in our words where it has none.
         value: as printed; "<1" is a bound.
         source: where it was read.
@@ -259,7 +259,7 @@ def _judge(board: Board, figure: Figure, reviewed: ProtocolMap) -> Iterator[Verd
             obstacles.setdefault(obstacle)
             continue
         compared = True
-        yield _compared(figure, entry, table, row, column, value)
+        yield _compared(figure, entry, table, row, column, cell, value)
     if not compared:
         none = f"{NO_RECORD}`{method.ours}` on `{entry.ours}`" + (
             f" at {figure.fraction} of the labels" if figure.fraction != "-" else ""
@@ -342,6 +342,7 @@ def _compared(
     table: Table,
     row: Row,
     column: Column,
+    cell: Cell,
     value: tuple[float, float, float, int],
 ) -> Verdict:
     ours, low, high, seeds = value
@@ -358,6 +359,8 @@ def _compared(
         "high": f"ours, with a point less, begins at {low - WIDER:.1f}",
     }[outcome]
     why = f"{said}; {'one seed' if seeds == 1 else f'{seeds} seeds'}"
+    if marks := [mark for mark in cell.marks if mark != "one seed"]:
+        why += f"; ours is marked {', '.join(marks)}"
     if entry.differs:
         why += f". Differs all the same: {entry.differs}"
     return _verdict(figure, (row.key, column.key, table.name), (ours, low, high), outcome, why)

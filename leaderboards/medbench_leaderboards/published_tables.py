@@ -88,9 +88,16 @@ def line(verdict: Verdict, names: Mapping[str, str]) -> dict[str, str]:
         "metric": verdict.metric,
         "published": verdict.published,
         "ours [95 % interval]": f"{verdict.ours:.1f} [{verdict.low:.1f}, {verdict.high:.1f}]",
-        "verdict": f"**{verdict.verdict}**",
+        "verdict": f"**{verdict.verdict}**" + (f" ({said})" if (said := _marked(verdict)) else ""),
         "source": verdict.source,
     }
+
+
+def _marked(verdict: Verdict) -> str:
+    """As in "ours is marked contaminated"; "" without marks."""
+    return next(
+        (part for part in verdict.why.split(". ")[0].split("; ") if part.startswith("ours is marked ")), ""
+    )
 
 
 # The page about the map.

@@ -1,7 +1,7 @@
 """How a board is put in words and numbers, the same in every format that people read."""
 
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from medbench.statistics.paired import ALPHA
 from medbench_leaderboards.board import Cell, Column, Comparison, Row, Table
@@ -13,7 +13,13 @@ CELL = (
 
 RANK = (
     "(1): rank, 1 + the number of methods that are better beyond noise: p < 0.05, adjusted by Holm over all "
-    "comparisons of the table, and never above a better mean; (1=): others share it"
+    "comparisons of the table, and never above a better mean; (1=): another one of this rank does not "
+    "differ beyond noise"
+)
+
+POWER = (
+    "few seeds and many comparisons at once find only large differences: a tie says that none was found, not that "
+    "there is none"
 )
 
 ORDER = (
@@ -21,12 +27,15 @@ ORDER = (
     "in each over its label fractions; the others follow by name, and say in how many columns they have one"
 )
 
-SYMBOLS = {"contaminated": "†", "small": "~", "repeat": "‡"}
-"""What a mark looks like in a cell; a tie is the = of its rank, one seed is a cell without ±."""
+SYMBOLS = {"contaminated": "†", "one seed": "§", "small": "~", "repeat": "‡"}
+"""What a mark looks like in a cell; a tie is the = of its rank."""
 
 LEGEND = {
     "contaminated": "the encoder, or the training part, has seen films or patients of the test set: see the notes",
-    "small": "fewer than 300 test samples or 40 positives: the interval is known to be too narrow",
+    "one seed": "one seed, where another would give another value: comparisons with it count no training noise, and "
+    "are beyond noise too often (docs/statistics.md)",
+    "small": "small: fewer than 300 test samples or 40 positives; docs/statistics.md says how often intervals hold "
+    "there",
     "repeat": "a seed repeats the predictions of another, and is not counted",
 }
 
@@ -79,7 +88,7 @@ def nothing(cell: Cell) -> str:
 
 def legend(table: Table) -> list[str]:
     """How to read the cells, and the marks that the table has."""
-    ranked = [RANK] if any(cell.rank is not None for cell in table.cells.values()) else []
+    ranked = [RANK, POWER] if any(cell.rank is not None for cell in table.cells.values()) else []
     return [CELL, *ranked, *marks(table), ORDER]
 
 
@@ -126,15 +135,32 @@ def beyond_noise(comparison: Comparison) -> bool:
 def statistics(table: Table) -> Iterator[str]:
     """What was compared, and with what outcome."""
     tested = [one for one in table.comparisons if one.p_holm is not None]
-    if tested:
+    bare = [one for one in tested if _one_seed(table, one)]
+    full = [one for one in tested if not _one_seed(table, one)]
+    if full:
+        yield f"{_beyond(full)} differences between two methods are beyond noise"
+    if bare:
         yield (
-            f"{sum(map(beyond_noise, tested)):,} of {len(tested):,} differences between two methods are beyond noise"
+            f"{_beyond(bare)} {'further ' if full else ''}differences are beyond the noise of the test patients; "
+            "training noise is not counted in them, since a side has one seed"
         )
     if table.critical_difference is not None:
         yield (
-            f"mean ranks over {table.tasks_ranked} tasks differ by more than chance from "
-            f"{table.critical_difference:.2f} on (Nemenyi, 5 %)"
+            f"mean ranks of the {len(table.ranks)} methods that have one, over {table.tasks_ranked} tasks, differ by "
+            f"more than chance from {table.critical_difference:.2f} on (Nemenyi, 5 %); it takes the tasks for "
+            "independent; those on the same films are not, so chance may reach further"
         )
+
+
+def _beyond(comparisons: Sequence[Comparison]) -> str:
+    return f"{sum(map(beyond_noise, comparisons)):,} of {len(comparisons):,}"
+
+
+def _one_seed(table: Table, comparison: Comparison) -> bool:
+    """Whether training noise is not counted, for a side has one seed, though a side depends on the seed."""
+    sides = [table.cells[row, comparison.column] for row in (comparison.a, comparison.b)]
+    depends = any(seed.seed is not None for cell in sides for seed in cell.seeds)
+    return depends and min(comparison.difference.seeds) < 2
 
 
 def notes(table: Table) -> Iterator[str]:

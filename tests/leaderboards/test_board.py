@@ -1,15 +1,18 @@
 """The board: what follows from records, before any format."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from medbench.plugins import load_catalogue
+from medbench.records import Record
 from medbench.results import Results
 from medbench.statistics.paired import Difference, compare
+from medbench_leaderboards import wording
 from medbench_leaderboards.assemble import _ranked
-from medbench_leaderboards.board import Board, Cell, Comparison, Table
+from medbench_leaderboards.board import Board, Cell, Comparison, Table, build
 
 
 def cell(table: Table, row: str, column: str) -> Cell:
@@ -78,3 +81,63 @@ def test_who_can_be_told_from_nobody_is_not_among_the_best(made_board: Board, hi
     ]
     ranked = _ranked(cells, [column], comparisons)
     assert [(c.rank, c.tied) for c in ranked.values()] == [(1, False), (2, True), (2, True)]
+
+
+def test_one_rank_is_no_tie_where_the_difference_is_beyond_noise(made_board: Board) -> None:
+    """The last is beaten by the second alone, so both count one that is better."""
+    table = made_board.tables[0]
+    column, one = table.columns[0], table.cells[table.rows[0].key, table.columns[0].key]
+    means = {"first": 0.9, "second": 0.8, "last": 0.5}
+    cells = {(row, column.key): replace(one, row=row, mean=mean) for row, mean in means.items()}
+    comparisons = [
+        Comparison(a, b, column.key, Difference(value=means[a] - means[b]), p)
+        for a, b, p in (("first", "second", 0.01), ("first", "last", 0.2), ("last", "second", 0.01))
+    ]
+    ranked = _ranked(cells, [column], comparisons)
+    assert [(c.rank, c.tied) for c in ranked.values()] == [(1, False), (2, False), (2, False)]
+
+
+def test_differences_with_one_seed_are_counted_apart(made_board: Board) -> None:
+    said = " ".join(wording.statistics(made_board.tables[0]))
+    assert "of 3 differences between two methods are beyond noise" in said
+    assert (
+        " of 13 further differences are beyond the noise of the test patients; training noise is not counted"
+        in said
+    )
+
+
+def test_what_a_method_can_not_serve_is_not_missing(
+    record: Callable[..., Record], given: Callable[..., Results]
+) -> None:
+    records = [record("clip", "rsna_zs", 1.0), record("clip"), record("imagenet", kind="untrained")]
+    [table] = build(given(records)).tables
+    none = cell(table, "imagenet", "rsna_zs 100%")
+    assert none.status == "n/a"
+    assert none.notes == ("n/a: imagenet provides no embedding, text.pooled, which rsna_zs needs",)
+    assert table.missing == ()
+
+
+@pytest.mark.parametrize(
+    ("row", "command", "why"),
+    [
+        ({"split": "clean"}, "--split clean", ""),
+        ({"split": "lists:mine@0123"}, "--split lists:DIR", ""),
+        ({"method_config": {"temperature": 0.5}}, "--set method.temperature=0.5", ""),
+        ({"method_config": {"gone": 1}}, "", "settings of clip that its recipe `tiny` here does not have"),
+    ],
+)
+def test_a_command_has_what_the_row_and_the_column_set(
+    row: dict[str, object],
+    command: str,
+    why: str,
+    record: Callable[..., Record],
+    given: Callable[..., Results],
+) -> None:
+    [table] = build(
+        given([record("clip", seed=0, **row), record("clip", fraction=0.1, seed=1, **row)])
+    ).tables
+    assert len(table.missing) == 2
+    for one in table.missing:
+        assert one.command.endswith(command)
+        assert bool(one.command) == bool(command)
+        assert one.why.startswith(why)

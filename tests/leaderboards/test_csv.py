@@ -3,10 +3,12 @@
 import io
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from medbench.plugins import load_catalogue
 from medbench.records import Record
 from medbench.results import Results
 from medbench_leaderboards import csv as made
@@ -85,3 +87,17 @@ def test_the_order_of_records_does_not_matter(board: list[Record], csv: Text) ->
         assert csv(shuffled) == text
     assert "\r" not in text
     assert csv([]) == ",".join(made.CELLS) + "\n"
+
+
+def test_the_interval_by_delong_stands_beside_the_primary_metric(results_folder: Path) -> None:
+    results = Results.read(results_folder, load_catalogue(third_party=False))
+    table = read(made.csv(results)["cells.csv"].decode())
+    primary = table[table["primary"].eq(True) & table["class"].isna() & table["table"].notna()]
+    own = primary[primary["column"].eq("rsna_lp 1%") & primary["row"].eq("place")]
+    assert len(own) == 3
+    assert own["delong_low"].nunique() == own["delong_high"].nunique() == 1  # of the mean
+    assert own["delong_low"].iloc[0] < own["value"].mean() < own["delong_high"].iloc[0]
+    assert table[table["primary"].ne(True)]["delong_low"].isna().all()
+    wide = read(made.csv_wide(results)["wide/phantom-tiny-full.csv"].decode()).set_index("method")
+    assert wide.loc["place", "rsna_lp 1% delong low"] == own["delong_low"].iloc[0]
+    assert wide.loc["mgca", "rsna_lp 10% marks"] == "contaminated one seed"

@@ -137,7 +137,7 @@ def test_latex_of_a_whole_board(made_board: Board) -> None:
 
 COMMANDS = {
     *("begin", "end", "centering", "small", "caption", "label", "toprule", "midrule", "bottomrule"),
-    *("multicolumn", "cmidrule", "textbf", "underline", "scriptsize", "pm", "dagger", "ddagger", "sim"),
+    *("multicolumn", "cmidrule", "textbf", "underline", "scriptsize", "pm", "dagger", "ddagger", "sim", "S"),
     *("textbackslash", "textasciicircum", "textasciitilde", "textless", "textgreater", "textbar"),
     *("textquotedbl", "textasciigrave"),
 }

@@ -87,8 +87,8 @@ def test_what_differs_in_the_task_never_shares_a_column(
     page = markdown([record("clip", value=0.61), record("place", value=0.62, **other)])
     cells = rows(page)
     assert len([name for name in cells["method"] if name.startswith("rsna_lp 1% #")]) == 2
-    assert sorted(cells["clip (paper)"][:2]) == sorted(["–", "61.0 [58.5, 64.0]"])
-    assert sorted(cells["place (reconstruction)"][:2]) == sorted(["–", "62.0 [59.5, 65.0]"])
+    assert sorted(cells["clip (paper)"][:2]) == sorted(["–", "61.0 [58.5, 64.0] §"])
+    assert sorted(cells["place (reconstruction)"][:2]) == sorted(["–", "62.0 [59.5, 65.0] §"])
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_seeds_are_averaged_with_the_sample_deviation(record: MakeRecord, markdo
 
 def test_a_seed_with_the_same_predictions_is_not_counted_twice(record: MakeRecord, markdown: Page) -> None:
     page = markdown([record(seed=s, value=0.6, predictions="same") for s in (2, 0, 1)])
-    assert rows(page)["clip (paper)"][0] == "60.0 [57.5, 63.0] ‡"
+    assert rows(page)["clip (paper)"][0] == "60.0 [57.5, 63.0] §‡"
     assert "seed 1 has the very predictions of seed 0: a repeat, not counted" in page
     assert "seed 2 has the very predictions of seed 0: a repeat, not counted" in page
 

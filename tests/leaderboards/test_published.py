@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,7 @@ def hand_made(record: Callable[..., Record]) -> MakeBoard:
         second: tuple[tuple[float | None, float | None, float | None], ...] = (),
         status: Any = "ok",
         notes: tuple[str, ...] = (),
+        marks: tuple[str, ...] = (),
         split: str = "mgca_cls",
         subset: str | None = None,
         **identity: Any,
@@ -140,6 +141,7 @@ def hand_made(record: Callable[..., Record]) -> MakeBoard:
             low=low,
             high=high,
             notes=notes,
+            marks=marks,
         )
         table = Table(
             first.source,
@@ -216,7 +218,7 @@ def test_nothing_unread_is_in_the_file() -> None:
     for figure in figures():
         assert figure.source
         assert not figure.source.startswith(("SECONDARY", "NOT SEEN"))
-        assert "?" not in (figure.value, figure.protocol, figure.fraction, figure.metric, figure.dataset)
+        assert "?" not in asdict(figure).values()
     assert sum(figure.bound for figure in figures()) == 8
 
 
@@ -272,6 +274,12 @@ def test_our_interval_and_a_point_decide(hand_made: MakeBoard, value: str, outco
     assert "one seed. Differs all the same: other films at 1 %" in verdict.why
 
 
+def test_a_verdict_says_what_our_cell_is_marked_with(hand_made: MakeBoard) -> None:
+    verdict = judge(hand_made(marks=("contaminated", "one seed")))
+    assert "; one seed; ours is marked contaminated. Differs all the same: " in verdict.why
+    assert "marked" not in judge(hand_made(marks=("one seed",))).why
+
+
 @pytest.mark.parametrize(
     ("low", "outcome"), [(0.0, "reproduced"), (0.0199, "reproduced"), (0.02, "high"), (0.3, "high")]
 )
@@ -294,7 +302,13 @@ def test_exactly_one_verdict_by_a_second_reading(
     row, column = Row("r", "", "", "", "", "", None), None  # type: ignore[arg-type]
     column = Column("c", "", "", 1, 1.0, True, "", None, "", 1, "auroc", 1, True, "")
     verdict = _compared(
-        replace(MGCA, value=value), entry, table, row, column, (100 * mean, low, high, 1)
+        replace(MGCA, value=value),
+        entry,
+        table,
+        row,
+        column,
+        Cell("r", "c", "ok"),
+        (100 * mean, low, high, 1),
     ).verdict
     inside = low - 1 <= float(value) <= high + 1
     assert (verdict == "reproduced") == inside

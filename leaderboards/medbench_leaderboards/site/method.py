@@ -53,5 +53,5 @@ def _section(links: Links, table: Table, row: Row) -> dict[str, Any]:
         "pretrain_config": folded(
             "Configuration of the pretraining", f"{at}-p", row.identity.pretrain_config
         ),
-        "missing": [missing.command for missing in table.missing if missing.row == row.key],
+        "missing": [missing.command or missing.why for missing in table.missing if missing.row == row.key],
     }

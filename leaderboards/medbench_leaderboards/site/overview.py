@@ -78,7 +78,9 @@ def _table(links: Links, table: Table) -> dict[str, Any]:
         "warning": warning(table.source),
         "headings": list(_headings(table)),
         "lines": lines,
-        "missing": [(names.get(m.row, ""), names.get(m.column, ""), m.command) for m in table.missing],
+        "missing": [
+            (names.get(m.row, ""), names.get(m.column, ""), m.command or m.why) for m in table.missing
+        ],
     }
 
 

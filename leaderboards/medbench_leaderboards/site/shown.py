@@ -18,8 +18,8 @@ FIDELITY = {
 """What a method's badge means."""
 
 MARKS = {
-    "tie": "shares its rank: no difference beyond noise",
-    "small": "fewer than 300 test samples or 40 positives: the interval is rough",
+    "tie": "another method of this rank does not differ from it beyond noise",
+    "small": "fewer than 300 test samples or 40 positives; docs/statistics.md says how often intervals hold there",
     "contaminated": "the encoder may have seen the test data, or the split leaks",
     "one seed": "one training run: how much another would differ is not known",
     "repeat": "a seed repeats another's predictions bit by bit and is not counted",
