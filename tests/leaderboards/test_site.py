@@ -17,6 +17,7 @@ from medbench.records import Record
 from medbench_leaderboards import site as site_package
 from medbench_leaderboards.board import Board
 from medbench_leaderboards.published import Verdict
+from medbench_leaderboards.site import _ticks as code_of_ticks
 from medbench_leaderboards.site import site
 from medbench_leaderboards.site.curves import _ticks
 from medbench_leaderboards.site.fields import fields, folded
@@ -645,3 +646,7 @@ def test_everything_is_read_without_script(visit: Any) -> None:
     tab = visit("made up", "index.html", java_script_enabled=False)
     assert tab.locator("button.theme").is_hidden() and tab.locator(".tools").is_hidden()
     assert first_table(tab).locator("tbody tr").count() == len(METHODS)
+
+
+def test_backticks_are_code_and_the_rest_is_text() -> None:
+    assert code_of_ticks("run `a<b` on <i>") == "run <code>a&lt;b</code> on &lt;i&gt;"

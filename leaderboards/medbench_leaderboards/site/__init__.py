@@ -101,4 +101,5 @@ class _Pages:
 
 def _ticks(text: str) -> Markup:
     """What stands between backticks as code; all of it escaped."""
-    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", escape(text)))
+    plain = str(escape(text))  # re.sub would join pieces of Markup by escaping what it puts between them
+    return Markup(re.sub("`([^`]*)`", r"<code>\1</code>", plain))
