@@ -10,6 +10,7 @@ from medbench.results import Results, seed_order
 from medbench_leaderboards import wording
 from medbench_leaderboards.board import Board, Cell, Column, Row, Seed, Table, build
 from medbench_leaderboards.numbers import fields, rounded
+from medbench_leaderboards.published import Verdict, verdicts
 
 CELLS = (
     *("table", "row", "column"),
@@ -52,9 +53,18 @@ COMPARISONS = (
 )
 """Of comparisons.csv: a - b. An empty `freedom` is an infinite one."""
 
+PUBLISHED = (
+    *("method", "paper", "arch", "task", "dataset", "protocol", "fraction", "metric", "published", "source"),
+    *("verdict", "table", "row", "column", "ours", "low", "high", "why"),
+)
+"""Of published.csv: a figure as it was printed, then ours in percent points, where they can be compared."""
+
 
 def csv(results: Results) -> Mapping[str, bytes]:
-    """`cells.csv`: one line a record and metric, and one more for each class; `comparisons.csv`: one a pair of methods.
+    """Three files: of cells, of comparisons, of published figures.
+
+    `cells.csv` has one line a record and metric, and one more for each class; `comparisons.csv` one a pair of methods;
+    `published.csv` one a published figure, with ours beside it or why there is none.
 
     All records but those that mix phantom and real data; a skipped or failed one has one line. Older task versions are
     in it, see `task_version`, with no `table`.
@@ -63,6 +73,7 @@ def csv(results: Results) -> Mapping[str, bytes]:
     return {
         "cells.csv": _file(CELLS, cells(board)),
         "comparisons.csv": _file(COMPARISONS, comparisons(board)),
+        "published.csv": _file(PUBLISHED, published(board, verdicts(board))),
     }
 
 
@@ -159,6 +170,15 @@ def comparisons(board: Board) -> Iterator[dict[str, Any]]:
                 "seeds_b": difference.seeds[1],
                 "reason": difference.reason,
             }
+
+
+def published(board: Board, found: Sequence[Verdict]) -> Iterator[dict[str, Any]]:
+    """Lines of published.csv, of these verdicts about the board."""
+    rows = {row.key: row.name for table in board.tables for row in table.rows}
+    columns = {column.key: column.name for table in board.tables for column in table.columns}
+    for verdict in found:
+        row, column = verdict.row and rows[verdict.row], verdict.column and columns[verdict.column]
+        yield {**fields(verdict, *PUBLISHED), "row": row, "column": column}
 
 
 # Wide.

@@ -176,7 +176,7 @@ def test_build_then_check(here: Path) -> None:
     done = medbench("build", *TEXT)
     assert done.exit_code == 0, done.stderr
     names = {
-        *("cells.csv", "comparisons.csv", "leaderboard.json", "leaderboard.md"),
+        *("cells.csv", "comparisons.csv", "published.csv", "leaderboard.json", "leaderboard.md"),
         *(f"latex/{name}.tex" for name in ("phantom-tiny-full", "real-tiny-subsets")),
         *(f"wide/{name}.csv" for name in ("phantom-tiny-full", "real-tiny-subsets")),
     }

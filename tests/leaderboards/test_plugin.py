@@ -9,7 +9,7 @@ from medbench_leaderboards import medbench_leaderboards
 
 FORMATS = {
     "markdown": {"leaderboard.md"},
-    "csv": {"cells.csv", "comparisons.csv"},
+    "csv": {"cells.csv", "comparisons.csv", "published.csv"},
     "csv-wide": set(),
     "json": {"leaderboard.json"},
     "latex": set(),

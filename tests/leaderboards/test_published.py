@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from medbench.errors import DataError
 from medbench.plugins import load_catalogue
 from medbench.records import Corpus, MetricValue, Record, WeightsIdentity
+from medbench_leaderboards import csv
 from medbench_leaderboards.board import Board, Cell, Column, Row, Seed, Table
 from medbench_leaderboards.published import (
     Figure,
@@ -433,6 +434,20 @@ def test_json_has_what_was_compared_and_counts_the_rest(hand_made: MakeBoard) ->
     [compared] = told["compared"]
     assert (compared["published"], compared["verdict"], compared["row"]) == ("88.6", "reproduced", "r")
     assert told["not_comparable"] == [{"why": "no method here", "figures": 2}]
+
+
+def test_csv_has_every_figure_and_ours_where_it_was_compared(hand_made: MakeBoard) -> None:
+    board = hand_made()
+    one, other = csv.published(board, verdicts(board, [MGCA, replace(MGCA, method="G2D")], REVIEWED))
+    assert set(one) == set(other) == set(csv.PUBLISHED)
+    assert (one["published"], one["verdict"], one["row"]) == (
+        "88.6",
+        "reproduced",
+        board.tables[0].rows[0].name,
+    )
+    assert (one["ours"], one["low"], one["high"]) == (88.6, 87.0, 90.0)
+    assert (other["verdict"], other["why"]) == ("not comparable", "no method here")
+    assert other["row"] is other["column"] is other["ours"] is None
 
 
 def test_a_leaderboard_without_anything_to_compare_says_so() -> None:
