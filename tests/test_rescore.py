@@ -293,7 +293,10 @@ def grouped(one: Path, results: Path, tmp_path: Path) -> Path:
     blocks = {name: list(getattr(scores, name)) for name in ("metrics", "subgroups", "reliability")}
     shutil.copytree(results / "splits", tmp_path / "grouped" / "splits")
     store = ResultStore(tmp_path / "grouped")
-    written = store.write(record.model_copy(update=blocks), predictions)
+    assert record.draws is not None
+    written = store.write(
+        record.model_copy(update=blocks), predictions, scores.bootstrap, record.draws.delong_se
+    )
     return store.path(written.identity, written.cell_id)
 
 
