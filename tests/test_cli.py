@@ -925,9 +925,12 @@ def test_an_edited_record_is_found(
     assert "3 records checked, 1 with something wrong" in done.stdout
 
 
-def test_an_older_record_without_groups_and_diagrams_is_as_it_should_be(in_finished: Path) -> None:
+def test_a_record_without_groups_and_diagrams_is_incomplete(in_finished: Path) -> None:
     change_record(in_finished, lambda record: record.update(subgroups=[], reliability=[]))
-    assert medbench("results", "verify").exit_code == 0
+    done = medbench("results", "verify")
+    assert done.exit_code == 3
+    assert "blocks recorded: ; computed: reliability " in done.stdout
+    assert "`medbench results rescore --out DIR` makes it anew" in done.stdout
 
 
 def test_an_edited_id_list_is_found(in_finished: Path) -> None:
