@@ -242,7 +242,7 @@ def test_links_of_a_build_lead_to_the_records(here: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message", "code"),
     [
-        (["--format", "csv"], "--format csv is 2 files, and one can be printed. Write them with", 2),
+        (["--format", "csv"], "--format csv is 3 files, and one can be printed. Write them with", 2),
         (["--out", "there"], "--out DIR goes with `medbench leaderboard build`", 2),
         (["--check"], "leaderboard: no manifest.json, so nothing was built there. Build with", 3),
         (["--all-pictures"], "--all-pictures goes with --check.", 2),
