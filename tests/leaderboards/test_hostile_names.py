@@ -19,8 +19,10 @@ from medbench_leaderboards.board import Board, build
 from medbench_leaderboards.csv import csv as csv_long
 from medbench_leaderboards.csv import csv_wide
 from medbench_leaderboards.json import json as as_json
+from medbench_leaderboards.latex import escape as escape_latex
 from medbench_leaderboards.latex import latex, page
 from medbench_leaderboards.markdown import escape, markdown
+from medbench_leaderboards.wording import badged
 
 MakeRecord = Callable[..., Record]
 Given = Callable[..., Results]
@@ -122,8 +124,11 @@ def test_json_gives_names_back(name: str, record: MakeRecord, given: Given) -> N
 @once
 @given(name=texts)
 def test_latex_sets_names_as_text(name: str, record: MakeRecord, given: Given) -> None:
-    for text in latex(given(of(record, name))).values():
-        read_latex(text.decode())
+    results = given(of(record, name))
+    for table, content in zip(build(results).tables, latex(results).values(), strict=True):
+        text = content.decode()
+        read_latex(text)
+        assert all(f"\n{escape_latex(badged(row))} & " in text for row in table.rows)
 
 
 def test_latex_of_a_whole_board(made_board: Board) -> None:
