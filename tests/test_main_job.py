@@ -187,6 +187,15 @@ def test_a_record_does_not_depend_on_what_ran_beside_it(cache: Path, tmp_path: P
     assert contents(tmp_path / "both") == contents(tmp_path / "each")
 
 
+def test_an_encoder_of_given_weights_has_no_seed(cache: Path, tmp_path: Path) -> None:
+    wanted = request(cache, tmp_path, "imagenet", "rsna_knn", seeds=(0, 1), fractions=(0.1, 1.0))
+    seeds = {(r.identity.fraction, r.identity.seed): r for r in run(wanted, CATALOGUE).records}
+    assert set(seeds) == {(0.1, 0), (0.1, 1), (1.0, None)}
+    assert len({record.identity.weights.key for record in seeds.values()}) == 1
+    drawn = run(replace(wanted, methods=("random",), fractions=(1.0,)), CATALOGUE).records
+    assert {record.identity.seed for record in drawn} == {0, 1}
+
+
 def test_finished_weights_are_used_as_they_are(cache: Path, tmp_path: Path) -> None:
     pretrained = request(cache, tmp_path / "a", "clip", "rsna_lp")
     first = run(pretrained, CATALOGUE)

@@ -122,6 +122,11 @@ class Encoder:
     path: Path | None
     ready: bool
 
+    @property
+    def fixed(self) -> bool:
+        """Whether it is the same for every seed."""
+        return self.identity.kind == "checkpoint" or not self.spec.seeded
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -295,7 +300,8 @@ class Planner:
         recipe = self.recipe(spec)
         if not spec.pretrains:
             config = {**config_json(recipe.config), **content_on_disk(recipe.config)}
-            identity = WeightsIdentity(kind="untrained", key=sha256_json([spec.name, config, seed]))
+            drawn = [seed] if spec.seeded else []
+            identity = WeightsIdentity(kind="untrained", key=sha256_json([spec.name, config, *drawn]))
             return Encoder(spec, owner, method, recipe, seed, identity, None, ready=True)
         opened = self.corpus(recipe)
         corpus = Corpus(
@@ -393,7 +399,7 @@ class Planner:
         positives: npt.NDArray[np.bool_],
         fraction: float,
     ) -> Cell:
-        fixed = encoder.identity.kind == "checkpoint" and not task.depends_on_seed(fraction)
+        fixed = encoder.fixed and not task.depends_on_seed(fraction)
         train = untrained_rows()
         if spec.fractions:
             train = fraction_rows(data.index, data.split, fraction, 0 if fixed else encoder.seed, positives)

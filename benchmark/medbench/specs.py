@@ -49,12 +49,15 @@ class MethodSpec(Spec):
         provides: what its model can give a task.
         fidelity: printed wherever the method is.
         pretrains: False for encoders that are not trained here.
+        seeded: False for an encoder that is the same for every seed, as one with given weights is. A result that
+            nothing else makes depend on the seed is then computed once, and recorded with `seed: null`.
         released: "package.module:attribute" of its `medbench.released.Release`, "" where no checkpoint of it is known.
     """
 
     provides: frozenset[Provision] = frozenset()
     fidelity: Fidelity = "reconstruction"
     pretrains: bool = True
+    seeded: bool = True
     released: str = ""
 
     @property

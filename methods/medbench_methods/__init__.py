@@ -47,6 +47,7 @@ def medbench_methods() -> Iterable[MethodSpec]:
             provides=IMAGE,
             fidelity="baseline",
             pretrains=False,
+            seeded=False,
         ),
         MethodSpec(
             name="clip",
