@@ -1,15 +1,20 @@
 """The wheel, and the example plugin installed beside it: what a stranger gets."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import entry_points, requires
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+
+from medbench.new_plugin import write_plugin
+from medbench.plugins import load_catalogue
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = {
@@ -19,7 +24,7 @@ PACKAGES = {
     "medbench_leaderboards": "leaderboards",
 }
 
-Medbench = Callable[..., subprocess.CompletedProcess[str]]
+Python = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -84,32 +89,38 @@ def test_the_built_ins_are_installed_entry_points() -> None:
     assert names == {"methods", "tasks", "leaderboards"}
 
 
-# The example plugin.
+# The example plugin, and packages as `medbench plugins new` writes them: one installation, since pip takes longest.
+
+NEW = {"method": "new_method", "task": "new_task", "dataset": "new_dataset"}
 
 
 @pytest.fixture(scope="module")
-def with_example(tmp_path_factory: pytest.TempPathFactory) -> Medbench:
-    """Run medbench with the example plugin installed by pip, in a folder of its own."""
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of packages to install; pip builds in them."""
+    folder = tmp_path_factory.mktemp("sources")
+    shutil.copytree(REPOSITORY / "tests" / "plugin_example", folder / "example")
+    for kind, name in NEW.items():
+        write_plugin(kind, name, folder / kind, load_catalogue(third_party=False))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def python(sources: Path, tmp_path_factory: pytest.TempPathFactory) -> Python:
+    """Run python where pip has installed them, in a folder of its own."""
     site = tmp_path_factory.mktemp("site")
     home = tmp_path_factory.mktemp("home")
-    source = tmp_path_factory.mktemp("source") / "plugin_example"
-    import shutil
-
-    shutil.copytree(REPOSITORY / "tests" / "plugin_example", source)  # pip builds in the tree
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+    ]
     done = subprocess.run(
-        [
-            *(
-                sys.executable,
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--no-deps",
-                "--no-build-isolation",
-                "--no-index",
-            ),
-            *("--target", str(site), str(source)),
-        ],
+        [*pip, "--target", str(site), *map(str, sorted(sources.iterdir()))],
         capture_output=True,
         text=True,
         timeout=300,
@@ -118,14 +129,14 @@ def with_example(tmp_path_factory: pytest.TempPathFactory) -> Medbench:
     assert done.returncode == 0, done.stderr
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MEDBENCH_")}
     environment |= {
-        "PYTHONPATH": str(site),
+        "PYTHONPATH": os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "MEDBENCH_HOME": str(home),
         "MEDBENCH_RESULTS": str(home / "results"),
     }
 
-    def medbench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-P", "-m", "medbench.cli", *arguments],
+            [sys.executable, "-P", *arguments],
             env=environment,
             capture_output=True,
             text=True,
@@ -133,25 +144,30 @@ def with_example(tmp_path_factory: pytest.TempPathFactory) -> Medbench:
             check=False,
         )
 
-    return medbench
+    return run
 
 
-def test_the_example_is_listed_with_its_owner(with_example: Medbench) -> None:
-    methods, tasks = with_example("list", "methods"), with_example("list", "tasks")
+@pytest.fixture(scope="module")
+def medbench(python: Python) -> Python:
+    return partial(python, "-m", "medbench.cli")
+
+
+def test_the_example_is_listed_with_its_owner(medbench: Python) -> None:
+    methods, tasks = medbench("list", "methods"), medbench("list", "tasks")
     assert methods.returncode == tasks.returncode == 0
     assert methods.stderr == tasks.stderr == ""
     assert "example_method" in methods.stdout and "medbench-example 0.1.0" in methods.stdout
     assert "example_task" in tasks.stdout
-    assert "site" in with_example("info", "example_method").stdout
-    assert "example_method" not in with_example("list", "methods", "--no-plugins").stdout
+    assert "site" in medbench("info", "example_method").stdout
+    assert "example_method" not in medbench("list", "methods", "--no-plugins").stdout
 
 
-def test_the_example_runs(with_example: Medbench) -> None:
+def test_the_example_runs(medbench: Python) -> None:
     wanted = ("-m", "example_method", "-t", "example_task,rsna_lp", "--recipe", "micro", "--device", "cpu")
-    done = with_example("run", *wanted)
+    done = medbench("run", *wanted)
     assert done.returncode == 0, done.stderr
     assert "example_method (baseline)" in done.stdout and "example_task" in done.stdout
-    checked = with_example("results", "verify")
+    checked = medbench("results", "verify")
     assert checked.returncode == 0, checked.stdout
 
 
@@ -163,3 +179,49 @@ def test_the_example_method_is_small() -> None:
         if line.strip() and not line.strip().startswith(("#", '"""', "import ", "from "))
     ]
     assert len(own) <= 60
+
+
+@pytest.mark.parametrize("kind", NEW)
+def test_a_new_package_is_listed(kind: str, medbench: Python) -> None:
+    done = medbench("list", f"{kind}s")
+    assert done.returncode == 0 and done.stderr == ""
+    assert NEW[kind] in done.stdout and f"medbench-{NEW[kind].replace('_', '-')} 0.1.0" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "which"),
+    [
+        ("method", ""),
+        ("dataset", "not runs"),
+        *(pytest.param(kind, "runs or scores", marks=pytest.mark.slow) for kind in ("dataset", "task")),
+    ],
+)
+def test_a_new_package_passes_its_own_tests(kind: str, which: str, sources: Path, python: Python) -> None:
+    done = python("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", which, str(sources / kind))
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_new_method_serves_every_family_of_tasks(medbench: Python) -> None:
+    tasks = (
+        "rsna_lp,rsna_lp@mgca,rsna_knn,rsna_ft,rsna_det,rsna_det_ft,rsna_seg,rsna_seg_ft,rsna_zs,openi_ret"
+    )
+    done = medbench(
+        *(
+            "run",
+            "-m",
+            NEW["method"],
+            "-t",
+            tasks,
+            "--recipe",
+            "micro",
+            "--fraction",
+            "100%",
+            "--device",
+            "cpu",
+        )
+    )
+    assert done.returncode == 0, done.stderr
+    for task in tasks.split(","):
+        assert f"{task} " in done.stdout, task

@@ -51,7 +51,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 weights_app = typer.Typer(help="Weights: import, inspect.", no_args_is_help=True)
-plugins_app = typer.Typer(help="Plugins: list.", no_args_is_help=True)
+plugins_app = typer.Typer(help="Plugins: list, new.", no_args_is_help=True)
 
 
 def main() -> None:
@@ -281,6 +281,25 @@ def list_plugins(options: o.JsonOptions) -> int:
     parts = [table(rows) if rows else "no plugins"]
     parts += [f"{problem}\n{problem.traceback}".rstrip() for problem in catalogue.problems]
     typer.echo("\n\n".join(parts))
+    return 0
+
+
+@verb(plugins_app, "new")
+def new_plugin(options: o.NewPluginOptions) -> int:
+    """Write a package for a method, a task or a dataset of your own.
+
+    It installs, passes its tests and runs as it is written. Prints the folder.
+    """
+    catalogue = read_plugins(options)
+    from medbench.new_plugin import FIRST_USE, write_plugin
+
+    folder = write_plugin(options.kind, options.name, options.out, catalogue)
+    first_use = FIRST_USE[options.kind].format(name=options.name)
+    typer.echo(
+        f"next:        pip install -e {folder}\n             pytest {folder}\n             {first_use}",
+        err=True,
+    )
+    typer.echo(str(folder))
     return 0
 
 

@@ -364,6 +364,20 @@ class InfoOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NewPluginOptions(Options):
+    """Of `plugins new`."""
+
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="method, task or dataset.")]
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What it is called on the command line.")]
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Folder to write; must not be there. Default: medbench-NAME."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResultsOptions(Options):
     """Of verbs that read a results folder."""
 
