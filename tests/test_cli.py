@@ -471,7 +471,7 @@ def test_a_plugin_file(tmp_path: Path) -> None:
     assert "extra" in medbench("list", "methods", "--plugin", plugin).stdout
     assert f"from:         {plugin}" in medbench("info", "extra", "--plugin", plugin).stdout
     traced = medbench("list", "methods", "--plugin", plugin, "--trace-plugins")
-    assert f"hook: medbench_methods() -> {plugin}\n" in traced.stderr
+    assert f"hook: {plugin}: medbench_methods() -> [extra]\n" in traced.stderr
 
 
 def test_a_plugin_that_was_asked_for_and_fails_stops_the_command(tmp_path: Path) -> None:

@@ -371,14 +371,27 @@ def test_a_plugin_that_fails_to_find_a_checkpoint_is_an_error(install: Install) 
 
 
 def test_hook_calls_can_be_watched(install: Install, tmp_path: Path) -> None:
-    install("failing", "\n@hookimpl\ndef medbench_tasks():\n    raise RuntimeError('planted')\n")
+    install("failing", "\n@hookimpl\ndef medbench_tasks():\n    yield 1\n    raise RuntimeError('planted')\n")
+    install("good_plugin", declaring("mine", "other"))
+    install("observer", OBSERVER)
+    install(
+        "zz_failing", "\n@hookimpl\ndef medbench_run_finished(record):\n    raise RuntimeError('planted')\n"
+    )
     lines: list[str] = []
     catalogue = load_catalogue(trace=lines.append)
-    assert "medbench_methods() -> methods" in lines
-    assert "medbench_tasks() -> failing" in lines
-    assert "medbench_tasks raised RuntimeError: planted" in lines
-    install("observer", OBSERVER)
+    assert "good_plugin: medbench_methods() -> [mine, other]" in lines
+    assert "failing: medbench_tasks() raised RuntimeError: planted" in lines
+    assert any(line.startswith("methods: medbench_methods() -> [random, imagenet, clip,") for line in lines)
+
+    lines.clear()
     catalogue.find_checkpoint("place", "mine")
-    assert not [
-        line for line in lines if "find_checkpoint" in line
-    ]  # loaded before the observer was installed
+    assert lines == ["observer: medbench_find_checkpoint(method='place', name='mine') -> '/weights/place'"]
+    lines.clear()
+    record: Any = "a record " + 100 * "that is long "
+    catalogue.run_finished(record, tmp_path)
+    finished, failed = sorted(lines)
+    assert finished.startswith("observer: medbench_run_finished(record='a record that is long that")
+    assert finished.endswith(f" ..., workdir={tmp_path!r}) -> None") and len(finished) < 500
+    assert failed.startswith("zz_failing: medbench_run_finished(") and failed.endswith(
+        "raised RuntimeError: planted"
+    )

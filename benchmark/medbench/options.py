@@ -27,7 +27,7 @@ class Options:
         bool, typer.Option("--no-plugins", help="Load no installed plugin but the built-ins.")
     ] = False
     trace_plugins: Annotated[
-        bool, typer.Option("--trace-plugins", help="Print every hook call to standard error.")
+        bool, typer.Option("--trace-plugins", help="Print hook calls and answers to standard error.")
     ] = False
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Tracebacks of errors and broken plugins.")

@@ -6,7 +6,8 @@ costs only itself. Nothing here imports torch; a spec's target is imported by `C
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module, metadata, util
@@ -43,6 +44,9 @@ _NAME = re.compile(rf"[a-z][a-z0-9_]*(@[a-z0-9_]+)?(:{TABLE})?")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 _Spec = TypeVar("_Spec", bound=Spec)
+
+Trace = Callable[[str], None]
+"""Takes a line about each hook call."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ class Catalogue:
         plugins: what was loaded, built-ins first.
         problems: what was not.
         manager: for the hooks of a run.
+        trace: is told about these, too; None where nobody watches.
     """
 
     methods: Mapping[str, MethodSpec]
@@ -132,6 +137,7 @@ class Catalogue:
     plugins: tuple[Plugin, ...]
     problems: tuple[PluginProblem, ...]
     manager: pluggy.PluginManager = field(repr=False)
+    trace: Trace | None = field(default=None, repr=False)
 
     def lookup_method(self, name: str) -> MethodSpec:
         """The method called `name`; errors as `lookup`."""
@@ -292,7 +298,7 @@ class Catalogue:
         owners = {plugin.name: plugin.owner for plugin in self.plugins}
         for name in _implementers(self.manager, hook):
             try:
-                yield _ask(self.manager, name, hook, **arguments)
+                yield _ask(self.manager, self.trace, name, hook, **arguments)
             except Exception as error:
                 yield PluginProblem(name, owners[name], f"{hook} failed ({_short(error)})", _trace(error))
 
@@ -312,23 +318,21 @@ class Catalogue:
 
 
 def load_catalogue(
-    extra: Sequence[str] = (), *, third_party: bool = True, trace: Callable[[str], None] | None = None
+    extra: Sequence[str] = (), *, third_party: bool = True, trace: Trace | None = None
 ) -> Catalogue:
     """Load all plugins and ask them what they bring.
 
     Args:
         extra: files (`path/to/my_method.py`) or modules to load as plugins without installing them.
         third_party: False to load nothing but the built-ins and `extra`.
-        trace: is told about every hook call, now and later.
+        trace: is told about every hook call, now and later: who was asked, with what, and the answer.
 
     Returns:
         The catalogue. Plugins that failed are in its `problems`; nothing is raised for them.
     """
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(hookspecs)
-    if trace is not None:
-        _monitor(manager, trace)
-    loader = _Loader(manager)
+    loader = _Loader(manager, trace)
 
     points = sorted(
         metadata.entry_points(group=GROUP), key=lambda p: (_owner(p).name != GROUP, _owner(p).name, p.name)
@@ -352,8 +356,9 @@ def load_catalogue(
 class _Loader:
     """Collects plugins, and what is wrong with them, while the catalogue is made."""
 
-    def __init__(self, manager: pluggy.PluginManager) -> None:
+    def __init__(self, manager: pluggy.PluginManager, trace: Trace | None) -> None:
         self.manager = manager
+        self.trace = trace
         self.plugins: dict[str, Plugin] = {}
         self.problems: list[PluginProblem] = []
         self.asked: set[str] = set()
@@ -416,6 +421,7 @@ class _Loader:
             plugins=tuple(self.plugins.values()),
             problems=tuple(self.problems),
             manager=self.manager,
+            trace=self.trace,
         )
 
     def _declared(self, plugin: Plugin, kind: Kind) -> Iterable[Spec]:
@@ -423,7 +429,7 @@ class _Loader:
         if hook not in plugin.hooks:
             return
         try:
-            answer = _ask(self.manager, plugin.name, hook)
+            answer = _ask(self.manager, self.trace, plugin.name, hook)
             specs = list(answer if answer is not None else ())
         except (Exception, SystemExit) as error:
             self.problem(plugin.name, plugin.owner, f"{hook} failed ({_short(error)})", error)
@@ -466,25 +472,34 @@ def _implementers(manager: pluggy.PluginManager, hook: str) -> list[str]:
     return list(dict.fromkeys(i.plugin_name for i in reversed(caller.get_hookimpls())))
 
 
-def _ask(manager: pluggy.PluginManager, plugin: str, hook: str, **arguments: Any) -> Any:
+def _ask(manager: pluggy.PluginManager, trace: Trace | None, plugin: str, hook: str, **arguments: Any) -> Any:
     """Call one hook of one plugin, so that an exception is that plugin's alone."""
     others = [other for name, other in manager.list_name_plugin() if name != plugin]
-    answer = manager.subset_hook_caller(hook, others)(**arguments)
-    # A `firstresult` hook gives the answer itself, every other one a list: of one answer here, or none.
-    return (answer[0] if answer else None) if isinstance(answer, list) else answer
+    try:
+        answer = manager.subset_hook_caller(hook, others)(**arguments)
+        # A `firstresult` hook gives the answer itself, every other one a list: of one answer here, or none.
+        answer = (answer[0] if answer else None) if isinstance(answer, list) else answer
+        if isinstance(answer, Iterator):  # a hook that yields runs here, and not where its answer is used
+            answer = list(answer)
+    except BaseException as error:
+        if trace is not None:
+            trace(f"{_call(plugin, hook, arguments)} raised {_short(error)}")
+        raise
+    if trace is not None:
+        trace(f"{_call(plugin, hook, arguments)} -> {_shown(answer)}")
+    return answer
 
 
-def _monitor(manager: pluggy.PluginManager, trace: Callable[[str], None]) -> None:
-    def before(hook: str, implementations: Sequence[pluggy.HookImpl], arguments: Mapping[str, Any]) -> None:
-        plugins = ", ".join(i.plugin_name for i in implementations)
-        given = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
-        trace(f"{hook}({given}) -> {plugins}")
+def _call(plugin: str, hook: str, arguments: Mapping[str, Any]) -> str:
+    given = ", ".join(f"{name}={_shown(value)}" for name, value in arguments.items())
+    return f"{plugin}: {hook}({given})"
 
-    def after(outcome: Any, hook: str, implementations: Sequence[Any], arguments: Mapping[str, Any]) -> None:
-        if outcome.exception is not None:
-            trace(f"{hook} raised {_short(outcome.exception)}")
 
-    manager.add_hookcall_monitoring(before, after)
+def _shown(value: Any) -> str:
+    """An argument or an answer in a line of a trace: of specs the names, of anything else how it begins."""
+    if isinstance(value, list | tuple) and value and all(isinstance(one, Spec) for one in value):
+        return f"[{', '.join(one.name for one in value)}]"
+    return textwrap.shorten(repr(value), 200, placeholder=" ...")
 
 
 def _owner(point: metadata.EntryPoint) -> Owner:
