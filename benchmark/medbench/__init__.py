@@ -9,6 +9,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+API_VERSION = 1
+"""Of what docs/api.md promises; raised when something that worked before no longer does."""
+
 
 def load(
     method: str,
