@@ -320,3 +320,38 @@ def test_the_classification_page_has_the_numbers_of_the_probes() -> None:
     assert f"times {low} to {high} (p {JITTER.light_probability})" in text
     assert f"blur {JITTER.blur[0]} to {JITTER.blur[1]:g} px (p {JITTER.blur_probability})" in text
     assert f"mirrored (p {JITTER.flip})" in text
+
+
+def test_the_page_of_protocols_is_what_the_code_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    made = importlib.import_module("protocols").page(CATALOGUE)
+    assert (DOCS / "protocols.md").read_text() == made, "write it anew: python docs/protocols.py"
+    for task in CATALOGUE.tasks:
+        assert f"`{task}`" in made
+
+
+# The site.
+
+
+def test_every_page_is_in_the_menu_of_the_site() -> None:
+    menu = (REPOSITORY / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    assert sorted(re.findall(r"[\w/]+\.md", menu)) == sorted(
+        path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")
+    )
+
+
+def test_what_the_site_makes_of_links_and_of_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    hooks = importlib.import_module("site_hooks")
+    text = "[a](../CONTRIBUTING.md#b) [c](../tests) [d](tasks.md) [e](../nowhere.md) [f](https://g.org/../h)"
+    kept = "[d](tasks.md) [e](../nowhere.md) [f](https://g.org/../h)"
+    assert hooks.links(text, "", None) == f"a c {kept}"
+    at = "https://github.com/x/medbench"
+    assert hooks.links("[a](../CONTRIBUTING.md#b)", "", at) == f"[a]({at}/blob/main/CONTRIBUTING.md#b)"
+    assert hooks.links("[c](../tests)", "", at) == f"[c]({at}/blob/main/tests)"
+    assert hooks.links("[c](../../tests)", "methods", at) == f"[c]({at}/blob/main/tests)"
+    assert hooks.links("[c](../tasks.md)", "methods", at) == "[c](../tasks.md)"
+    page = "| `medbench.specs` | all | |\n| `medbench.plugins` | `load_catalogue`, `Catalogue` | |\n"
+    assert re.findall("^::: (.*)$", hooks.reference(page), flags=re.MULTILINE) == [
+        "medbench.specs", "medbench.plugins.Catalogue", "medbench.plugins.load_catalogue",
+    ]  # fmt: skip

@@ -22,6 +22,7 @@ from medbench.plan import CellState, Plan
 REPOSITORY = Path(__file__).resolve().parents[1]
 WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
 BOARD = REPOSITORY / ".github" / "workflows" / "leaderboard.yml"
+DOCS = REPOSITORY / ".github" / "workflows" / "docs.yml"
 CONSTRAINTS = REPOSITORY / "leaderboards" / "constraints.txt"
 
 
@@ -44,7 +45,7 @@ def commands(path: Path) -> list[str]:
     return [re.sub(r"\$\{\{.*?\}\}", "1", line) for line in lines if line.startswith("medbench ")]
 
 
-@pytest.mark.parametrize("line", commands(BOARD))
+@pytest.mark.parametrize("line", [*commands(BOARD), *commands(DOCS)])
 def test_the_program_knows_the_commands(line: str) -> None:
     words = shlex.split(line.partition(" > ")[0])[1:]
     command = get_command(app)
@@ -59,13 +60,18 @@ def test_the_leaderboard_is_planned_run_verified_built_and_checked() -> None:
     verbs = {" ".join(line.split()[1:3]) for line in commands(BOARD)}
     wanted = {"plan --suite", "run --suite", "results verify", "leaderboard build", "leaderboard --check"}
     assert wanted <= verbs
-    (build,) = [shlex.split(line) for line in commands(BOARD) if "leaderboard build" in line]
+    assert "tox -e docs" in str(steps(BOARD)), "what is published takes the place of the documentation"
+
+
+@pytest.mark.parametrize("path", [BOARD, DOCS], ids=lambda path: path.name)
+def test_a_leaderboard_is_published_with_its_records(path: Path) -> None:
+    (build,) = [shlex.split(line) for line in commands(path) if "leaderboard build" in line]
     results, out = (Path(build[build.index(flag) + 1]) for flag in ("--results", "--out"))
     assert out in results.parents, (
         "a cell's link to its record leads nowhere if the record is not published with it"
     )
-    (pages,) = [step for step in steps(BOARD) if "upload-pages-artifact" in step.get("uses", "")]
-    assert pages["with"]["path"] == str(out)
+    (pages,) = [step for step in steps(path) if "upload-pages-artifact" in step.get("uses", "")]
+    assert Path(pages["with"]["path"]) / "board" == out
 
 
 def test_every_shard_is_run_and_the_shards_are_as_many_as_it_says() -> None:
@@ -98,10 +104,14 @@ def test_a_workflow_has_limits(path: Path) -> None:
         assert not re.search(r"\$\{\{\s*(inputs|github\.event|github\.head_ref)", step.get("run", ""))
 
 
-def test_only_the_last_job_may_publish() -> None:
-    assert {name: job["permissions"] for name, job in jobs(BOARD).items() if "permissions" in job} == {
+@pytest.mark.parametrize("path", [BOARD, DOCS], ids=lambda path: path.name)
+def test_only_the_last_job_may_publish(path: Path) -> None:
+    assert {name: job["permissions"] for name, job in jobs(path).items() if "permissions" in job} == {
         "publish": {"pages": "write", "id-token": "write"}
     }
+
+
+def test_the_leaderboard_is_computed_where_cells_may_have_changed() -> None:
     events = read(BOARD)[True]  # YAML reads `on` so
     assert events["push"]["branches"] == ["main"]
     assert events["push"]["paths"] == ["suites/**"], (
