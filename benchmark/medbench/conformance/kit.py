@@ -11,7 +11,7 @@ from medbench.conformance.check import Outcome, Status, perform
 from medbench.errors import UsageError, did_you_mean
 from medbench.plugins import GROUP, Catalogue
 
-CheckedKind = Literal["methods"]
+CheckedKind = Literal["methods", "tasks", "datasets"]
 
 KINDS: Final[tuple[CheckedKind, ...]] = get_args(CheckedKind)
 """What has checks. Leaderboards have none: theirs is `medbench leaderboard --check`."""
@@ -41,9 +41,17 @@ def named(catalogue: Catalogue, name: str | None) -> list[tuple[CheckedKind, str
 
 def checks_of(kind: CheckedKind) -> Sequence[Callable[[Any], str]]:
     """The checks of a kind, in the order in which they are run."""
-    from medbench.conformance import method_checks
+    if kind == "methods":
+        from medbench.conformance import method_checks
 
-    return method_checks.CHECKS
+        return method_checks.CHECKS
+    if kind == "tasks":
+        from medbench.conformance import task_checks
+
+        return task_checks.CHECKS
+    from medbench.conformance import dataset_checks
+
+    return dataset_checks.CHECKS
 
 
 def subject_of(
@@ -58,9 +66,17 @@ def subject_of(
         folder: for what is made on the way.
         data: folders of real datasets, by name; the others are phantoms.
     """
-    from medbench.conformance.method_subject import MethodSubject
+    if kind == "methods":
+        from medbench.conformance.method_subject import MethodSubject
 
-    return MethodSubject(catalogue.lookup_method(name), catalogue, folder)
+        return MethodSubject(catalogue.lookup_method(name), catalogue, folder)
+    if kind == "tasks":
+        from medbench.conformance.task_subject import TaskSubject
+
+        return TaskSubject(catalogue.lookup_task(name), catalogue, folder, data)
+    from medbench.conformance.dataset_subject import DatasetSubject
+
+    return DatasetSubject(catalogue.lookup_dataset(name), catalogue, folder, data)
 
 
 def check(

@@ -252,7 +252,7 @@ def training_step(subject: MethodSubject) -> str:
             "the same losses and gradients: an interrupted run goes on by this",
             "Draw with torch's default generator alone; `random` and numpy's are not seeded before a step.",
         )
-    return ", ".join(f"{n} {float(v):.3f}" for n, v in terms.items())
+    return ", ".join(f"{n} {float(v.detach()):.3f}" for n, v in terms.items())
 
 
 def _check_losses(terms: object) -> None:
@@ -262,8 +262,9 @@ def _check_losses(terms: object) -> None:
         if not isinstance(value, Tensor) or value.ndim != 0:
             is_ = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise Failed(f"the loss {name} {is_}", "a tensor without dimensions", "Take its mean.")
-        if not math.isfinite(float(value)):
-            raise Failed(f"the loss {name} of {float(value)}", "a finite number", "Look for 0/0 and log 0.")
+        number = float(value.detach())
+        if not math.isfinite(number):
+            raise Failed(f"the loss {name} of {number}", "a finite number", "Look for 0/0 and log 0.")
     if not any(value.requires_grad for value in terms.values()):
         raise Failed(
             "losses without a gradient", "a gradient to the weights", "Compute them with gradients on."

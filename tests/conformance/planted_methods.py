@@ -16,8 +16,8 @@ from medbench.specs import MethodSpec
 from medbench_example.method import ExampleConfig, ExampleMethod, Model
 
 SOUND = MethodSpec(
-    name="sound",
-    target="planted:Sound",
+    name="sound_method",
+    target="planted_methods:Sound",
     summary="no bug",
     reference="tests",
     provides=frozenset({"image.pooled", "image.pyramid", "text.pooled", "text.local", "embedding"}),
@@ -33,7 +33,7 @@ class Sound(ExampleMethod):
 
 
 def planted(method):
-    BUGS[f"bug_{method.__name__}"] = method
+    BUGS[f"bug_method_{method.__name__}"] = method
     return method
 
 
@@ -312,8 +312,8 @@ class gather(Gathers):
 
 @cache
 def specs():
-    gathers = replace(SOUND, name="gathers", target="planted:Gathers")
-    bugs = [replace(SOUND, name=name, target=f"planted:{name}") for name in BUGS]
+    gathers = replace(SOUND, name="gathers", target="planted_methods:Gathers")
+    bugs = [replace(SOUND, name=name, target=f"planted_methods:{name}") for name in BUGS]
     return (SOUND, gathers, *bugs)
 
 
