@@ -203,12 +203,10 @@ def _wide(table: Table, published: Beside) -> bytes:
         "fidelity",
         "about",
         *names,
-        "mean rank",
-        "mean rank low",
-        "mean rank high",
-        "columns",
     ]
-    ranks = {rank.row: rank for rank in table.ranks}
+    rankings = [(name.replace(",", ""), ranking) for name, ranking in wording.rankings(table)]
+    for name, _ in rankings:
+        header += [name, f"{name} low", f"{name} high", name.replace("mean rank", "columns")]
     lines = []
     for row in table.rows:
         line: dict[str, Any] = {"method": row.name, "fidelity": row.fidelity, "about": row.about}
@@ -234,11 +232,14 @@ def _wide(table: Table, published: Beside) -> bytes:
                     f"{column.name} published verdict": "; ".join(one.verdict for one in figures),
                     f"{column.name} published source": "; ".join(one.source for one in figures),
                 }
-        if row.key in ranks:
-            rank = ranks[row.key]
-            line |= {"mean rank": rounded(rank.value), "mean rank low": rounded(rank.low)}
-            line |= {"mean rank high": rounded(rank.high)}
-        line["columns"] = "{} of {}".format(*wording.coverage(table, row))
+        for name, ranking in rankings:
+            for rank in ranking.ranks:
+                if rank.row == row.key:
+                    line |= {name: rounded(rank.value), f"{name} low": rounded(rank.low)}
+                    line |= {f"{name} high": rounded(rank.high)}
+            line[name.replace("mean rank", "columns")] = "{} of {}".format(
+                *wording.coverage(table, row, ranking)
+            )
         lines.append(line)
     return _file(header, lines)
 

@@ -57,9 +57,9 @@ def page(table: Table, published: Beside) -> str:
         "\\centering\\small",
         f"\\caption{{{_caption(table, published)}}}",
         f"\\label{{tab:{_label(table.name)}}}",
-        f"\\begin{{tabular}}{{l{'c' * (len(slots) + 1)}}}",
+        f"\\begin{{tabular}}{{l{'c' * (len(slots) + len(wording.rankings(table)))}}}",
         "\\toprule",
-        *_head(groups),
+        *_head(table, groups),
         "\\midrule",
         *(line for row in table.rows for line in _row(table, row, slots, published)),
         "\\bottomrule",
@@ -69,7 +69,7 @@ def page(table: Table, published: Beside) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _head(groups: list[list[_Slot]]) -> Iterator[str]:
+def _head(table: Table, groups: list[list[_Slot]]) -> Iterator[str]:
     tasks, rules, fractions, at = [], [], [], 2
     for own in groups:
         first = own[0].column
@@ -80,9 +80,12 @@ def _head(groups: list[list[_Slot]]) -> Iterator[str]:
             "published" if slot.published else "" if alone else escape(_below(slot.column)) for slot in own
         ]
         at += len(own)
-    yield f" & {' & '.join(tasks)} &  \\\\"
+    ranks = [
+        name.partition(", ") for name, _ in wording.rankings(table)
+    ]  # "mean rank", "image tasks" below it
+    yield f" & {' & '.join(tasks)} & {' & '.join(name if below else '' for name, _, below in ranks)} \\\\"
     yield "".join(rules)
-    yield f"method & {' & '.join(fractions)} & mean rank \\\\"
+    yield f"method & {' & '.join(fractions)} & {' & '.join(below or name for name, _, below in ranks)} \\\\"
 
 
 def _below(column: Column) -> str:
@@ -102,9 +105,12 @@ def _row(table: Table, row: Row, slots: Sequence[_Slot], published: Beside) -> I
             cell = table.cells[row.key, slot.column.key]
             values.append(_value(table, slot.column, cell))
             intervals.append(_small(wording.interval(cell)))
-    rank, _, held = wording.mean_rank(table, row).partition(" ")
-    yield f"{escape(wording.badged(row))} & {' & '.join(values)} & {escape(rank)} \\\\"
-    yield f" & {' & '.join(intervals)} & {_small(held)} \\\\"
+    for _, ranking in wording.rankings(table):
+        rank, _, held = wording.mean_rank(table, row, ranking).partition(" ")
+        values.append(escape(rank))
+        intervals.append(_small(held))
+    yield f"{escape(wording.badged(row))} & {' & '.join(values)} \\\\"
+    yield f" & {' & '.join(intervals)} \\\\"
 
 
 def _value(table: Table, column: Column, cell: Cell) -> str:

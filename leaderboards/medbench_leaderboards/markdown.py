@@ -81,6 +81,7 @@ def _table(
     board: Board, table: Table, columns: Sequence[Column], *, full: bool, ranks: bool, published: Beside
 ) -> str:
     first = {column.key: wording.best(table, column) for column in columns}
+    ranked = wording.rankings(table) if ranks else []
     beside_paper = {column.key for column in columns if full and published.marks(column)}
     lines = []
     for row in table.rows:
@@ -92,15 +93,14 @@ def _table(
             shown.append(_cell(board, cell, bold=row.key in first[column.key], full=full))
             if column.key in beside_paper:
                 shown.append(_published(published, row, column))
-        lines.append(
-            [escape(wording.badged(row)), *shown, *([wording.mean_rank(table, row)] if ranks else [])]
-        )
+        shown += [wording.mean_rank(table, row, ranking) for _, ranking in ranked]
+        lines.append([escape(wording.badged(row)), *shown])
     names = []
     for column in columns:
         names.append(escape(column.name))
         if column.key in beside_paper:
             names.append(f"{escape(column.name)}, published")
-    headers = ["method", *names, *(["mean rank"] if ranks else [])]
+    headers = ["method", *names, *(name for name, _ in ranked)]
     if board.base is None:
         text: str = tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)
         return text

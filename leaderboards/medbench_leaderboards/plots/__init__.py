@@ -43,9 +43,15 @@ def figures(board: Board) -> Iterator[tuple[str, str, "Figure"]]:
     for table in board.tables:
         made = {
             "heat-map": ("every task, every method", heat_map(table)),
-            "mean-ranks": ("mean ranks", mean_ranks(table)),
-            "critical-difference": ("critical difference", critical_difference(table)),
         }
+        for kind, ranking in (("", table.ranking), ("-image-tasks", table.image_ranking)):
+            if ranking is not None:
+                over = kind.replace("-", " ")
+                made[f"mean-ranks{kind}"] = (f"mean ranks{over}", mean_ranks(table, ranking))
+                made[f"critical-difference{kind}"] = (
+                    f"critical difference{over}",
+                    critical_difference(table, ranking),
+                )
         for one in series(table):
             made[f"label-efficiency-{one.file}"] = (
                 f"{one.name}, label efficiency",
