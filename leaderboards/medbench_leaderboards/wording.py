@@ -27,7 +27,9 @@ ORDER = (
     "in each over its label fractions; the others follow by name, and say in how many columns they have one"
 )
 
-IMAGE_RANK = "mean rank, image tasks: the same over the tasks that need no text encoder, for methods without one"
+IMAGE_RANK = (
+    "mean rank, image tasks: the same over the tasks that need no text encoder, for methods without one"
+)
 
 SYMBOLS = {"contaminated": "†", "one seed": "§", "small": "~", "repeat": "‡"}
 """What a mark looks like in a cell; a tie is the = of its rank."""

@@ -1,5 +1,6 @@
 """The first page: every table, methods by tasks and label fractions."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from medbench.cells import SOURCES
 from medbench_leaderboards.board import Board, Column, MeanRank, Row, Table
 from medbench_leaderboards.site.names import anchor, method_page, task_page
+from medbench_leaderboards.site.pictures import Picture
 from medbench_leaderboards.site.shown import Badge, Links, Shown, fidelity, find, show
 from medbench_leaderboards.wording import rankings
 
@@ -42,9 +44,10 @@ class Line:
     cells: tuple[Shown, ...]
 
 
-def overview(board: Board, links: Links) -> dict[str, Any]:
-    """What the template is filled with."""
-    return {"tables": [_table(links, table) for table in board.tables], "left_out": board.left_out}
+def overview(board: Board, links: Links, drawn: Mapping[str, Sequence[Picture]]) -> dict[str, Any]:
+    """What the template is filled with; `drawn` are the pictures of each table."""
+    tables = [_table(links, table) | {"pictures": drawn[table.name]} for table in board.tables]
+    return {"tables": tables, "left_out": board.left_out}
 
 
 def title(table: Table) -> str:
