@@ -43,9 +43,11 @@ def test_of_a_sum_of_what_is_drawn_they_are_the_draws() -> None:
 
     def mean(rows: npt.NDArray[np.int32]) -> npt.NDArray[np.float64]:
         """Of both strata, each divided by its own size."""
-        return sum(
+        ill, well = (
             rows[:, own] @ values[own] / rows[:, own].sum(axis=1)[:, None] for own in (positive, ~positive)
         )
+        found: npt.NDArray[np.float64] = ill + well
+        return found
 
     without = np.concatenate([mean(rows) for rows in left_out_blocks(names, positive)])
     drawn = mean(weights)
