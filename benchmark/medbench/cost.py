@@ -8,6 +8,7 @@ from typing import Final
 PRETRAIN_GFLOP: Final[dict[tuple[str, str], float]] = {
     ("clip", "paper"): 63.9,
     ("convirt", "paper"): 49.6,
+    ("gloria", "paper"): 54.1,
 }
 """By method and recipe, GFLOP of a film and its report, forward and backward: counted by `benchmarks/step_flops.py`."""
 
