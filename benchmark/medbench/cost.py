@@ -8,7 +8,13 @@ from typing import Final
 PRETRAIN_GFLOP: Final[dict[tuple[str, str], float]] = {
     ("clip", "paper"): 63.9,
     ("convirt", "paper"): 49.6,
-    ("gloria", "paper"): 54.1,
+    ("gloria", "paper"): 53.9,
+    ("mflag", "paper"): 36.8,
+    ("mgca", "paper"): 70.5,
+    ("mrm", "paper"): 60.2,
+    ("place", "paper"): 76.6,
+    ("reclf", "paper"): 95.9,
+    ("sista", "paper"): 82.8,
 }
 """By method and recipe, GFLOP of a film and its report, forward and backward: counted by `benchmarks/step_flops.py`."""
 
