@@ -1,10 +1,11 @@
 """Executors start the workers of a grid and wait for them; which worker computes what, leases say (`medbench.lease`).
 
-A worker is `medbench ARGUMENTS --worker LOG` and goes over the whole grid: it computes the cells that nobody has claimed,
-then waits for those of the others. So an executor starts equal processes, as many as it is told to, anywhere that sees
-the same results and cache folders, and knows nothing of cells.
+A worker is `medbench ARGUMENTS --worker LOG` and goes over the whole grid: it computes the cells that nobody has
+claimed, then waits for those of the others. So an executor starts equal processes, as many as it is told to, anywhere
+that sees the same results and cache folders, and knows nothing of cells.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -43,7 +44,7 @@ class Executor(Protocol):
         Interrupted (KeyboardInterrupt), it ends all of them and waits for that before it goes on raising.
 
         Args:
-            arguments: what stands behind `medbench`; `worker_arguments` makes those of one worker.
+            arguments: what stands behind `medbench`; `worker_command` makes the command of one worker.
             workers: how many.
             logs: folder, made by the caller, that all workers see; worker i writes to `worker_log(logs, i)`.
             say: prints a line for the user.
@@ -75,6 +76,6 @@ def worker_log(logs: Path, worker: int) -> Path:
     return logs / f"worker-{worker}.log"
 
 
-def worker_arguments(arguments: Sequence[str], log: Path) -> list[str]:
-    """What stands behind `medbench` for one worker."""
-    return [*arguments, "--worker", str(log)]
+def worker_command(arguments: Sequence[str], log: Path) -> list[str]:
+    """The command line of one worker, by this interpreter; what `--executor` says means nothing beside `--worker`."""
+    return [sys.executable, "-P", "-m", "medbench.cli", *arguments, "--worker", str(log)]
