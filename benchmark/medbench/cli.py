@@ -32,6 +32,7 @@ from medbench.commands import (
     named,
     prepare_process,
     pretrain_request,
+    print_cells,
     print_json,
     read_plugins,
     verb,
@@ -41,7 +42,6 @@ from medbench.plugins import KINDS, Catalogue, Kind
 from medbench.request import RunRequest
 
 if TYPE_CHECKING:
-    from medbench.records import Record
     from medbench.runner import RunOutcome
 
 # The program.
@@ -145,37 +145,19 @@ def _run_workers(options: o.RunOptions, catalogue: Catalogue, requests: Sequence
     if done.problem:
         typer.echo(f"medbench: {done.problem}", err=True)
         return done.code
-    _print_cells(options, done.records)
+    print_cells(done.records, as_json=options.as_json)
     return done.code
 
 
 def _finish(options: o.RunOptions, outcome: "RunOutcome") -> int:
     """Print what a run has given, or as a worker leave it to who started this process; the exit code."""
-    code = _exit_code(outcome)
     if options.worker is None:
-        _print_cells(options, outcome.records)
+        print_cells(outcome.records, as_json=options.as_json)
     else:
         from medbench.executors import grid
 
-        grid.hand_in(options.worker, outcome.records, code)
-    return code
-
-
-def _print_cells(options: o.RunOptions, records: Sequence["Record"]) -> None:
-    from medbench.cells import cells_table
-
-    if options.as_json:
-        print_json([record.model_dump(mode="json", by_alias=True) for record in records])
-    else:
-        typer.echo(cells_table(records))
-
-
-def _exit_code(outcome: "RunOutcome") -> int:
-    """1 if some cells failed; the code of the user's mistake where it kept every cell from being computed."""
-    if not outcome.failed and not outcome.errors:
-        return 0
-    computed = any(record.status == "ok" for record in outcome.records)
-    return 1 if computed or not outcome.errors else outcome.errors[0].exit_code
+        grid.hand_in(options.worker, outcome.records, outcome.exit_code)
+    return outcome.exit_code
 
 
 @verb(app, "plan")

@@ -469,6 +469,13 @@ class ListResultsOptions(ResultsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetryOptions(ResultsOptions):
+    """Of `results retry`."""
+
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class RescoreOptions(ResultsOptions):
     """Of `results rescore`."""
 

@@ -78,6 +78,14 @@ class RunOutcome:
         """Cells that failed."""
         return sum(record.status == "failed" for record in self.records)
 
+    @property
+    def exit_code(self) -> int:
+        """1 if some cells failed; the code of the user's mistake where it kept every cell from being computed."""
+        if not self.failed and not self.errors:
+            return 0
+        computed = any(record.status == "ok" for record in self.records)
+        return 1 if computed or not self.errors else self.errors[0].exit_code
+
 
 @dataclass
 class _Work:
