@@ -66,7 +66,7 @@ def run_grid(
     results = requests[0].results.absolute()
     progress = Progress("" if requests[0].real_data else "phantom", requests[0].quiet)
     total, done = _cells(requests, catalogue)
-    logs = results / RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    logs = results / RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.uname().nodename}-{os.getpid()}"
     (logs / CELLS).mkdir(parents=True)
     progress.say(
         f"{total:,} cells, {done:,} of them done before; {workers} {'worker' if workers == 1 else 'workers'}, "
