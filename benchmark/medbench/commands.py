@@ -17,6 +17,7 @@ from medbench.request import RunRequest
 
 if TYPE_CHECKING:
     from medbench.progress import Progress
+    from medbench.records import Record
 
 INTERRUPTED = 130
 
@@ -196,6 +197,16 @@ def complain(error: MedbenchError, verbose: bool) -> int:
 def print_json(value: Any) -> None:
     """Print the product where `--json` asks for it."""
     typer.echo(json.dumps(value, indent=2))
+
+
+def print_cells(records: "Sequence[Record]", *, as_json: bool) -> None:
+    """Print the product of a run."""
+    from medbench.cells import cells_table
+
+    if as_json:
+        print_json([record.model_dump(mode="json", by_alias=True) for record in records])
+    else:
+        typer.echo(cells_table(records))
 
 
 def read_plugins(options: o.Options, *, tolerant: bool = False) -> Catalogue:

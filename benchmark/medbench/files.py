@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import secrets
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,20 +21,52 @@ def replacing(path: Path) -> Iterator[Path]:
     Folders above `path` are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with _whole(path) as temporary:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Write bytes, so that a reader sees all of them or the file that was there before."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def create_atomic(path: Path, data: bytes) -> bool:
+    """Write bytes to a name that is free, whole; of several who do so at once one succeeds.
+
+    Returns:
+        False where a file of that name is there, or somebody was faster; it stays as it is.
+    """
+    with _whole(path) as temporary:
+        temporary.write_bytes(data)
+        _sync(temporary)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links: only whoever holds the lease comes here
+            if path.exists():
+                return False
+            os.replace(temporary, path)
+    return True
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` that no other process, of any host, uses; its file goes in the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sha256_bytes(data: bytes) -> str:
