@@ -17,7 +17,7 @@ from medbench.plugins import load_catalogue
 
 PROCESSES = 2
 
-SECONDS = 120.0
+SECONDS = 300.0
 """After which processes that wait for each other are ended."""
 
 
