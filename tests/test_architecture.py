@@ -20,7 +20,7 @@ FILES = [path for room in ROOMS.values() for path in sorted(room.rglob("*.py"))]
 LIGHT = (
     "medbench.cli", "medbench.commands", "medbench.data_commands", "medbench.feature_commands",
     "medbench.options", "medbench.plugins", "medbench.hookspecs", "medbench.specs",
-    "medbench.errors", "medbench.request", "medbench.describe", "medbench.progress",
+    "medbench.conformance.kit", "medbench.errors", "medbench.request", "medbench.describe", "medbench.progress",
     "medbench_methods", "medbench_tasks", "medbench_leaderboards",
 )  # fmt: skip
 
