@@ -252,7 +252,7 @@ def data_request(options: o.DataOptions, catalogue: Catalogue) -> RunRequest:
     )
 
 
-def data_folders(options: o.DataOptions, catalogue: Catalogue) -> dict[str, Path]:
+def data_folders(options: o.DataOptions | o.CheckOptions, catalogue: Catalogue) -> dict[str, Path]:
     """The folders that --data names, by dataset."""
     given = o.pairs("--data", options.data)
     return {catalogue.lookup_dataset(name).name: Path(folder).expanduser() for name, folder in given.items()}
