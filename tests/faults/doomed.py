@@ -1,20 +1,26 @@
-"""A process that has imported everything once and forks a child for each command; the child may be told where to die.
+"""A process that has imported everything once, and forks a child for each command that can be told what happens to it.
 
 Reads an order a line from standard input, as JSON, and answers each with a line:
 
-    {"arguments": ["run", ...], "environment": {...}, "log": FILE, "watch": DIR, "moment": null}
+    {"arguments": ["run", ...], "environment": {...}, "log": FILE, "watch": DIR, "fault": null}
     {"exit": 0, "seconds": 1.5, "calls": 120}
 
-`exit` is negative where a signal ended the child. `calls` counts what it did to files below `watch`. Moments:
+`exit` is negative where a signal ended the child. `calls` counts what it did to files below `watch`: opened one for
+writing, renamed, linked, cut or removed one, made or removed a folder. Faults:
 
-    ["call", n]      killed before the n-th such call: a file opened for writing, renamed, linked, removed, a folder made
-    ["bytes", n]     killed as soon as a file grows beyond n bytes: what is being written is cut there
-    ["seconds", s]   killed after so long
+    ["call", n]        killed before the n-th such call
+    ["bytes", n]       killed as soon as a file grows beyond n bytes: what is being written is cut there
+    ["seconds", s]     killed after so long
+    ["refuse", n, e]   the n-th such call and all that follow fail with error number e
+    ["limit", n]       no file can grow beyond n bytes
+    ["clock", s]       each time that is asked for lies up to s seconds before or behind the right one
 """
 
 import importlib
 import json
+import math
 import os
+import random
 import resource
 import signal
 import sys
@@ -36,10 +42,10 @@ CHANGES = {"os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir", "os.trun
 
 
 class Watch:
-    """Counts the calls that change files below a folder, and kills the process at one of them."""
+    """Counts the calls that change files below a folder; at one of them kills the process, or refuses from there on."""
 
-    def __init__(self, folder: str, deadly: int) -> None:
-        self.folder, self.deadly, self.calls = folder, deadly, 0
+    def __init__(self, folder: str, at: float, error: int) -> None:
+        self.folder, self.at, self.error, self.calls = folder, at, error, 0
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event == "open":
@@ -48,8 +54,10 @@ class Watch:
         else:
             path, changes = arguments[0] if arguments else None, event in CHANGES
         if changes and isinstance(path, str | os.PathLike) and os.fspath(path).startswith(self.folder):
-            if self.calls == self.deadly:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if self.calls >= self.at:
+                if self.error == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                raise OSError(self.error, os.strerror(self.error), os.fspath(path))
             self.calls += 1
 
 
@@ -59,13 +67,17 @@ def child(order: dict[str, Any], answer: int) -> None:
     os.dup2(log, 2)
     os.environ.update(order["environment"])
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # films are then decoded in this process
-    kind, n = order["moment"] or ("", 0)
-    watch = Watch(order["watch"], n if kind == "call" else -1)
+    kind, n, error = (*(order["fault"] or ("", 0)), 0)[:3]
+    watch = Watch(order["watch"], n if kind in ("call", "refuse") else math.inf, error)
     sys.addaudithook(watch)
-    if kind == "bytes":
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+    if kind in ("bytes", "limit"):
+        if kind == "bytes":
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (n, n))
+    if kind == "clock":
+        right, jump = time.time, random.Random(n)
+        time.time = lambda: right() + jump.uniform(-n, n)
     sys.argv = ["medbench", *order["arguments"]]
     from medbench.cli import main
 
@@ -93,9 +105,8 @@ def do(order: dict[str, Any]) -> dict[str, Any]:
             traceback.print_exc()
             os._exit(99)
     os.close(writing)
-    kind, n = order["moment"] or ("", 0)
-    if kind == "seconds":
-        time.sleep(n)
+    if order["fault"] and order["fault"][0] == "seconds":
+        time.sleep(order["fault"][1])
         os.kill(pid, signal.SIGKILL)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     seconds = time.monotonic() - start
