@@ -208,15 +208,16 @@ def uninterrupted(
             ended = doomed(folder, command)
             assert ended.code == 0, ended.log
             after = contents(folder)
-            sizes = [
-                (folder / path).stat().st_size
-                for path, content in after.items()
-                if before.get(path) != content
-            ]
+            sizes = [(folder / path).stat().st_size for path in after if not same_file(start, folder, path)]
             known[name] = Uninterrupted(command, start, before, after, ended, sizes)
         return known[name]
 
     return phase
+
+
+def same_file(one: Path, other: Path, path: str) -> bool:
+    """Whether a file of a copied folder was not written since."""
+    return (one / path).exists() and (one / path).stat().st_mtime_ns == (other / path).stat().st_mtime_ns
 
 
 def filled(command: Sequence[str], phantoms: Path) -> list[str]:

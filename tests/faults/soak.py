@@ -1,0 +1,51 @@
+"""A plugin for long runs: tasks whose cells take milliseconds, and an observer that notes what the process holds.
+
+Each finished cell adds a line to the file that SOAK_LOG names: bytes of memory, open files, threads.
+"""
+
+import os
+import threading
+from pathlib import Path
+
+from medbench.hookspecs import hookimpl
+from medbench.protocols.linear_probe import LinearProbe
+from medbench.specs import TaskSpec
+from medbench.task import Metric
+
+TASKS = 3
+
+
+class Quick(LinearProbe):
+    """The linear probe with a measure that takes no time."""
+
+    def score(self, predictions):
+        right = (predictions["score_pneumonia"] > 0) == predictions["target_pneumonia"]
+        return [Metric("right", float(right.mean()), None, None, "none", len(predictions))]
+
+    def reliability(self, predictions):
+        return ()
+
+
+@hookimpl
+def medbench_tasks():
+    for number in range(TASKS):
+        yield TaskSpec(
+            name=f"quick{number}",
+            target="soak:Quick",
+            summary="a linear probe that is hardly measured",
+            reference="none",
+            dataset="rsna",
+            needs=frozenset({"image.pooled"}),
+            primary_metric="right",
+            given={"split": "mgca_cls", "classes": ("pneumonia",)},
+        )
+
+
+@hookimpl
+def medbench_run_finished(record, workdir):
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    line = (
+        f"{pages * os.sysconf('SC_PAGESIZE')} {len(os.listdir('/proc/self/fd'))} {threading.active_count()}"
+    )
+    with open(os.environ["SOAK_LOG"], "a") as log:
+        print(line, file=log)
