@@ -400,12 +400,12 @@ class ResultStore:
         path = self.path(identity, identity.cell_id())
         if path.exists():
             aside = _free(path, "superseded")
-            beside = [path.with_suffix(s) for s in (".parquet", DRAWS) if path.with_suffix(s).exists()]
-            for file in beside:
-                write_atomic(aside.with_suffix(file.suffix), file.read_bytes())
+            beside = [suffix for suffix in (".parquet", DRAWS) if path.with_suffix(suffix).exists()]
+            for suffix in beside:
+                write_atomic(aside.with_suffix(suffix), path.with_suffix(suffix).read_bytes())
             os.replace(path, aside)
-            for file in beside:
-                file.unlink()
+            for suffix in beside:
+                path.with_suffix(suffix).unlink()
 
     def write_ids(self, sha256: str, parts: Mapping[str, Sequence[str]]) -> None:
         """Keep the id lists behind a hash that records name."""

@@ -15,7 +15,7 @@ import pytest
 from medbench.errors import MedbenchError, refused
 from medbench.files import replacing
 from medbench.plugins import load_catalogue
-from medbench.records import ResultStore, read_predictions, read_record
+from medbench.records import DRAWS, ResultStore, read_predictions, read_record
 from medbench.results import Results
 
 from ..test_records import identity, record
@@ -201,13 +201,14 @@ def test_two_at_once_write_one_file(tmp_path: Path) -> None:
 # Superseded records.
 
 
-@pytest.mark.parametrize("step", range(5))
+@pytest.mark.parametrize("step", range(8))
 def test_killed_while_a_record_is_superseded_both_have_their_predictions(
     step: int, results: ResultStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kill before each change (two of the copy, the move, the removal), and after all of them."""
+    """A kill before each change (two of each copy, the move, two removals), and after all of them."""
     own = identity(seed=1)
     path = results.path(own, own.cell_id())
+    path.with_suffix(DRAWS).write_bytes(b"draws")
     whole = path.with_suffix(".parquet").read_bytes()
     calls = iter(range(10))
 
@@ -225,8 +226,9 @@ def test_killed_while_a_record_is_superseded_both_have_their_predictions(
         try:
             results.supersede(own)
         except KeyboardInterrupt:
-            assert step < 4
+            assert step < 7
     aside = path.with_name(f"{path.stem}.superseded-1.json")
     assert path.exists() != aside.exists()
     kept = path if path.exists() else aside
     assert kept.with_suffix(".parquet").read_bytes() == whole
+    assert kept.with_suffix(DRAWS).read_bytes() == b"draws"
