@@ -1,6 +1,6 @@
-"""A plugin for long runs: tasks whose cells take milliseconds, and an observer that notes what the process holds.
+"""A plugin for long runs: tasks whose cells take no time, and an observer that notes what the process holds.
 
-Each finished cell adds a line to the file that SOAK_LOG names: bytes of memory, open files, threads.
+Each finished cell adds a line to `soak.log` in the results folder: bytes of memory, open files, threads.
 """
 
 import os
@@ -59,5 +59,5 @@ def medbench_run_finished(record, workdir):
     line = (
         f"{pages * os.sysconf('SC_PAGESIZE')} {len(os.listdir('/proc/self/fd'))} {threading.active_count()}"
     )
-    with open(os.environ["SOAK_LOG"], "a") as log:
+    with (workdir / "soak.log").open("a") as log:
         print(line, file=log)
