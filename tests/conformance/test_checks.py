@@ -202,3 +202,11 @@ def test_the_same_checks_as_tests(monkeypatch: pytest.MonkeyPatch, medbench_home
     without = run("--method", "example_method", "tests/test_seeding.py")
     assert without.returncode == 4
     assert "unrecognized arguments: --method" in without.stderr
+
+
+@pytest.mark.parametrize("kind", kit.KINDS)
+def test_the_page_names_every_check_in_its_order(kind: kit.CheckedKind) -> None:
+    page = (REPOSITORY / "docs" / "conformance.md").read_text()
+    section = page.split(f"## A {kind[:-1]}\n")[1].split("\n## ")[0]
+    named = re.findall(r"^\| `(\w+)` \|", section, flags=re.MULTILINE)
+    assert named == [check.__name__ for check in kit.checks_of(kind)]

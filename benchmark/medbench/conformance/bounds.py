@@ -19,7 +19,7 @@ def perfect(predictions: pd.DataFrame) -> pd.DataFrame:
     Raises:
         NotApplicable: no column is known to tell it.
     """
-    changed = {
+    changed: dict[str, object] = {
         f"score_{name}": np.where(predictions[f"target_{name}"] == 1, _SURE, -_SURE)
         for name in _scored(predictions)
     }

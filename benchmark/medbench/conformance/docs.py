@@ -28,7 +28,7 @@ def documented(catalogue: Catalogue, kind: Kind, spec: Spec, target: object) -> 
         raise Failed(f"no docstring of {spec.target}", "a sentence that says what it does", "Write one.")
     owner = catalogue.owner(kind, spec.name).name
     try:
-        about = metadata.metadata(owner)
+        about = metadata.metadata(owner).json
     except metadata.PackageNotFoundError:  # a file, or a module that is not installed
         plugin = next(plugin for plugin in catalogue.plugins if plugin.owner.name == owner)
         module = sys.modules.get(plugin.source) or sys.modules[spec.target.partition(":")[0]]
@@ -39,8 +39,8 @@ def documented(catalogue: Catalogue, kind: Kind, spec: Spec, target: object) -> 
                 "Write one.",
             ) from None
         return "summary, reference, docstrings of class and module"
-    pages = [url for url in about.get_all("Project-URL") or [] if "doc" in url.lower()]
-    if not (about.get_payload() or about.get("Description") or pages):
+    pages = [url for url in about.get("project_url", []) if "doc" in url.lower()]
+    if not (about.get("description") or pages):
         raise Failed(
             f"no README in the metadata of {owner}, and no page of documentation",
             "one of them",

@@ -51,7 +51,8 @@ STRIDES = (2, 4, 8, 16, 32)
 
 def declaration(subject: MethodSubject) -> str:
     """The class is a Method with recipes tiny, paper and micro, each a frozen dataclass, and trains if it says so."""
-    kind, spec = subject.method_class, subject.spec
+    spec = subject.spec
+    kind: Any = subject.catalogue.load("methods", spec.name)
     if not (isinstance(kind, type) and issubclass(kind, Method)):
         raise Failed(
             f"{spec.target}, {kind!r}",
@@ -490,7 +491,7 @@ def round_trip(subject: MethodSubject) -> str:
 def preprocessing(subject: MethodSubject) -> str:
     """Size, mean and std are those of films in [0, 1]: real arrays, normalised by them, are neither flat nor huge."""
     method = subject.build().eval()
-    inputs = module_of(method).preprocessing
+    inputs: Any = module_of(method).preprocessing
     if not isinstance(inputs, Preprocessing):
         raise Failed(f"preprocessing {inputs!r}", "a medbench.model.Preprocessing", "Give one.")
     if method.film_scale < 1:

@@ -4,7 +4,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ def declaration(subject: TaskSubject) -> str:
         )
     splits = catalogue.load("datasets", spec.dataset).splits
     for recipe in RECIPES:
-        task = catalogue.make_task(spec, recipe)
+        task: Any = catalogue.make_task(spec, recipe)
         if not isinstance(task, Task):
             raise Failed(
                 f"{spec.target} gives {type(task).__name__}", "a subclass of medbench.task.Task", "Derive it."
@@ -206,7 +206,7 @@ def unseen_labels(subject: TaskSubject) -> str:
 def positives(subject: TaskSubject) -> str:
     """`positives` tells for every film of the index, as bool, whether it holds something to learn; some train."""
     data = subject.taken
-    found = subject.make().positives(data.index)
+    found: Any = subject.make().positives(data.index)
     if not isinstance(found, np.ndarray) or found.dtype != np.bool_ or found.shape != (len(data.index),):
         is_ = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else type(found).__name__
         raise Failed(f"positives of {is_}", f"bool ({len(data.index)},)", "One value a row of the index.")

@@ -65,7 +65,7 @@ class TaskSubject:
                 f"{spec.dataset} has no phantom twin; give its folder with --data {spec.dataset}=DIR"
             )
         return RunRequest(
-            methods=serving[:1],  # type: ignore[arg-type]
+            methods=tuple(serving[:1]),
             tasks=(spec.name,),
             results=self.folder / "results",
             cache=self.folder / "cache",
