@@ -14,7 +14,7 @@ from typing import Final
 from medbench.executors import Executor, WorkerEnd
 from medbench.files import write_atomic
 from medbench.lease import Leases
-from medbench.planner import Opened
+from medbench.planner import Cell, Opened
 from medbench.plugins import Catalogue
 from medbench.progress import Progress
 from medbench.records import Record
@@ -92,7 +92,7 @@ def hand_in(log: Path, records: Sequence[Record], code: int) -> None:
 
 def _cells(requests: Sequence[RunRequest], catalogue: Catalogue) -> tuple[int, int]:
     """How many there are, and how many of them are done; everything is checked on the way."""
-    opened, cells = Opened(), {}
+    opened, cells = Opened(), dict[str, Cell]()
     for request in requests:
         # This machine may have none of the devices that the workers have.
         runner = Runner(replace(request, device="cpu"), catalogue, opened)
