@@ -71,7 +71,8 @@ def declaration(subject: MethodSubject) -> str:
             raise Failed(
                 f"recipe {name}, {recipe!r}", "a Recipe with a dataclass as its config", "Make it one."
             )
-        if not getattr(recipe.config, "__dataclass_params__", None).frozen:
+        made: Any = getattr(recipe.config, "__dataclass_params__", None)
+        if not made.frozen:
             raise Failed(
                 f"{type(recipe.config).__name__}, whose fields can be set",
                 "a config that nobody changes",
