@@ -4,6 +4,8 @@ Which column tells what is known by the names that the protocols of medbench use
 `pred_boxes` or `pred_runs` beside `true_boxes` or `true_runs`.
 """
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -19,7 +21,7 @@ def perfect(predictions: pd.DataFrame) -> pd.DataFrame:
     Raises:
         NotApplicable: no column is known to tell it.
     """
-    changed: dict[str, object] = {
+    changed: dict[str, Any] = {
         f"score_{name}": np.where(predictions[f"target_{name}"] == 1, _SURE, -_SURE)
         for name in _scored(predictions)
     }
@@ -42,9 +44,7 @@ def blind(predictions: pd.DataFrame) -> pd.DataFrame:
     Raises:
         NotApplicable: no column is known to tell it.
     """
-    changed: dict[str, object] = {
-        f"score_{name}": np.zeros(len(predictions)) for name in _scored(predictions)
-    }
+    changed: dict[str, Any] = {f"score_{name}": np.zeros(len(predictions)) for name in _scored(predictions)}
     if "pred_boxes" in predictions:
         none = [np.zeros(0, np.float32)] * len(predictions)
         changed |= {"pred_boxes": none, "pred_scores": none, "pred_labels": [[] for _ in none]}
@@ -60,7 +60,7 @@ def _scored(predictions: pd.DataFrame) -> list[str]:
     return [name for name in names if f"score_{name}" in predictions]
 
 
-def _with(predictions: pd.DataFrame, changed: dict[str, object]) -> pd.DataFrame:
+def _with(predictions: pd.DataFrame, changed: dict[str, Any]) -> pd.DataFrame:
     if not changed:
         raise NotApplicable("its predictions have no score_NAME beside target_NAME, and no boxes or masks")
     thresholds = {str(c): 0.0 for c in predictions if str(c).startswith("threshold_")}

@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -100,7 +101,8 @@ def index(subject: DatasetSubject) -> str:
         if not values[values.notna()].isin([0, 1]).all():
             odd_value = values[values.notna() & ~values.isin([0, 1])].iloc[0]
             raise Failed(f"a label {name} of {odd_value}", "1, 0 or NaN", "Say NaN where it is not known.")
-    for row in table.itertuples(index=False):
+    rows: Any = table.itertuples(index=False)
+    for row in rows:
         _check_file(found, str(row.image), int(row.bytes))
         _check_boxes(str(row.image), row.boxes, row.box_labels)
     patients = table["patient"].nunique()

@@ -70,7 +70,7 @@ class HostTensors(TorchFunctionMode):
         )
         moved = [self._is_moved(part) for part in parts]
         named = _device(name, args, kwargs)
-        if name in _TO_CPU or named == "cpu":
+        if name in _TO_CPU or (isinstance(named, str) and named == "cpu"):
             # The very same tensor comes back on the CPU, and is another one on a GPU.
             return result.clone() if any(result is part for part in parts) else result
         if isinstance(named, Tensor):

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -235,7 +235,7 @@ def _half(subject: TaskSubject) -> Rows:
     return data.split.train[half]
 
 
-def _differing(one: pd.DataFrame, other: pd.DataFrame, columns: Sequence[object]) -> list[str]:
+def _differing(one: pd.DataFrame, other: pd.DataFrame, columns: Iterable[object]) -> list[str]:
     """Columns that do not hold the same bytes."""
     return [
         str(column)
