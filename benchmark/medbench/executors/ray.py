@@ -96,7 +96,9 @@ class Ray:
     def _connect(self) -> None:
         host, _, port = (self.address or "").rpartition(":")
         terminate = signal.getsignal(signal.SIGTERM)
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster that is started here tells nobody of it
+        os.environ.setdefault(
+            "RAY_USAGE_STATS_ENABLED", "0"
+        )  # a cluster that is started here tells nobody of it
         # Of the others some may be secrets, and Ray logs these.
         ours = {name: value for name, value in os.environ.items() if name.startswith("MEDBENCH_")}
         try:
