@@ -25,6 +25,9 @@ SETTINGS: Final = ("address", "num_cpus", "num_gpus")
 NODES_LOST: Final = 10
 """How often a worker is started again because its node died."""
 
+GRACE: Final = 60
+"""Seconds that interrupted workers have to leave a checkpoint behind."""
+
 
 class Ray:
     """See `medbench.executors.Executor`.
@@ -85,9 +88,10 @@ class Ray:
                     else:
                         ends[worker] = end
             except KeyboardInterrupt:
-                for task_running in running:
-                    ray.cancel(task_running)
-                ray.wait(list(running), num_returns=len(running), timeout=60)
+                for left in running:
+                    ray.cancel(left)
+                if running:
+                    ray.wait(list(running), num_returns=len(running), timeout=GRACE)
                 raise
         finally:
             ray.shutdown()
@@ -96,9 +100,7 @@ class Ray:
     def _connect(self) -> None:
         host, _, port = (self.address or "").rpartition(":")
         terminate = signal.getsignal(signal.SIGTERM)
-        os.environ.setdefault(
-            "RAY_USAGE_STATS_ENABLED", "0"
-        )  # a cluster that is started here tells nobody of it
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # of a cluster that is started here
         # Of the others some may be secrets, and Ray logs these.
         ours = {name: value for name, value in os.environ.items() if name.startswith("MEDBENCH_")}
         try:
@@ -136,10 +138,11 @@ def _work(command: Sequence[str], folder: Path, log: Path) -> int:
 def _exit_code(ended: "ray.ObjectRef[int]", say: Callable[[str], None]) -> int | None:
     """What a task gave; None where it was lost."""
     try:
-        return ray.get(ended)
+        code: int = ray.get(ended)
     except RayError as error:
         say(f"Ray: {error}")
         return None
+    return code
 
 
 def _number(settings: Mapping[str, str], key: str) -> float | None:
