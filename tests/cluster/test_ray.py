@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
+from medbench.errors import UsageError
+
 pytest.importorskip("ray")
+from medbench.executors.ray import Ray
 
 ALONE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 """What runs so ends with its first process, as all of a machine does, and knows no other process."""

@@ -18,8 +18,9 @@ from medbench.errors import PluginError, UsageError
 from medbench.executors import WorkerEnd, worker_command, worker_log
 
 try:
+    from submitit.core.core import Job
     from submitit.core.utils import DelayedSubmission, FailedJobError
-    from submitit.slurm.slurm import SlurmExecutor, SlurmJob
+    from submitit.slurm.slurm import SlurmExecutor
 except ImportError:
     raise PluginError(
         "--executor slurm needs submitit, which is not installed: pip install 'medbench[slurm]'"
@@ -157,7 +158,7 @@ class Slurm:
             raise
         return [ends[number] for number in sorted(ends)]
 
-    def _submit(self, arguments: Sequence[str], numbers: Iterable[int], logs: Path) -> list[SlurmJob[int]]:
+    def _submit(self, arguments: Sequence[str], numbers: Iterable[int], logs: Path) -> list[Job[int]]:
         """Jobs of these workers, an array where there is more than one."""
         written = [worker_log(logs, number).absolute() for number in numbers]
         executor = SlurmExecutor(logs / "slurm", max_num_timeout=TIMEOUTS)
@@ -174,7 +175,7 @@ class Slurm:
             raise UsageError(f"Slurm does not take the job: {error}") from None
 
 
-def _states(jobs: Iterable[SlurmJob[int]]) -> dict[str, str]:
+def _states(jobs: Iterable[Job[int]]) -> dict[str, str]:
     """What Slurm says of jobs, by id, as `RUNNING node7` or `PENDING (Resources)`; one that has ended is left out."""
     known = {job.job_id: "unknown" for job in jobs}
     ids = sorted({job.partition("_")[0] for job in known})
@@ -189,7 +190,7 @@ def _states(jobs: Iterable[SlurmJob[int]]) -> dict[str, str]:
     return {job: state for job, state in said.items() if job in known}
 
 
-def _exit_code(job: SlurmJob[int], say: Callable[[str], None]) -> int | None:
+def _exit_code(job: Job[int], say: Callable[[str], None]) -> int | None:
     """The exit code of the worker of a job that has ended; None where it wrote none."""
     for _ in range(LATE):
         if job.paths.result_pickle.exists():
@@ -205,7 +206,7 @@ def _exit_code(job: SlurmJob[int], say: Callable[[str], None]) -> int | None:
     return job.result()
 
 
-def _cancel(jobs: Iterable[SlurmJob[int]]) -> None:
+def _cancel(jobs: Iterable[Job[int]]) -> None:
     """Cancel jobs and wait until they have ended."""
     jobs = list(jobs)
     subprocess.run(["scancel", *(job.job_id for job in jobs)], check=False)
