@@ -20,7 +20,8 @@ FILES = [path for room in ROOMS.values() for path in sorted(room.rglob("*.py"))]
 LIGHT = (
     "medbench.cli", "medbench.commands", "medbench.data_commands", "medbench.feature_commands",
     "medbench.options", "medbench.plugins", "medbench.hookspecs", "medbench.specs",
-    "medbench.errors", "medbench.executors", "medbench.request", "medbench.describe", "medbench.progress",
+    "medbench.conformance.kit", "medbench.errors", "medbench.executors", "medbench.request", "medbench.describe",
+    "medbench.progress",
     "medbench_methods", "medbench_tasks", "medbench_leaderboards",
 )  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from medbench import options as o
-from medbench.errors import MedbenchError, PluginError, UsageError
+from medbench.errors import MedbenchError, PluginError, UsageError, refused
 from medbench.plugins import Catalogue, Kind, load_catalogue
 from medbench.request import RunRequest
 
@@ -138,6 +138,12 @@ def _done(body: Callable[[_O], int], options: _O) -> int:
         return body(options)
     except MedbenchError as error:
         return complain(error, options.verbose)
+    except OSError as error:
+        refusal = refused(error)
+        if refusal is None:
+            raise
+        refusal.__cause__ = error
+        return complain(refusal, options.verbose)
     except KeyboardInterrupt:
         typer.echo("medbench: interrupted; run the same command again to go on", err=True)
         return INTERRUPTED
@@ -252,7 +258,7 @@ def data_request(options: o.DataOptions, catalogue: Catalogue) -> RunRequest:
     )
 
 
-def data_folders(options: o.DataOptions, catalogue: Catalogue) -> dict[str, Path]:
+def data_folders(options: o.DataOptions | o.CheckOptions, catalogue: Catalogue) -> dict[str, Path]:
     """The folders that --data names, by dataset."""
     given = o.pairs("--data", options.data)
     return {catalogue.lookup_dataset(name).name: Path(folder).expanduser() for name, folder in given.items()}

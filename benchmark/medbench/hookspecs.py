@@ -58,7 +58,7 @@ def medbench_find_checkpoint(method: str, name: str) -> Path | None:
 
 @hookspec
 def medbench_run_started(request: "RunRequest", workdir: Path) -> None:
-    """A run is about to start; `workdir` is its results folder."""
+    """A run, or a worker of one, is about to start; `workdir` is its results folder."""
 
 
 @hookspec

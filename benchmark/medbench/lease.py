@@ -28,7 +28,7 @@ from typing import Final
 BEAT: Final = 10.0
 """Seconds between two signs of life of a holder."""
 
-ABANDONED: Final = 120.0
+ABANDONED: Final = 300.0
 """Seconds without one after which a lease of another host is taken over."""
 
 _SIZE: Final = 1024
@@ -93,8 +93,9 @@ class Lease:
         self._ended.set()
         self._heart.join()
         os.close(self._file)
-        # Somebody who thinks it abandoned may be replacing it: then it is not ours to remove.
-        with suppress(FileExistsError), _breaking(self._path, self._holder.token):
+        # Somebody who thinks it abandoned may be replacing it: then it is not ours to remove. Where the folder is away,
+        # it is abandoned as soon as this process has ended.
+        with suppress(OSError), _breaking(self._path, self._holder.token):
             if self.owned():
                 self._path.unlink()
 

@@ -42,6 +42,22 @@ class JsonOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckOptions(JsonOptions):
+    """Of `plugins check`."""
+
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Method, task or dataset. Default: all that plugins add."),
+    ] = None
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data", metavar="NAME=DIR", help="Folder of one dataset, instead of its phantom. Repeatable."
+        ),
+    ] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataOptions(Options):
     """Where data are."""
 

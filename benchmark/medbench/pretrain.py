@@ -589,8 +589,11 @@ class _AtomicCheckpoints(TorchCheckpointIO):
     """A checkpoint file is whole or not there, and holds tensors and plain containers only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with replacing(Path(path)) as partial:
-            torch.save(checkpoint, partial)
+        with (
+            replacing(Path(path)) as partial,
+            partial.open("wb") as file,
+        ):  # torch names no errors of its own files
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None

@@ -24,12 +24,11 @@ def list_results(options: o.ListResultsOptions) -> int:
     folder = results_folder(options)
     from medbench.cells import format_metric
     from medbench.describe import table
-    from medbench.records import ResultStore, fraction_name, read_record
+    from medbench.records import ResultStore, fraction_name, read_listed
 
-    files = list(ResultStore(folder).files())
-    records = [read_record(path) for path in files]
+    records = read_listed(ResultStore(folder).files())
     if options.as_json:
-        print_json([record.model_dump(mode="json", by_alias=True) for record in records])
+        print_json([record.model_dump(mode="json", by_alias=True) for _, record in records])
         return 0
     rows = [
         {
@@ -44,7 +43,7 @@ def list_results(options: o.ListResultsOptions) -> int:
             "value": format_metric(record.primary) if record.status == "ok" else "n/a",
             "file": str(path.relative_to(folder)),
         }
-        for path, record in zip(files, records, strict=True)
+        for path, record in records
     ]
     typer.echo(table(rows) if rows else f"no records in {folder}")
     return 0

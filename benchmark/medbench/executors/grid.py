@@ -14,7 +14,7 @@ from typing import Final
 from medbench.executors import Executor, WorkerEnd
 from medbench.files import write_atomic
 from medbench.lease import Leases
-from medbench.planner import Opened
+from medbench.planner import Cell, Opened
 from medbench.plugins import Catalogue
 from medbench.progress import Progress
 from medbench.records import Record
@@ -66,7 +66,7 @@ def run_grid(
     results = requests[0].results.absolute()
     progress = Progress("" if requests[0].real_data else "phantom", requests[0].quiet)
     total, done = _cells(requests, catalogue)
-    logs = results / RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    logs = results / RUNS / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.uname().nodename}-{os.getpid()}"
     (logs / CELLS).mkdir(parents=True)
     progress.say(
         f"{total:,} cells, {done:,} of them done before; {workers} {'worker' if workers == 1 else 'workers'}, "
@@ -92,7 +92,7 @@ def hand_in(log: Path, records: Sequence[Record], code: int) -> None:
 
 def _cells(requests: Sequence[RunRequest], catalogue: Catalogue) -> tuple[int, int]:
     """How many there are, and how many of them are done; everything is checked on the way."""
-    opened, cells = Opened(), {}
+    opened, cells = Opened(), dict[str, Cell]()
     for request in requests:
         # This machine may have none of the devices that the workers have.
         runner = Runner(replace(request, device="cpu"), catalogue, opened)

@@ -192,8 +192,8 @@ class Training:
             "validations": self.validations,
             "best": self.best,
         }
-        with replacing(self.path) as partial:
-            torch.save(state, partial)
+        with replacing(self.path) as partial, partial.open("wb") as file:  # torch names no errors of its own files
+            torch.save(state, file)
 
     def _resume(self) -> None:
         if not self.path.is_file():
