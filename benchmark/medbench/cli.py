@@ -65,6 +65,9 @@ def main() -> None:
 
     def terminate(signum: int, frame: FrameType | None) -> None:
         if os.getpid() == owner:
+            signal.signal(
+                signal.SIGTERM, signal.SIG_IGN
+            )  # Slurm sends several: what is tidied up now shall be done
             raise KeyboardInterrupt
         # A worker process forked from here is told to stop by its pool: it ends as it would without us.
         signal.signal(signum, signal.SIG_DFL)
@@ -141,12 +144,20 @@ def _run_workers(options: o.RunOptions, catalogue: Catalogue, requests: Sequence
             f"--device {options.device}: {workers} workers can not share it. Give --device cuda for one device each, "
             "or --processes 1."
         )
-    done = grid.run_grid(executors.make(name), sys.argv[1:], workers, requests, catalogue)
+    done = grid.run_grid(_executor(name, options), sys.argv[1:], workers, requests, catalogue)
     if done.problem:
         typer.echo(f"medbench: {done.problem}", err=True)
         return done.code
     print_cells(done.records, as_json=options.as_json)
     return done.code
+
+
+def _executor(name: str, options: o.RunOptions) -> executors.Executor:
+    settings = {"slurm": o.pairs("--slurm", options.slurm), "ray": o.pairs("--ray", options.ray)}
+    for other, given in settings.items():
+        if given and other != name:
+            raise UsageError(f"--{other} is of --executor {other}; this is --executor {name}.")
+    return executors.make(name, **settings.get(name, {}))
 
 
 def _finish(options: o.RunOptions, outcome: "RunOutcome") -> int:

@@ -46,6 +46,7 @@ class Holder:
         born: when that was started, as the kernel says it; another process of the same `pid` has another one.
         log: file that the process writes to, where an executor started it, else "".
         at: what it is computing of what it claimed, "" for all of it.
+        lost: how many holders before it were lost at the same.
         beats: signs of life so far.
     """
 
@@ -55,6 +56,7 @@ class Holder:
     born: str
     log: str
     at: str = ""
+    lost: int = 0
     beats: int = 0
 
     def dead(self) -> bool:
@@ -105,7 +107,8 @@ class Lease:
     def at(self, part: str) -> None:
         """Say what of that which was claimed is being computed now."""
         with self._writing:
-            self._holder = replace(self._holder, at=part)
+            same = self.predecessor is not None and self.predecessor.at == part
+            self._holder = replace(self._holder, at=part, lost=self._holder.lost if same else 0)
             self._write()
 
     def _beat(self, seconds: float) -> None:
@@ -177,6 +180,7 @@ class Leases:
     def _take_over(self, path: Path, found: bytes, mine: Holder) -> Lease | None:
         holder = _holder(found)
         token = "unreadable" if holder is None else holder.token
+        mine = mine if holder is None else replace(mine, lost=holder.lost + 1)
         try:
             with _breaking(path, token):
                 if _read(path) != found:  # a sign of life, or somebody was faster

@@ -367,6 +367,16 @@ class RunOptions(PlanOptions):
             "--processes", metavar="N", min=1, help="Workers of the executor. Default: one a GPU, or one."
         ),
     ] = None
+    slurm: Annotated[
+        list[str],
+        typer.Option("--slurm", metavar="KEY=VALUE", help="A flag of sbatch, as partition=gpu. Repeatable."),
+    ] = field(default_factory=list)
+    ray: Annotated[
+        list[str],
+        typer.Option(
+            "--ray", metavar="KEY=VALUE", help="address, or num_cpus or num_gpus of a worker. Repeatable."
+        ),
+    ] = field(default_factory=list)
     cell_timeout: Annotated[
         float | None,
         typer.Option(

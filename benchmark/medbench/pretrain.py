@@ -689,6 +689,8 @@ def _quiet_lightning() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*have no `val_dataloader`")
             # a frozen encoder stays in eval mode
             warnings.filterwarnings("ignore", message=r".*module\(s\) in eval mode at the start of training")
+            # on a login node, where nobody asked for a job
+            warnings.filterwarnings("ignore", message=".*`srun` command is available on your system")
             # Lightning 2.6 asks torch 2.14 in an old way
             warnings.filterwarnings(
                 "ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning

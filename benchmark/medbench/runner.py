@@ -308,11 +308,16 @@ class Runner:
     def _see_alive(self, lease: Lease) -> None:
         """See that no other worker of this run died of what is claimed here.
 
+        Of a worker on another machine all that is known is its silence: that machine may be gone. Once that is no
+        fault of the cell's.
+
         Raises:
             WorkerDied: one did; with the end of its log.
         """
         left, own = lease.predecessor, self.request.worker
         if left is None or own is None or Path(left.log).parent != own.parent:
+            return
+        if not left.dead() and left.lost == 0:
             return
         died = WorkerDied(
             f"{left} ended while it computed this, and could not say why: killed by the system, which may have had no "

@@ -64,10 +64,19 @@ EXECUTORS: Final = {
 }
 
 
-def make(name: str) -> Executor:
-    """The executor that `--executor NAME` stands for; one of `EXECUTORS`."""
+def make(name: str, /, **settings: str) -> Executor:
+    """The executor that `--executor NAME` stands for; one of `EXECUTORS`.
+
+    Args:
+        name: of it.
+        settings: what `--NAME KEY=VALUE` says.
+
+    Raises:
+        PluginError: a library that it needs is not installed.
+        UsageError: a setting is wrong.
+    """
     module, _, attribute = EXECUTORS[name].partition(":")
-    made: Executor = getattr(import_module(module), attribute)()
+    made: Executor = getattr(import_module(module), attribute)(**settings)
     return made
 
 
