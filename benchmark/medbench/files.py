@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def replacing(path: Path) -> Iterator[Path]:
     """Write the file that is yielded; if nothing is raised it takes the place of `path`, whole, also after a power cut.
 
-    Folders above `path` are made.
+    Folders above `path` are made. A power cut may bring back the file that was there before (`sync_folder`).
 
     Raises:
         OSError: the disk refuses, whatever library found out; it names `path`.
@@ -31,8 +31,6 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
-        with suppress(OSError):  # a file system that does not sync folders
-            _sync(path.parent)
 
 
 @contextmanager
@@ -64,8 +62,14 @@ def _system_error(error: BaseException | None) -> int:
     return 0
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on disk before going on, where the file system can: before what they replace goes."""
+    with suppress(OSError):
+        _sync(folder)
+
+
 def _sync(path: Path) -> None:
-    """Have what is written to a file, or which names are in a folder, on disk before going on."""
+    """Have what was written to a file or a folder on disk before going on."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
