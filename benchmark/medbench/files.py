@@ -26,16 +26,43 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: the disk refuses, whatever library found out; it names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     with _whole(path) as temporary:
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
 
 
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write bytes, so that a reader sees all of them or the file that was there before."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def create_atomic(path: Path, data: bytes) -> bool:
+    """Write bytes to a name that is free, whole; of several who do so at once one succeeds.
+
+    Returns:
+        False where a file of that name is there, or somebody was faster; it stays as it is.
+    """
+    with _whole(path) as temporary:
+        temporary.write_bytes(data)
+        _sync(temporary)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links: only whoever holds the lease comes here
+            if path.exists():
+                return False
+            os.replace(temporary, path)
+        sync_folder(path.parent)  # with the names of what was written beside it before
+    return True
+
+
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
     """A name beside `path` that no other process, of any host, uses; its file goes in the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
@@ -63,7 +90,7 @@ def _system_error(error: BaseException | None) -> int:
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on disk before going on, where the file system can: before what they replace goes."""
+    """Have the names in a folder on disk before going on, where the file system can do that."""
     with suppress(OSError):
         _sync(folder)
 
@@ -75,12 +102,6 @@ def _sync(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write bytes, so that a reader sees all of them or the file that was there before."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(data)
 
 
 def sha256_bytes(data: bytes) -> str:

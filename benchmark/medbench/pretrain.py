@@ -7,7 +7,7 @@ optimiser, schedule, sums of losses, what early stopping has seen. *When* a chec
 
     <store>/<key>/           finished weights, as `medbench.weights` reads them
     <store>/<key>.partial/   a run under way: last.ckpt and the best weights so far
-    <store>/<key>.lock       held by the process that trains them
+    <store>/<key>.lease      of the process that trains them
 """
 
 import logging
@@ -38,7 +38,8 @@ from medbench.data.prepared import PreparedImages
 from medbench.data.splits import Split
 from medbench.devices import Precision, describe, deterministic, watch_determinism
 from medbench.errors import DataError, MedbenchError, UsageError, WeightsError
-from medbench.files import locked, replacing
+from medbench.files import replacing
+from medbench.lease import held
 from medbench.method import Method, PretrainConfig, Recipe, Setup
 from medbench.model import ImageTextBatch, TextBatch
 from medbench.progress import Advance, Progress
@@ -117,7 +118,7 @@ def pretrain(
     key = weights_key(method_name, owner, recipe, corpus, split, seed, precision)
     folder, partial = store / key, store / f"{key}.partial"
     store.mkdir(parents=True, exist_ok=True)
-    with locked(store / f"{key}.lock", f"pretraining {method_name}, seed {seed}", progress):
+    with held(store / f"{key}.lease", f"pretraining {method_name}, seed {seed}", progress.say):
         if finished(store, key) is None:
             partial.mkdir(exist_ok=True)
             # what a run leaves that is killed while it writes its last files, or someone who deletes some of them

@@ -27,7 +27,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medbench.errors import DataError
-from medbench.files import sha256_file, write_atomic
+from medbench.files import create_atomic, sha256_file, write_atomic
 from medbench.metrics.bootstrap import Bootstrap, Resample
 
 SCHEMA: Final = "medbench.result/1"
@@ -251,6 +251,9 @@ class Failure(_Block):
     type: str
     message: str
     traceback: str
+    request: dict[str, Any] | None = Field(
+        default=None, description="of the cell alone: what `results retry` runs it again by"
+    )
 
 
 class Times(_Block):
@@ -366,6 +369,8 @@ class ResultStore:
     ) -> Record:
         """Write a record, the files beside it first, so that a record never names a file that is not there.
 
+        A cell is recorded once: where a finished record of it stands, that one stays, whoever wrote it.
+
         Args:
             record: `predictions` and `draws` are filled in here.
             predictions: one row a test sample; None for skipped and failed cells.
@@ -373,11 +378,16 @@ class ResultStore:
             delong_se: its standard error by DeLong, where it is an AUROC.
 
         Returns:
-            The record as written.
+            The record as written, or the one that stands.
         """
         path = self.path(record.identity, record.cell_id)
         if record.status == "failed":
-            path = _free(path, "failed")
+            while not create_atomic(_free(path, "failed"), record.to_json().encode()):
+                pass
+            return record
+        if (stands := self.find(record.identity)) is not None:
+            return stands
+        path.unlink(missing_ok=True)  # half a pair
         if predictions is not None:
             table = path.with_suffix(".parquet")
             write_atomic(table, predictions.to_parquet(index=False))
@@ -389,7 +399,8 @@ class ResultStore:
             write_atomic(file, _npy(bootstrap.draws))
             drawn = draws_block(file, record.primary_metric, bootstrap, delong_se)
             record = record.model_copy(update={"draws": drawn})
-        write_atomic(path, record.to_json().encode())
+        if not create_atomic(path, record.to_json().encode()):
+            return read_record(path)
         return record
 
     def supersede(self, identity: Identity) -> None:
