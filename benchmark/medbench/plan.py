@@ -268,7 +268,8 @@ def plan(requests: Sequence[RunRequest], catalogue: Catalogue) -> Plan:
                         encoder = planner.encoder(method, seed)
                     except WeightsError as error:
                         missing[str(error)] = error
-                epochs = planner.recipe(method).pretrain.epochs if trained else 0
+                pretraining = planner.recipe(method).pretrain if trained else None
+                epochs = pretraining.epochs if pretraining is not None else 0
                 weights[method.name, config, seed] = _weights(
                     method, config, seed, encoder, request, epochs, pairs or cost.PAIRS
                 )

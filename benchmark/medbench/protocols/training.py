@@ -192,7 +192,8 @@ class Training:
             "validations": self.validations,
             "best": self.best,
         }
-        with replacing(self.path) as partial, partial.open("wb") as file:  # torch names no errors of its own files
+        # Opened here, since torch names no errors of files that it opens.
+        with replacing(self.path) as partial, partial.open("wb") as file:
             torch.save(state, file)
 
     def _resume(self) -> None:
