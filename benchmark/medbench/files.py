@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def replacing(path: Path) -> Iterator[Path]:
     """Write the file that is yielded; if nothing is raised it takes the place of `path`, whole, also after a power cut.
 
-    Folders above `path` are made.
+    Folders above `path` are made. A power cut may bring back the file that was there before (`sync_folder`).
 
     Raises:
         OSError: the disk refuses, whatever library found out; it names `path`.
@@ -30,7 +30,6 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
-        _sync_names(path.parent)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -56,7 +55,7 @@ def create_atomic(path: Path, data: bytes) -> bool:
             if path.exists():
                 return False
             os.replace(temporary, path)
-        _sync_names(path.parent)
+        sync_folder(path.parent)  # with the names of what was written beside it before
     return True
 
 
@@ -90,18 +89,19 @@ def _system_error(error: BaseException | None) -> int:
     return 0
 
 
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on disk before going on, where the file system can do that."""
+    with suppress(OSError):
+        _sync(folder)
+
+
 def _sync(path: Path) -> None:
-    """Have what is written to a file, or which names are in a folder, on disk before going on."""
+    """Have what was written to a file or a folder on disk before going on."""
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
     finally:
         os.close(opened)
-
-
-def _sync_names(folder: Path) -> None:
-    with suppress(OSError):  # a file system that does not sync folders
-        _sync(folder)
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -26,7 +26,7 @@ from medbench.data.index import Index
 from medbench.data.splits import Split
 from medbench.devices import Precision
 from medbench.errors import WeightsError
-from medbench.files import replacing, sha256_file, write_atomic
+from medbench.files import replacing, sha256_file, sync_folder, write_atomic
 from medbench.method import ADDED_LATER, FROM_DISK, Method, Recipe, Setup
 from medbench.seeding import derive_seed, seed_everything
 
@@ -185,6 +185,7 @@ def save(method: Method, folder: Path, info: Mapping[str, Any], tensors: Path | 
     about = {**info, "config": config_json(method.config), "sha256": sha256, "format": FORMAT}
     write_atomic(building / INFO, json.dumps(about, indent=2, allow_nan=False).encode())
     building.replace(folder)
+    sync_folder(folder.parent)  # whoever trained them removes its checkpoint next
     return sha256
 
 
