@@ -41,7 +41,7 @@ class PretrainConfig:
 
     Attributes:
         epochs: at most; early stopping may end sooner.
-        batch_size: pairs a step and device. A corpus smaller than this is one batch.
+        batch_size: pairs a batch, over all processes that train together. A corpus smaller than this is one batch.
         accumulate: batches summed into one optimiser step.
         lr: peak learning rate.
         final_lr: the lowest learning rate after the warm-up: at the end of the cosine, or of each of its cycles; a

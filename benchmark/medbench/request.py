@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medbench.processes import ALONE, Processes
+
 
 @dataclass(frozen=True)
 class RunRequest:
@@ -33,6 +35,7 @@ class RunRequest:
         resume: go on from checkpoints of interrupted work.
         offline: ask no hub for anything.
         workers: processes for decoding and writing images.
+        processes: that pretrain together; what comes after pretraining is done by the first one alone.
         quiet: no progress.
         verbose: more words.
     """
@@ -60,6 +63,7 @@ class RunRequest:
     resume: bool = True
     offline: bool = False
     workers: int = 1
+    processes: Processes = ALONE
     quiet: bool = False
     verbose: bool = False
 

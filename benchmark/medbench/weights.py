@@ -99,14 +99,23 @@ def content_on_disk(config: Any) -> dict[str, str]:
 
 
 def weights_key(
-    method_name: str, owner: str, recipe: Recipe, corpus: Index, split: Split, seed: int, precision: Precision
+    method_name: str,
+    owner: str,
+    recipe: Recipe,
+    corpus: Index,
+    split: Split,
+    seed: int,
+    precision: Precision,
+    processes: int = 1,
 ) -> str:
     """The name of these weights in the store: the method and a hash over all that the weights depend on.
 
     That is: who brings the method, in which version, its resolved config and optimisation, files that the config names,
     every row of the corpus, which rows are trained and validated on, the seed, the precision and the version of the
-    training engine.
+    training engine. How many processes train together counts where a loss is over the share of each: unless the config
+    has `gather`, with which it is over the pairs of all.
     """
+    apart = processes > 1 and not getattr(recipe.config, "gather", False)
     resolved = {
         "engine": ENGINE,
         "method": method_name,
@@ -118,6 +127,7 @@ def weights_key(
         "seed": seed,
         "precision": precision,
         **content_on_disk(recipe.config),
+        **({"processes": processes} if apart else {}),
     }
     digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
     return f"{method_name}-{digest[:24]}"

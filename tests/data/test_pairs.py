@@ -180,7 +180,9 @@ def test_gallery_is_the_same_for_every_batch_size(n: int, size: int, most: int) 
     pairs, _ = make(texts(n))
     batches = ValidationBatches(pairs, size)
     chosen = [
-        k * batches.batch_size + place for k in range(len(batches)) for place in batches.in_gallery(k, most)
+        k * batches.batch_size + place
+        for k in range(len(batches))
+        for place in batches.in_gallery(k, most)[0]
     ]
     assert len(chosen) == len(set(chosen)) == min(n, most)
     assert chosen == sorted(chosen)
