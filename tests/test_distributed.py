@@ -240,8 +240,8 @@ def test_two_processes_give_the_loss_curve_of_one_with_the_joined_batch(
         max(abs(a - b) for a, b in zip(curve, shares[0]["curve"], strict=True)) > 0.01
     )  # a share is no batch
     two = folder / "together" / one.name  # under the same key
-    assert (info(one)["processes"], info(two)["processes"]) == (1, W)
-    assert info(two)["batch_statistics"] == "none"
+    assert (info(one)["computed"]["processes"], info(two)["computed"]["processes"]) == (1, W)
+    assert info(two)["computed"]["batch_statistics"] == "none"
     for ours, theirs in zip(info(two)["history"], info(one)["history"], strict=True):
         for part in ("train", "validation"):
             assert ours[part] == pytest.approx(theirs[part], rel=TOLERANCE)
@@ -274,7 +274,7 @@ def test_batch_norm_on_the_cpu_is_each_process_own_and_said_so(
     folder: Path, shares: list[dict[str, Any]], alone: tuple[Path, list[float], dict[str, Tensor]]
 ) -> None:
     about = info(folder / "batch_norm" / shares[0]["batch norm"])
-    assert about["batch_statistics"] == "of each process"
+    assert about["computed"]["batch_statistics"] == "of each process"
     assert any("4 pairs of a batch of 8; BatchNorm takes its statistics over" in s for s in shares[0]["said"])
     # its losses are over shares, too, so these are other weights than those of one process
     from medbench.weights import weights_key
@@ -316,6 +316,18 @@ def test_batch_norms_are_joined_whatever_they_are() -> None:
     assert all(isinstance(part, torch.nn.SyncBatchNorm) for part in module[:2])
     assert module[2].synchronised is True
     assert statistics(torch.nn.Linear(2, 2)) == "none"
+
+
+@pytest.mark.slow
+def test_compiled_losses_are_the_same(
+    alone: tuple[Path, list[float], dict[str, Tensor]], tmp_path: Path
+) -> None:
+    one, curve, _ = alone
+    some = Recipe(recipe(**WITHOUT_BATCH_NORM).config, dataclasses.replace(SCHEDULE, compile=True))
+    compiled, found, _ = train(tmp_path, some)
+    assert info(compiled)["computed"]["compile"] is True
+    assert compiled.name == one.name
+    np.testing.assert_allclose(found, curve, rtol=1e-4)
 
 
 TORCHRUN = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "node1", "MASTER_PORT": "29400"}

@@ -56,10 +56,19 @@ from medbench.files import locked, replacing
 from medbench.method import Method, PretrainConfig, Recipe, Setup
 from medbench.model import ImageTextBatch, TextBatch
 from medbench.progress import Advance, Progress
+from medbench.recompute import keep_statistics, recompute_activations
 from medbench.schedule import Plateau, learning_rate
 from medbench.seeding import derive_seed, seed_everything
 from medbench.task import Fit
-from medbench.weights import ENGINE, config_json, finished, save, save_tensors, weights_key
+from medbench.weights import (
+    ENGINE,
+    computed_json,
+    config_json,
+    finished,
+    save,
+    save_tensors,
+    weights_key,
+)
 
 GALLERY: Final = 1000
 """Pairs of the validation set that image-to-report retrieval is measured over: all, or this many, evenly spaced."""
@@ -167,6 +176,12 @@ def pretrain(
             method = method_class.from_corpus(recipe.config, training.sentences, setup)
             if own.of > 1 and device.type == "cuda":
                 synchronise(method)
+            if recipe.pretrain.checkpointing and not recompute_activations(method):
+                raise UsageError(
+                    f"pretrain.checkpointing is true, but {method_name} has no encoder with timm's"
+                    " `set_grad_checkpointing` or transformers' `gradient_checkpointing_enable`. Leave it false, or"
+                    " give an encoder one of them."
+                )
             films = images(method.model.preprocessing.resize * method.film_scale, "pad")
             pin = device.type == "cuda"
             run = _Run(
@@ -181,7 +196,7 @@ def pretrain(
                     own,
                 ),
                 ValidationBatches(_pairs(method, validation, films), recipe.pretrain.batch_size, pin, own)
-                if len(validation) >= 2
+                if len(validation) >= max(2, own.of)
                 else None,
                 seed=seed,
                 share=own,
@@ -201,8 +216,12 @@ def pretrain(
                 "precision": precision,
                 "device": describe(device),
                 "nondeterministic": sorted(nondeterministic),
-                "processes": own.of,
-                "batch_statistics": statistics(method),
+                "computed": {
+                    "processes": own.of,
+                    "batch_statistics": statistics(method),
+                    **computed_json(recipe.config),
+                    **computed_json(recipe.pretrain),
+                },
                 "engine": ENGINE,
                 "medbench": version("medbench"),
                 "corpus": _describe_corpus(corpus, split, films, training, validation),
@@ -232,6 +251,30 @@ def _describe_processes(own: Share, run: "_Run") -> str:
             "; BatchNorm takes its statistics over the pairs of one process, as it can only be joined on CUDA"
         )
     return said
+
+
+def _compiled(method: Method) -> Callable[[ImageTextBatch, int], dict[str, Tensor]]:
+    """`method.losses` as one graph, with the random numbers that it draws uncompiled.
+
+    Raises:
+        UsageError: when it is called, if torch can not compile it.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    losses = torch.compile(method.losses, fullgraph=True, options={"fallback_random": True})
+
+    def call(batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
+        try:
+            return losses(batch, epoch)
+        except TorchDynamoException as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UsageError(
+                f"pretrain.compile is true, but torch {torch.__version__} can not compile the losses of"
+                f" {type(method).__name__}: {lines[0]} ({type(error).__name__}). A compiler for C++ is needed on the"
+                " CPU. Leave it false, or mend what is named."
+            ) from error
+
+    return call
 
 
 def _describe_corpus(
@@ -350,6 +393,8 @@ class _Run(pl.LightningModule):
         self._gallery: list[tuple[Tensor, ...]] = []  # places in the gallery, films, reports
         self._has_text = True
         self._note = ""
+        self._losses = _compiled(method) if config.compile else method.losses
+        self._put_back: Callable[[], None] = lambda: None
         self._session = self._saved = time.monotonic()
 
     @property
@@ -414,7 +459,7 @@ class _Run(pl.LightningModule):
             )
         step = batch.epoch * len(self.training_batches) + batch.number
         self._draw_for("step", step)
-        terms = self.method.losses(self._pairs(batch), batch.epoch)
+        terms = self._losses(self._pairs(batch), batch.epoch)
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         self._means.add({**terms, "loss": loss})
         for name, value in {**terms, "their sum": loss}.items():
@@ -424,6 +469,13 @@ class _Run(pl.LightningModule):
                 step + 1
             )  # -1 becomes `step`; `torch.where` would copy a scalar
         return loss
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        if self.config.checkpointing:
+            self._put_back = keep_statistics(self.method)
+
+    def on_after_backward(self) -> None:
+        self._put_back()
 
     def _draw_for(self, what: str, number: int) -> None:
         """Seed torch; processes draw apart, or the same masks would be over the pairs of each."""

@@ -27,7 +27,7 @@ from medbench.data.splits import Split
 from medbench.devices import Precision
 from medbench.errors import WeightsError
 from medbench.files import replacing, sha256_file, write_atomic
-from medbench.method import ADDED_LATER, FROM_DISK, Method, Recipe, Setup
+from medbench.method import ADDED_LATER, FROM_DISK, SAME_NUMBERS, Method, Recipe, Setup
 from medbench.seeding import derive_seed, seed_everything
 
 TENSORS: Final = "weights.safetensors"
@@ -61,15 +61,25 @@ class Weights:
 
 
 def config_json(config: Any) -> dict[str, Any]:
-    """A config (frozen dataclass, nested or not) as JSON types, without `ADDED_LATER` fields at their default."""
+    """What decides numbers of a config (frozen dataclass, nested or not), as JSON types.
+
+    Without `ADDED_LATER` fields at their default, and without `SAME_NUMBERS` fields.
+    """
     plain: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
     return {
         field.name: plain[field.name]
         for field in fields(config)
-        if not (
+        if not SAME_NUMBERS.items() <= field.metadata.items()
+        and not (
             ADDED_LATER.items() <= field.metadata.items() and getattr(config, field.name) == field.default
         )
     }
+
+
+def computed_json(config: Any) -> dict[str, Any]:
+    """The `SAME_NUMBERS` fields of a config: how its numbers are computed; JSON types."""
+    same = [field.name for field in fields(config) if SAME_NUMBERS.items() <= field.metadata.items()]
+    return {name: getattr(config, name) for name in same}
 
 
 def content_on_disk(config: Any) -> dict[str, str]:

@@ -301,11 +301,11 @@ class ValidationBatches:
     """Validation pairs in the order of the index, centre crops, every pair once; the last batch may be smaller.
 
     Attributes:
-        batch_size: pairs a batch, over all processes; all of them where they are fewer.
+        batch_size: pairs a batch, over all processes; all of them where they are fewer, less what can not be shared.
     """
 
     def __init__(self, pairs: Pairs, batch_size: int, pin: bool = False, share: Share = WHOLE) -> None:
-        self.batch_size = max(1, min(batch_size, len(pairs)))
+        self.batch_size = max(share.of, min(batch_size, len(pairs) // share.of * share.of))
         self._pairs, self._pin, self._share = pairs, pin, share
 
     def __len__(self) -> int:
