@@ -133,8 +133,8 @@ def attend_as_cuda(
     scaling: float,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """The fused kernel. Its dropout, which CUDA draws inside of it, is left out."""
-    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    """The fused kernel, without what that of the CPU can not and CUDA's can: dropout, and a mask, here all True."""
+    mixed = F.scaled_dot_product_attention(query, key, value, scale=scaling)
     return mixed.transpose(1, 2).contiguous(), None
 
 
