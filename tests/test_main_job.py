@@ -138,8 +138,11 @@ def test_what_is_done_is_not_done_again(cache: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "task",
     [
-        "rsna_det",
-        *(pytest.param(task, marks=pytest.mark.slow) for task in ("rsna_seg", "rsna_ft", "rsna_zs")),
+        "rsna_lp",
+        *(
+            pytest.param(task, marks=pytest.mark.slow)
+            for task in ("rsna_det", "rsna_seg", "rsna_ft", "rsna_zs")
+        ),
     ],
 )
 def test_the_same_seed_gives_the_same_bytes(task: str, tmp_path: Path) -> None:

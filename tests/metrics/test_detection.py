@@ -220,7 +220,7 @@ def test_precision_agrees_with_pycocotools() -> None:
     assert coco_precision(detections, IOUS_COCO).mean() == pytest.approx(expected, abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 12), st.booleans(), st.integers(1, 3))
 def test_froc_agrees_with_a_loop(seed: int, images: int, ties: bool, classes: int) -> None:
     detections = random_detections(seed, images, ties, classes)
