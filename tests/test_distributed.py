@@ -6,6 +6,7 @@ The file runs itself in two processes, since a test module can not be imported b
 import dataclasses
 import json
 import runpy
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ VIT: dict[str, Any] = {
     "text_mlm_epochs": 0,
 }
 WITHOUT_BATCH_NORM: dict[str, Any] = VIT | {"head_norm": "layer", "gather": True}
+WITH_BATCH_NORM: dict[str, Any] = {"text_mlm_epochs": 0, "gather": True}
 SCHEDULE = PretrainConfig(epochs=2, batch_size=8, lr=1e-3, warmup=0.1, clip_gradient=1.0)
 
 
@@ -90,7 +92,12 @@ def corpus() -> tuple[Index, Split, PreparedImages]:
 
 
 def train(
-    store: Path, some: Recipe, *, kill_at: int | None = None, progress: Progress | None = None
+    store: Path,
+    some: Recipe,
+    *,
+    kill_at: int | None = None,
+    progress: Progress | None = None,
+    device: torch.device = CPU,
 ) -> tuple[Path, list[float], dict[str, Tensor]]:
     """Pretrain; also gives the loss of each training step, and the gradients of the first."""
     curve: list[float] = []
@@ -123,7 +130,7 @@ def train(
             owner="tests",
             recipe_name="micro",
             seed=3,
-            device=CPU,
+            device=device,
             precision="32",
             store=store,
             progress=progress or Progress(quiet=True),
@@ -167,6 +174,14 @@ def normalised(norm: MaskedBatchNorm, rows: Tensor, weight: Tensor, mask: Tensor
     return {"out": out.detach(), "grad": rows.grad, "mean": norm.running_mean, "var": norm.running_var}
 
 
+def process_on_cuda(rank: int, folder: Path, port: int) -> None:
+    """What each process does that has a CUDA device; results go to a file."""
+    device = torch.device("cuda", rank)
+    with joined(Processes(W, rank, rank, "localhost", port), device):
+        name, curve, _ = train(folder / "cuda", recipe(**WITH_BATCH_NORM), device=device)
+    torch.save({"name": name.name, "curve": curve}, folder / f"{rank}.pt")
+
+
 def process(rank: int, folder: Path, port: int) -> None:
     """What each process does; results go to a file."""
     torch.set_num_threads(1)
@@ -190,27 +205,26 @@ def process(rank: int, folder: Path, port: int) -> None:
     torch.save(found, folder / f"{rank}.pt")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where two processes left what they made; they are started once for all tests."""
-    import socket
-
-    folder = tmp_path_factory.mktemp("processes")
+def start(folder: Path, what: str) -> None:
+    """Run this file in W processes, and wait for them."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     spawn = mp.get_context("spawn")
-    workers = [
-        spawn.Process(
-            target=runpy.run_path, args=(__file__, {"RANK": rank, "FOLDER": folder, "PORT": port}, "process")
-        )
-        for rank in range(W)
-    ]
+    given = [{"RANK": rank, "FOLDER": folder, "PORT": port} for rank in range(W)]
+    workers = [spawn.Process(target=runpy.run_path, args=(__file__, each, what)) for each in given]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * W
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two processes left what they made; they are started once for all tests."""
+    folder = tmp_path_factory.mktemp("processes")
+    start(folder, "process")
     return folder
 
 
@@ -380,5 +394,19 @@ def test_on_cuda_batch_norm_has_the_statistics_of_all_processes(tmp_path: Path) 
         dist.destroy_process_group()
 
 
+@pytest.mark.gpu
+def test_two_cuda_devices_with_batch_norm_train_as_one(tmp_path: Path) -> None:
+    if torch.cuda.device_count() < W:
+        pytest.skip(f"needs {W} CUDA devices, found {torch.cuda.device_count()}")
+    alone, curve, _ = train(tmp_path / "alone", recipe(**WITH_BATCH_NORM), device=torch.device("cuda", 0))
+    start(tmp_path, "process on cuda")
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(W)]
+    assert found[0]["name"] == alone.name
+    assert info(tmp_path / "cuda" / alone.name)["computed"]["batch_statistics"] == "of all processes"
+    np.testing.assert_allclose(np.mean([share["curve"] for share in found], axis=0), curve, rtol=1e-3)
+
+
 if __name__ == "process":
     process(RANK, FOLDER, PORT)  # type: ignore[name-defined]  # noqa: F821
+if __name__ == "process on cuda":
+    process_on_cuda(RANK, FOLDER, PORT)  # type: ignore[name-defined]  # noqa: F821

@@ -563,12 +563,15 @@ class _Run(pl.LightningModule):
             self._has_text = False
             return
         films = model.embed_image(model.encode_image(pairs.images[chosen]))  # (G, E)
-        self._gallery.append(tuple(part.cpu() for part in (places, films.float(), reports.float())))
+        self._gallery.append((places, films.float(), reports.float()))
 
     def on_validation_epoch_end(self) -> None:
         assert self.validation_batches is not None
         self._validation = self._validation_means.read()
-        if gallery := together(self._gallery):
+        gallery = self._gallery
+        if self.share.of > 1:
+            gallery = together([tuple(part.cpu() for part in parts) for parts in gallery])
+        if gallery:
             places, films, reports = (torch.cat(parts) for parts in zip(*gallery, strict=True))
             same = torch.from_numpy(self.validation_batches.gallery_text_ids(GALLERY))[places.cpu()]
             self._validation["image_to_report_top1"] = top1_accuracy(films, reports, same.to(films.device))
