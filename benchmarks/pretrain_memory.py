@@ -26,13 +26,12 @@ import torch
 import torch.nn.functional as F
 from step_inputs import captions, write_bert
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
 from medbench.devices import autocast
 from medbench.method import Method, Setup
 from medbench.model import ImageTextBatch
 from medbench.plugins import load_catalogue
-from medbench_methods.modules import image_encoder
+from medbench_methods.modules import bert, image_encoder
 from medbench_methods.modules.attention import ATTENTION
 
 GB = 1e9
@@ -144,11 +143,16 @@ def choose_as_cuda(blocks: nn.ModuleList, device: torch.device) -> None:
         inner.fused_attn = True
 
 
-def build(name: str, backbone: str, bert: Path) -> Method:
+def build(name: str, backbone: str, text_encoder: Path) -> Method:
     """The method at the sizes that are counted, with random weights."""
     method_class: type[Method] = load_catalogue().load("methods", name)
     config = method_class.recipes["paper"].config
-    changes = {"pretrained": False, "text_encoder": str(bert), "text_layers": 12, "text_max_tokens": TOKENS}
+    changes = {
+        "pretrained": False,
+        "text_encoder": str(text_encoder),
+        "text_layers": 12,
+        "text_max_tokens": TOKENS,
+    }
     if hasattr(config, "full_report"):
         changes["full_report"] = True
     config = dataclasses.replace(config, **BACKBONES[backbone], **changes)
@@ -160,9 +164,9 @@ def build(name: str, backbone: str, bert: Path) -> Method:
     )
 
 
-def report(name: str, backbone: str, bert: Path, pairs: int, chunk: int) -> None:
+def report(name: str, backbone: str, text_encoder: Path, pairs: int, chunk: int) -> None:
     """Count one method over one backbone, and print it."""
-    method = build(name, backbone, bert)
+    method = build(name, backbone, text_encoder)
     counts = [kept(method, b) for b in BATCHES]
     parts = ("image encoder", "text encoder", "losses")
     plain = {part: at([c.of_part.get(part, 0) for c in counts], pairs) for part in parts}
@@ -206,7 +210,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1024)
     parser.add_argument("--chunk", type=int, default=16)
     arguments = parser.parse_args()
-    AttentionInterface.register(ATTENTION, attend_as_cuda)
+    bert.AttentionInterface.register(ATTENTION, attend_as_cuda)  # in the place of what that module registered
     image_encoder.choose_attention = choose_as_cuda
     with tempfile.TemporaryDirectory() as folder:
         write_bert(Path(folder), layers=12)
