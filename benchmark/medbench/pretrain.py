@@ -10,7 +10,7 @@ are averaged, and the first one writes.
 
     <store>/<key>/           finished weights, as `medbench.weights` reads them
     <store>/<key>.partial/   a run under way: last.ckpt and the best weights so far
-    <store>/<key>.lock       held by the process that trains them
+    <store>/<key>.lease      of the process that trains them
 """
 
 import logging
@@ -52,7 +52,8 @@ from medbench.distributed import (
     together,
 )
 from medbench.errors import DataError, MedbenchError, UsageError, WeightsError
-from medbench.files import locked, replacing
+from medbench.files import replacing
+from medbench.lease import held
 from medbench.method import Method, PretrainConfig, Recipe, Setup
 from medbench.model import ImageTextBatch, TextBatch
 from medbench.progress import Advance, Progress
@@ -142,11 +143,10 @@ def pretrain(
     key = weights_key(method_name, owner, recipe, corpus, split, seed, precision, own.of)
     folder, partial = store / key, store / f"{key}.partial"
     store.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
+    with ExitStack() as stack:
         if own.number == 0:  # the others wait for its answer
-            held.enter_context(
-                locked(store / f"{key}.lock", f"pretraining {method_name}, seed {seed}", progress)
-            )
+            what = f"pretraining {method_name}, seed {seed}"
+            stack.enter_context(held(store / f"{key}.lease", what, progress.say))
         if not first_says(finished(store, key) is not None):
             if own.number == 0:
                 partial.mkdir(exist_ok=True)
@@ -707,8 +707,11 @@ class _AtomicCheckpoints(TorchCheckpointIO):
     """A checkpoint file is whole or not there, and holds tensors and plain containers only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with replacing(Path(path)) as partial:
-            torch.save(checkpoint, partial)
+        with (
+            replacing(Path(path)) as partial,
+            partial.open("wb") as file,
+        ):  # torch names no errors of its own files
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None

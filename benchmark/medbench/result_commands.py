@@ -3,10 +3,19 @@
 import typer
 
 from medbench import options as o
-from medbench.commands import Environment, data_request, print_json, read_plugins, results_folder, verb
+from medbench.commands import (
+    Environment,
+    data_request,
+    prepare_process,
+    print_cells,
+    print_json,
+    read_plugins,
+    results_folder,
+    verb,
+)
 from medbench.errors import DataError, UsageError
 
-app = typer.Typer(help="Records: list, verify, rescore, export.", no_args_is_help=True)
+app = typer.Typer(help="Records: list, verify, rescore, export, retry.", no_args_is_help=True)
 
 
 @verb(app, "list")
@@ -15,12 +24,11 @@ def list_results(options: o.ListResultsOptions) -> int:
     folder = results_folder(options)
     from medbench.cells import format_metric
     from medbench.describe import table
-    from medbench.records import ResultStore, fraction_name, read_record
+    from medbench.records import ResultStore, fraction_name, read_listed
 
-    files = list(ResultStore(folder).files())
-    records = [read_record(path) for path in files]
+    records = read_listed(ResultStore(folder).files())
     if options.as_json:
-        print_json([record.model_dump(mode="json", by_alias=True) for record in records])
+        print_json([record.model_dump(mode="json", by_alias=True) for _, record in records])
         return 0
     rows = [
         {
@@ -35,7 +43,7 @@ def list_results(options: o.ListResultsOptions) -> int:
             "value": format_metric(record.primary) if record.status == "ok" else "n/a",
             "file": str(path.relative_to(folder)),
         }
-        for path, record in zip(files, records, strict=True)
+        for path, record in records
     ]
     typer.echo(table(rows) if rows else f"no records in {folder}")
     return 0
@@ -137,3 +145,30 @@ def rescore_results(options: o.RescoreOptions) -> int:
         counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
         typer.echo(f"{len(done)} records, {len(verdicts)} numbers{f': {counts}' if counts else ''}")
     return DataError.exit_code if any(each.wrong for each in done) else 0
+
+
+@verb(app, "retry")
+def retry_results(options: o.RetryOptions) -> int:
+    """Run the cells again that failed, and those alone.
+
+    As they were asked for, on the data that were named then. Prints their table. Cells that were done since are left.
+    """
+    catalogue = read_plugins(options)
+    from medbench.retry import data_of, failed_requests
+
+    requests, unknown = failed_requests(results_folder(options), Environment.read().cache_folder())
+    if unknown:
+        typer.echo(f"{unknown} failed cells do not say what asked for them; give the command again", err=True)
+    if not requests:
+        typer.echo("no failed cell is left")
+        return 0
+    prepare_process(requests[0])
+    from medbench.runner import RunOutcome, run_all
+
+    whole = RunOutcome()
+    for data in {repr(data_of(request)): data_of(request) for request in requests}.values():
+        outcome = run_all([request for request in requests if data_of(request) == data], catalogue)
+        whole.records += outcome.records
+        whole.errors += outcome.errors
+    print_cells(whole.records, as_json=options.as_json)
+    return whole.exit_code

@@ -18,8 +18,8 @@ from medbench.records import (
     Record,
     ResultStore,
     read_draws,
+    read_listed,
     read_predictions,
-    read_record,
     sha256_json,
 )
 from medbench.statistics.delong import Influence, influence
@@ -50,13 +50,11 @@ class Results:
         base: str | None = None,
     ) -> None:
         self.root = root
-        self.records = tuple(read_record(path) for path in files)
-        self.failures = tuple(read_record(path) for path in failed)
+        current, failures = read_listed(files), read_listed(failed)
+        self.records = tuple(record for _, record in current)
+        self.failures = tuple(record for _, record in failures)
         self.catalogue, self.base = catalogue, base
-        self._paths = {
-            id(record): path
-            for record, path in zip((*self.records, *self.failures), (*files, *failed), strict=True)
-        }
+        self._paths = {id(record): path for path, record in (*current, *failures)}
         self._bootstraps: dict[int, Bootstrap | None] = {}
         self._influences: dict[int, Influence | None] = {}
 

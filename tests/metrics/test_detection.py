@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medbench.metrics.bootstrap import (
-    CENTRED_LOGIT_INTERVAL,
     DRAWS,
     INTERVAL,
+    JACKKNIFE_LOGIT_INTERVAL,
     interval,
     patient_bootstrap_weights,
 )
@@ -479,7 +479,7 @@ def test_intervals_hold_the_value_and_repeat() -> None:
         assert metric.high is not None
         assert 0 <= metric.low < metric.value < metric.high <= 1
         assert f"{DRAWS}" in metric.interval
-        assert metric.interval == (CENTRED_LOGIT_INTERVAL if metric.name.startswith("map_") else INTERVAL)
+        assert metric.interval == (JACKKNIFE_LOGIT_INTERVAL if metric.name.startswith("map_") else INTERVAL)
         assert metric.bootstrap is not None
         assert (metric.low, metric.high) == interval(
             metric.interval, metric.value, metric.bootstrap.draws, metric.bootstrap.resample.units
