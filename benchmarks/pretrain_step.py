@@ -2,11 +2,13 @@
 
     python benchmarks/pretrain_step.py --method place --recipe tiny
     python benchmarks/pretrain_step.py --method clip --recipe micro --steps 20 --device cuda
+    python benchmarks/pretrain_step.py --method clip --recipe tiny --compile
 
 Films are noise and reports are drawn from a few words: the time of a step depends on shapes only. Each combination runs
 in processes of its own, because kept memory can not be given up again. The least time over the steps is printed for
 each part, since anything else that runs on the machine only adds to it. A dash is a part that a method has none of, or
-does within its losses: `mrm` reads a report only together with a film.
+does within its losses: `mrm` reads a report only together with a film. With `--compile` the losses, encoders included,
+are measured as they are and compiled, as `pretrain.compile` has it; how long the first step took stands below.
 """
 
 import argparse
@@ -84,10 +86,14 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
         return run
 
-    model.encode_image = timed("image encoder", model.encode_image)
-    model.encode_text = timed("text encoder", model.encode_text)
-    encoder = model.image_encoder  # asked itself where some of the patches are hidden
-    encoder.encode_visible = timed("image encoder", encoder.encode_visible)
+    losses = method.losses
+    if arguments.compiled:
+        losses = torch.compile(method.losses, fullgraph=True, options={"fallback_random": True})
+    else:  # a clock is nothing to compile
+        model.encode_image = timed("image encoder", model.encode_image)
+        model.encode_text = timed("text encoder", model.encode_text)
+        encoder = model.image_encoder  # asked itself where some of the patches are hidden
+        encoder.encode_visible = timed("image encoder", encoder.encode_visible)
     optimiser = torch.optim.AdamW(
         [p for p in method.parameters() if p.requires_grad],
         lr=config.lr,
@@ -106,6 +112,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         )
         for step in range(arguments.steps + 2):  # the first two warm up
             if step == 2:
+                first = seconds["whole step"][0]
                 seconds.clear()
             with part("whole step"):
                 with part("data"):
@@ -113,7 +120,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                     images = model.preprocessing.normalise(batch.films(size))
                     images = images.contiguous(memory_format=torch.channels_last)
                 with part("forward"), devices.autocast(device, arguments.precision):
-                    terms = method.losses(ImageTextBatch(images, batch.text, batch.report_vectors), 0)
+                    terms = losses(ImageTextBatch(images, batch.text, batch.report_vectors), 0)
                 with part("backward"):
                     torch.stack([term.float() for term in terms.values()]).sum().backward()
                 with part("optimiser"):
@@ -128,10 +135,36 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": devices.describe(device)["name"],
         "kept": kept,
+        "first": first,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
         "parameters": sum(p.numel() for p in method.parameters()),
         "seconds": best,
     }
+
+
+def alone(*choice: str) -> dict[str, Any]:
+    """What one combination comes to, in a process of its own."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--one", *choice]
+    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    return found
+
+
+def compare_compiled(arguments: argparse.Namespace) -> None:
+    """Measure the losses as they are and compiled, turn by turn, and print the ratio."""
+    pairs = [(alone(), alone("--compiled")) for _ in range(ROUNDS)]
+    eager, compiled = (
+        min(found, key=lambda one: one["seconds"]["whole step"]) for found in zip(*pairs, strict=True)
+    )
+    print(
+        f"{arguments.method} {arguments.recipe}: batch {eager['batch']}, {eager['side']} px, {eager['device']},"
+        f" {eager['threads']} threads, float32; ms, least of {ROUNDS} x {arguments.steps} steps"
+    )
+    for name in ("data", "forward", "backward", "optimiser", "whole step"):
+        print(f"{name:16}" + "".join(f"{1e3 * one['seconds'][name]:14.1f}" for one in (eager, compiled)))
+    ratio = compiled["seconds"]["whole step"] / eager["seconds"]["whole step"]
+    print(
+        f"compiled / as it is: {ratio:.2f}; first step {eager['first']:.1f} s and {compiled['first']:.1f} s"
+    )
 
 
 def main() -> None:
@@ -146,18 +179,21 @@ def main() -> None:
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--precision", default="32", help=argparse.SUPPRESS)
     parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--compile", action="store_true", help="as it is and compiled, in float32")
+    parser.add_argument("--compiled", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(arguments)))
+        return
+    if arguments.compile:
+        compare_compiled(arguments)
         return
     combinations = [("32", False), ("bf16", False)]
     if arguments.device == "cpu":
         combinations += [("32", True), ("bf16", True)]
     found: dict[tuple[str, bool], dict[str, Any]] = {}
     for precision, keep in combinations * ROUNDS:
-        choice = ["--one", "--precision", precision, *(["--keep"] if keep else [])]
-        command = [sys.executable, __file__, *sys.argv[1:], *choice]
-        one = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        one = alone("--precision", precision, *(["--keep"] if keep else []))
         before = found.get((precision, keep), one)
         if one["seconds"]["whole step"] <= before["seconds"]["whole step"]:
             found[precision, keep] = one

@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from medbench import lease
 from medbench.data.index import Index
@@ -44,6 +45,21 @@ class ToyConfig:
     dropout: float = 0.3
 
 
+class Recomputing(nn.Sequential):
+    """Layers that can be computed again backward, switched on as timm's are."""
+
+    again = False
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.again = enable
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.again and torch.is_grad_enabled():
+            found: Tensor = checkpoint(super().forward, images, use_reentrant=False)
+            return found
+        return super().forward(images)
+
+
 class ToyModel(nn.Module):
     """Convolution, batch norm, dropout; a bag of words."""
 
@@ -51,7 +67,7 @@ class ToyModel(nn.Module):
         super().__init__()
         self.preprocessing = Preprocessing(size=SIZE, resize=SIDE)
         self.words = list(words)
-        self.image = nn.Sequential(
+        self.image = Recomputing(
             nn.Conv2d(3, config.width, 3, stride=2),
             nn.BatchNorm2d(config.width),
             nn.ReLU(),
@@ -689,6 +705,38 @@ def test_bf16_resumes_exactly_too(tmp_path: Path) -> None:
         == expected
     )
     assert outcome(train(tmp_path / "c"))["sha256"] != expected["sha256"]
+
+
+def test_activations_that_are_computed_again_change_no_weight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = train(tmp_path / "kept")
+    calls = []
+    forward = Recomputing.forward
+    monkeypatch.setattr(
+        Recomputing, "forward", lambda self, images: (calls.append(self.again), forward(self, images))[1]
+    )
+    again = train(tmp_path / "again", micro(checkpointing=True))
+    assert calls and all(calls)
+    assert again.name == kept.name  # found as the same weights
+    expected = outcome(kept)
+    assert outcome(again) == expected | {"computed": expected["computed"] | {"checkpointing": True}}
+
+
+def test_a_method_without_such_an_encoder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Recomputing, "set_grad_checkpointing")
+    with pytest.raises(
+        UsageError, match=r"pretrain\.checkpointing is true, but toy has no encoder with timm's"
+    ):
+        train(tmp_path, micro(checkpointing=True))
+
+
+def test_what_can_not_be_compiled_is_told(tmp_path: Path) -> None:
+    Toy.on_losses = lambda call: torch._dynamo.graph_break()
+    with pytest.raises(
+        UsageError, match=r"pretrain\.compile is true, but torch .* can not compile the losses of Toy"
+    ):
+        train(tmp_path, micro(compile=True))
 
 
 def test_progress_is_one_line_on_standard_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

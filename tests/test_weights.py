@@ -16,6 +16,7 @@ from medbench import weights as module
 from medbench.errors import WeightsError
 from medbench.method import Method, Recipe, Setup, from_disk
 from medbench.model import ImageTextBatch, Preprocessing
+from medbench.records import read_record
 from medbench.weights import (
     config_json,
     content_on_disk,
@@ -295,3 +296,20 @@ def test_content_of_files_that_a_config_names_is_known(
     seen.append(content_on_disk(Renamed()))
     assert len({str(one) for one in seen}) == 3
     assert all(one for one in seen)
+
+
+RESULTS = Path(__file__).resolve().parents[1] / "leaderboards" / "results" / "tiny"
+
+
+@pytest.mark.parametrize(
+    "name", ["clip", "convirt", "gloria", "mflag", "mgca", "mrm", "place", "reclf", "sista"]
+)
+def test_recipes_are_those_that_committed_records_were_made_with(name: str) -> None:
+    """A field that is added must not take records from those who look for them."""
+    from medbench.plugins import load_catalogue
+
+    recipe = load_catalogue(third_party=False).load("methods", name).recipes["tiny"]
+    record = read_record(next(iter(sorted((RESULTS / name / "rsna_lp").glob("1pct-s0-*.json")))))
+    assert record.identity.method_config == config_json(recipe.config)
+    assert record.identity.pretrain_config == config_json(recipe.pretrain)
+    assert record.identity.cell_id() == record.cell_id

@@ -35,6 +35,7 @@ from medbench.commands import (
     print_cells,
     print_json,
     read_plugins,
+    together,
     verb,
 )
 from medbench.errors import PluginError, UsageError, did_you_mean
@@ -100,17 +101,28 @@ def run(options: o.RunOptions) -> int:
     catalogue = read_plugins(options)
     if options.suite is not None:
         return _run_suite(options, catalogue)
-    request = _run_request(options, catalogue)
+    # Tasks of srun are left apart: they may be workers that share a grid.
+    request = together(_run_request(options, catalogue), srun=False)
     if _by_workers(options):
+        if request.processes.count > 1:
+            raise UsageError("Workers of an executor are started by one process, found several of torchrun.")
         return _run_workers(options, catalogue, (request,))
     prepare_process(request)
     from medbench import runner
 
-    return _finish(options, runner.run(request, catalogue))
+    if request.processes.count == 1:
+        return _finish(options, runner.run(request, catalogue))
+    outcome = runner.run_together(request, catalogue)
+    return 0 if outcome is None else _finish(options, outcome)
 
 
 def _run_suite(options: o.RunOptions, catalogue: Catalogue) -> int:
     requests, left_out = _suite(options, catalogue)
+    if requests and together(requests[0], srun=False).processes.count > 1:
+        raise UsageError(
+            "--suite: a suite is run by one process at a time, found several that torchrun started. Pretrain with"
+            " `torchrun ... medbench pretrain`, and divide the suite with --shard."
+        )
     if not options.quiet:
         for sentence in left_out:
             typer.echo(f"left out: {sentence}", err=True)
@@ -204,12 +216,13 @@ def pretrain(options: o.PretrainOptions) -> int:
     Prints the folders of the finished weights, which --checkpoint takes.
     """
     catalogue = read_plugins(options)
-    request = pretrain_request(options, catalogue)
+    request = together(pretrain_request(options, catalogue), srun=True)
     prepare_process(request)
     from medbench import runner
 
     for folder in runner.pretrain(request, catalogue):
-        typer.echo(str(folder))
+        if request.processes.rank == 0:
+            typer.echo(str(folder))
     return 0
 
 

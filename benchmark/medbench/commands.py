@@ -13,6 +13,7 @@ import typer
 from medbench import options as o
 from medbench.errors import MedbenchError, PluginError, UsageError, refused
 from medbench.plugins import Catalogue, Kind, load_catalogue
+from medbench.processes import started_by
 from medbench.request import RunRequest
 
 if TYPE_CHECKING:
@@ -327,6 +328,12 @@ def computing_request(options: o.PretrainOptions, catalogue: Catalogue) -> RunRe
         offline=options.offline or Environment.read().offline,
         quiet=options.quiet,
     )
+
+
+def together(request: RunRequest, *, srun: bool) -> RunRequest:
+    """The request of one of the processes that torchrun, or srun, started; the first one alone speaks."""
+    processes = started_by(os.environ, srun=srun)
+    return replace(request, processes=processes, quiet=request.quiet or processes.rank > 0)
 
 
 def make_progress(request: RunRequest) -> "Progress":

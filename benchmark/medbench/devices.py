@@ -19,15 +19,25 @@ CUBLAS_WORKSPACE: Final = ":4096:8"
 starts, so the command line sets it, before torch is imported."""
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, local_rank: int | None = None) -> torch.device:
     """The device that `name` stands for.
 
     Args:
         name: "auto" (the first CUDA device, else the CPU), "cpu", "cuda" (the first one) or "cuda:n".
+        local_rank: of several processes that work together, the number of this one on its machine, which is that of
+            its CUDA device, unless it sees one alone; None for one process.
 
     Raises:
         UsageError: the name is none of these, or the CUDA device is not there.
     """
+    if local_rank is not None and name != "cpu":
+        if name not in ("auto", "cuda"):
+            raise UsageError(
+                f"--device {name}: of several processes each has its own. Use auto, cpu or cuda."
+            )
+        seen = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if seen > 1 or name == "cuda":
+            name = f"cuda:{local_rank if seen > 1 else 0}"
     if name == "cpu":
         return torch.device("cpu")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

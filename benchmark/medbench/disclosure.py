@@ -46,6 +46,7 @@ _WEIGHTS = (
         "batch_size",
         "best_epoch",
         "chosen_by",
+        "computed",
         "config",
         "corpus",
         "device",

@@ -30,6 +30,10 @@ ADDED_LATER: Final = {"added_later": True}
 """Metadata of a config field that came after weights and records had been made: at its default it is left out of their
 keys, so that they are found again."""
 
+SAME_NUMBERS: Final = {"same_numbers": True}
+"""Metadata of a config field that says how numbers are computed, not which: the same come out, up to rounding. It is in
+no key and in no record's identity; weights.json says it under `computed`."""
+
 Schedule = Literal["cosine", "plateau", "restarts"]
 
 Keep = Literal["best", "last"]
@@ -41,7 +45,7 @@ class PretrainConfig:
 
     Attributes:
         epochs: at most; early stopping may end sooner.
-        batch_size: pairs a step and device. A corpus smaller than this is one batch.
+        batch_size: pairs a batch, over all processes that train together. A corpus smaller than this is one batch.
         accumulate: batches summed into one optimiser step.
         lr: peak learning rate.
         final_lr: the lowest learning rate after the warm-up: at the end of the cosine, or of each of its cycles; a
@@ -61,6 +65,8 @@ class PretrainConfig:
         keep: whose weights count, those of the epoch with the `best` validation loss or of the `last` epoch. Without
             validation pairs it is the last in any case.
         cleaning: how the corpus' reports are read, `mgca` or `clean` (docs/reports.md).
+        checkpointing: compute activations of the encoders again backward instead of keeping them (docs/memory.md).
+        compile: let torch compile the losses; refused where it can not as one graph (docs/distributed.md).
     """
 
     epochs: int
@@ -80,6 +86,8 @@ class PretrainConfig:
     patience: int | None = 5
     keep: Keep = field(default="best", metadata=ADDED_LATER)
     cleaning: str = field(default=DEFAULT_CLEANING, metadata=ADDED_LATER)
+    checkpointing: bool = field(default=False, metadata=SAME_NUMBERS)
+    compile: bool = field(default=False, metadata=SAME_NUMBERS)
 
     def __post_init__(self) -> None:
         """Refuse what can not be run.

@@ -323,7 +323,14 @@ class Planner:
             excluded=len(opened.index.excluded),
         )
         key = weights_key(
-            spec.name, owner, recipe, opened.index, opened.training_split(), seed, self.precision
+            spec.name,
+            owner,
+            recipe,
+            opened.index,
+            opened.training_split(),
+            seed,
+            self.precision,
+            self.request.processes.count,
         )
         identity = WeightsIdentity(kind="pretrained", key=key, corpus=corpus)
         path = finished(self.request.cache / "weights", key)

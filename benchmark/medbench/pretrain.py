@@ -5,6 +5,9 @@ killed and goes on must end with the very weights of one that was not. So nothin
 step seeds torch from (seed, step), the loader can start at any batch, and a checkpoint holds the rest: weights,
 optimiser, schedule, sums of losses, what early stopping has seen. *When* a checkpoint is written changes nothing.
 
+Several processes that have met (`medbench.distributed`) train as one: each takes its share of every batch, gradients
+are averaged, and the first one writes.
+
     <store>/<key>/           finished weights, as `medbench.weights` reads them
     <store>/<key>.partial/   a run under way: last.ckpt and the best weights so far
     <store>/<key>.lease      of the process that trains them
@@ -33,20 +36,40 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 
 from medbench.data.index import Index
-from medbench.data.pairs import Batch, Pairs, Reports, TrainingBatches, ValidationBatches, read_reports
+from medbench.data.pairs import Batch, Pairs, Reports, Share, TrainingBatches, ValidationBatches, read_reports
 from medbench.data.prepared import PreparedImages
 from medbench.data.splits import Split
 from medbench.devices import Precision, describe, deterministic, watch_determinism
+from medbench.distributed import (
+    any_says,
+    first_says,
+    largest,
+    mean,
+    share,
+    statistics,
+    strategy,
+    synchronise,
+    together,
+)
 from medbench.errors import DataError, MedbenchError, UsageError, WeightsError
 from medbench.files import replacing
 from medbench.lease import held
 from medbench.method import Method, PretrainConfig, Recipe, Setup
 from medbench.model import ImageTextBatch, TextBatch
 from medbench.progress import Advance, Progress
+from medbench.recompute import keep_statistics, recompute_activations
 from medbench.schedule import Plateau, learning_rate
 from medbench.seeding import derive_seed, seed_everything
 from medbench.task import Fit
-from medbench.weights import ENGINE, config_json, finished, save, save_tensors, weights_key
+from medbench.weights import (
+    ENGINE,
+    computed_json,
+    config_json,
+    finished,
+    save,
+    save_tensors,
+    weights_key,
+)
 
 GALLERY: Final = 1000
 """Pairs of the validation set that image-to-report retrieval is measured over: all, or this many, evenly spaced."""
@@ -81,7 +104,7 @@ def pretrain(
 
     On the CPU the weights are the same bit for bit, interrupted or not. Training is on `split.train`, early stopping
     and the choice of the best epoch on `split.val`; `split.test` is not touched. Without two validation pairs all
-    epochs are run and the last one counts.
+    epochs are run and the last one counts. Processes that have met call it alike, each with its own device.
 
     Args:
         method_class: the method.
@@ -106,7 +129,8 @@ def pretrain(
 
     Raises:
         DataError: fewer than two training pairs.
-        UsageError: the recipe has no pretraining, or a schedule that needs validation pairs where there are none.
+        UsageError: the recipe has no pretraining, or a schedule that needs validation pairs where there are none, or
+            processes can not share its batches.
         MedbenchError: the loss is no longer a number.
         WeightsError: the checkpoint of an interrupted run can not be read.
         KeyboardInterrupt: interrupted; a checkpoint is in place.
@@ -115,15 +139,20 @@ def pretrain(
         raise UsageError(
             f"{method_name}: the recipe `{recipe_name}` has no pretraining; there are no weights to train."
         )
-    key = weights_key(method_name, owner, recipe, corpus, split, seed, precision)
+    own = share()
+    key = weights_key(method_name, owner, recipe, corpus, split, seed, precision, own.of)
     folder, partial = store / key, store / f"{key}.partial"
     store.mkdir(parents=True, exist_ok=True)
-    with held(store / f"{key}.lease", f"pretraining {method_name}, seed {seed}", progress.say):
-        if finished(store, key) is None:
-            partial.mkdir(exist_ok=True)
-            # what a run leaves that is killed while it writes its last files, or someone who deletes some of them
-            for leftover in (*store.glob(f"{key}.*.tmp"), folder):
-                shutil.rmtree(leftover, ignore_errors=True)
+    with ExitStack() as stack:
+        if own.number == 0:  # the others wait for its answer
+            what = f"pretraining {method_name}, seed {seed}"
+            stack.enter_context(held(store / f"{key}.lease", what, progress.say))
+        if not first_says(finished(store, key) is not None):
+            if own.number == 0:
+                partial.mkdir(exist_ok=True)
+                # what a run leaves that is killed while it writes its last files, or someone who deletes some of them
+                for leftover in (*store.glob(f"{key}.*.tmp"), folder):
+                    shutil.rmtree(leftover, ignore_errors=True)
             deterministic()
             seed_everything(derive_seed(seed, "init"))
             training, validation = (
@@ -145,6 +174,14 @@ def pretrain(
                 seed=seed, device=device, offline=offline, store=store.parent / "text", say=progress.say
             )
             method = method_class.from_corpus(recipe.config, training.sentences, setup)
+            if own.of > 1 and device.type == "cuda":
+                synchronise(method)
+            if recipe.pretrain.checkpointing and not recompute_activations(method):
+                raise UsageError(
+                    f"pretrain.checkpointing is true, but {method_name} has no encoder with timm's"
+                    " `set_grad_checkpointing` or transformers' `gradient_checkpointing_enable`. Leave it false, or"
+                    " give an encoder one of them."
+                )
             films = images(method.model.preprocessing.resize * method.film_scale, "pad")
             pin = device.type == "cuda"
             run = _Run(
@@ -156,14 +193,18 @@ def pretrain(
                     recipe.pretrain.batch_size,
                     recipe.pretrain.accumulate,
                     pin,
+                    own,
                 ),
-                ValidationBatches(_pairs(method, validation, films), recipe.pretrain.batch_size, pin)
-                if len(validation) >= 2
+                ValidationBatches(_pairs(method, validation, films), recipe.pretrain.batch_size, pin, own)
+                if len(validation) >= max(2, own.of)
                 else None,
                 seed=seed,
+                share=own,
                 folder=partial,
                 checkpoint_seconds=checkpoint_seconds,
             )
+            if own.of > 1:
+                progress.say(f"pretraining {method_name}: {_describe_processes(own, run)}")
             with watch_determinism() as nondeterministic:
                 _fit(run, device, precision, f"pretraining {method_name}", progress)
             info = {
@@ -175,6 +216,12 @@ def pretrain(
                 "precision": precision,
                 "device": describe(device),
                 "nondeterministic": sorted(nondeterministic),
+                "computed": {
+                    "processes": own.of,
+                    "batch_statistics": statistics(method),
+                    **computed_json(recipe.config),
+                    **computed_json(recipe.pretrain),
+                },
                 "engine": ENGINE,
                 "medbench": version("medbench"),
                 "corpus": _describe_corpus(corpus, split, films, training, validation),
@@ -182,15 +229,52 @@ def pretrain(
                 **(extra_info or {}),
                 "times": {**setup.times, "training_seconds": round(run.seconds(), 3)},
             }
-            save(method, folder, info, run.best_tensors())
+            if own.number == 0:
+                save(method, folder, info, run.best_tensors())
             progress.say(f"pretraining {method_name}: {run.summary()}")
-        shutil.rmtree(partial, ignore_errors=True)
+        if own.number == 0:
+            shutil.rmtree(partial, ignore_errors=True)
+        first_says(True)  # the weights are there for all of them
     return folder
 
 
 def _pairs(method: Method, reports: Reports, films: PreparedImages) -> Pairs:
     vectors = method.report_vectors(reports.sentences)
     return Pairs(reports, films, method.model, vectors, scale=method.film_scale)
+
+
+def _describe_processes(own: Share, run: "_Run") -> str:
+    size = run.training_batches.batch_size
+    said = f"{own.of} processes, each with {size // own.of} pairs of a batch of {size}"
+    if statistics(run.method) == "of each process":
+        said += (
+            "; BatchNorm takes its statistics over the pairs of one process, as it can only be joined on CUDA"
+        )
+    return said
+
+
+def _compiled(method: Method) -> Callable[[ImageTextBatch, int], dict[str, Tensor]]:
+    """`method.losses` as one graph, with the random numbers that it draws uncompiled.
+
+    Raises:
+        UsageError: when it is called, if torch can not compile it.
+    """
+    from torch._dynamo.exc import TorchDynamoException
+
+    losses = torch.compile(method.losses, fullgraph=True, options={"fallback_random": True})
+
+    def call(batch: ImageTextBatch, epoch: int) -> dict[str, Tensor]:
+        try:
+            return losses(batch, epoch)
+        except TorchDynamoException as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise UsageError(
+                f"pretrain.compile is true, but torch {torch.__version__} can not compile the losses of"
+                f" {type(method).__name__}: {lines[0]} ({type(error).__name__}). A compiler for C++ is needed on the"
+                " CPU. Leave it false, or mend what is named."
+            ) from error
+
+    return call
 
 
 def _describe_corpus(
@@ -235,7 +319,7 @@ class _State:
 
 
 class _Means:
-    """Means of named losses over batches, summed on the device without waiting for it."""
+    """Means of named losses over batches and processes, summed on the device without waiting for it."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -247,9 +331,15 @@ class _Means:
             self.sums[name] = self.sums[name].to(value.device) + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
 
+    def joined(self) -> dict[str, Tensor]:
+        """The sums, of each the mean over processes: what each goes on with, however many there are then."""
+        if not self.sums:
+            return {}
+        return dict(zip(self.sums, mean(torch.stack(list(self.sums.values()))).unbind(), strict=True))
+
     def read(self) -> dict[str, float]:
         """The means; waits for the device."""
-        return {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        return {name: float(summed) / self.counts[name] for name, summed in self.joined().items()}
 
 
 class _Interrupted(Exception):
@@ -270,6 +360,7 @@ class _Run(pl.LightningModule):
         validation: ValidationBatches | None,
         *,
         seed: int,
+        share: Share,
         folder: Path,
         checkpoint_seconds: float,
     ) -> None:
@@ -279,12 +370,14 @@ class _Run(pl.LightningModule):
         self.training_batches = training
         self.validation_batches = validation
         self.seed = seed
+        self.share = share
         self.folder = folder
         self.checkpoint_seconds = checkpoint_seconds
         self.state = _State()
         self.plateau = Plateau()
         self.on_start: Callable[[int, int], Advance] = lambda total, done: lambda n=1, note="": None
         self.stop_asked: Callable[[], bool] = lambda: False
+        self.take_signals: Callable[[], None] = lambda: None
         preprocessing = method.model.preprocessing
         self._size = preprocessing.size * method.film_scale
         # `Preprocessing.normalise` builds these two on the device for every batch, and waits for that
@@ -297,9 +390,11 @@ class _Run(pl.LightningModule):
         self._means = _Means()
         self._validation: dict[str, float] = {}
         self._validation_means = _Means()
-        self._gallery: list[tuple[Tensor, Tensor]] = []
+        self._gallery: list[tuple[Tensor, ...]] = []  # places in the gallery, films, reports
         self._has_text = True
         self._note = ""
+        self._losses = _compiled(method) if config.compile else method.losses
+        self._put_back: Callable[[], None] = lambda: None
         self._session = self._saved = time.monotonic()
 
     @property
@@ -350,6 +445,8 @@ class _Run(pl.LightningModule):
         done = self.state.epoch * per_epoch + self.state.number * self.training_batches.batch_size
         self._advance = self.on_start(self.config.epochs * per_epoch, done)
         self._session = self._saved = time.monotonic()
+        if self.share.of > 1:
+            self.take_signals()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         if (batch.epoch, batch.number) != (
@@ -361,8 +458,8 @@ class _Run(pl.LightningModule):
                 f" batch {batch_idx}"
             )
         step = batch.epoch * len(self.training_batches) + batch.number
-        torch.manual_seed(derive_seed(self.seed, "step", step))
-        terms = self.method.losses(self._pairs(batch), batch.epoch)
+        self._draw_for("step", step)
+        terms = self._losses(self._pairs(batch), batch.epoch)
         loss = torch.stack([term.float() for term in terms.values()]).sum()
         self._means.add({**terms, "loss": loss})
         for name, value in {**terms, "their sum": loss}.items():
@@ -373,25 +470,45 @@ class _Run(pl.LightningModule):
             )  # -1 becomes `step`; `torch.where` would copy a scalar
         return loss
 
+    def on_before_backward(self, loss: Tensor) -> None:
+        if self.config.checkpointing:
+            self._put_back = keep_statistics(self.method)
+
+    def on_after_backward(self) -> None:
+        self._put_back()
+
+    def _draw_for(self, what: str, number: int) -> None:
+        """Seed torch; processes draw apart, or the same masks would be over the pairs of each."""
+        apart = [self.share.number] if self.share.of > 1 else []
+        torch.manual_seed(derive_seed(self.seed, what, number, *apart))
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         done, whole = batch_idx + 1, len(self.training_batches)
         if done % CHECK_EVERY == 0 or done == whole:
             self._check_losses()
             self._note = self._describe(batch.epoch)
-        self._advance(len(batch), self._note)
+        self._advance(len(batch) * self.share.of, self._note)
         if done == whole:  # goes on to validation; the epoch's end writes the checkpoint
             return
-        stop = self.stop_asked()
         # gradients that are summed over several batches are in no checkpoint, so only between optimiser steps
         if done % self.training_batches.accumulate == 0:
             self.state.epoch, self.state.number = batch.epoch, done
-            if stop or time.monotonic() - self._saved >= self.checkpoint_seconds:
+            late = time.monotonic() - self._saved >= self.checkpoint_seconds
+            stop, late = any_says(self.stop_asked(), late, device=self.device)
+            if stop or late:
                 self._save_checkpoint()
             if stop:
                 raise _Interrupted
 
+    def _stop_together(self) -> None:
+        if any_says(self.stop_asked(), device=self.device)[0]:
+            raise _Interrupted
+
     def _check_losses(self) -> None:
-        first = {name: int(step) for name, step in self._first_bad.items()}
+        if not self._first_bad:
+            return
+        steps = largest(torch.stack(list(self._first_bad.values())))
+        first = dict(zip(self._first_bad, steps.tolist(), strict=True))
         step = min((step for step in first.values() if step >= 0), default=-1)
         if step < 0:
             return
@@ -420,25 +537,24 @@ class _Run(pl.LightningModule):
         self._validation_means, self._gallery = _Means(), []
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        if self.stop_asked():
-            raise _Interrupted
+        self._stop_together()
         assert self.validation_batches is not None
+        if not len(batch):  # the last one, of which other processes have the pairs
+            return
         pairs = self._pairs(batch)
         # a contrastive loss grows with the batch, so only full batches are comparable
-        if len(batch) == self.validation_batches.batch_size:
-            torch.manual_seed(
-                derive_seed(self.seed, "validation", batch.number)
-            )  # the same masks in every epoch
+        if self.validation_batches.is_full(batch.number):
+            self._draw_for("validation", batch.number)  # the same masks in every epoch
             # terms that start late count from the start here, or the epochs could not be compared
             terms = self.method.losses(pairs, self.config.epochs - 1)
             self._validation_means.add(
                 {**terms, "loss": torch.stack([t.float() for t in terms.values()]).sum()}
             )
-        chosen = self.validation_batches.in_gallery(batch.number, GALLERY)
+        chosen, places = self.validation_batches.in_gallery(batch.number, GALLERY)
         if self._has_text and len(chosen):
-            self._embed(pairs, torch.from_numpy(chosen).to(self.device))
+            self._embed(pairs, *(torch.from_numpy(rows).to(self.device) for rows in (chosen, places)))
 
-    def _embed(self, pairs: ImageTextBatch, chosen: Tensor) -> None:
+    def _embed(self, pairs: ImageTextBatch, chosen: Tensor, places: Tensor) -> None:
         model, text = self.method.model, pairs.text
         some = TextBatch(text.ids[chosen], text.mask[chosen], text.word[chosen], text.sentence[chosen])
         try:
@@ -447,14 +563,17 @@ class _Run(pl.LightningModule):
             self._has_text = False
             return
         films = model.embed_image(model.encode_image(pairs.images[chosen]))  # (G, E)
-        self._gallery.append((films.float(), reports.float()))
+        self._gallery.append((places, films.float(), reports.float()))
 
     def on_validation_epoch_end(self) -> None:
         assert self.validation_batches is not None
         self._validation = self._validation_means.read()
-        if self._gallery:
-            films, reports = (torch.cat(parts) for parts in zip(*self._gallery, strict=True))
-            same = torch.from_numpy(self.validation_batches.gallery_text_ids(GALLERY))
+        gallery = self._gallery
+        if self.share.of > 1:
+            gallery = together([tuple(part.cpu() for part in parts) for parts in gallery])
+        if gallery:
+            places, films, reports = (torch.cat(parts) for parts in zip(*gallery, strict=True))
+            same = torch.from_numpy(self.validation_batches.gallery_text_ids(GALLERY))[places.cpu()]
             self._validation["image_to_report_top1"] = top1_accuracy(films, reports, same.to(films.device))
         self._gallery = []
         if not math.isfinite(self._validation["loss"]):
@@ -483,7 +602,7 @@ class _Run(pl.LightningModule):
         if self._validation:
             if state.best_loss is None or self._validation["loss"] < state.best_loss:
                 state.best_loss, state.best_epoch, state.waited = self._validation["loss"], epoch, 0
-                if self.config.keep == "best":
+                if self.config.keep == "best" and self.share.number == 0:
                     # a file of its own: until the checkpoint below is written, the one before needs the one before
                     save_tensors(self.method, self._best_file(epoch))
             else:
@@ -492,11 +611,10 @@ class _Run(pl.LightningModule):
         self._means = _Means()
         state.epoch, state.number = epoch + 1, 0
         self._save_checkpoint()
-        if previous is not None and state.best_epoch == epoch:
+        if previous is not None and state.best_epoch == epoch and self.share.number == 0:
             previous.unlink(missing_ok=True)
         self.trainer.should_stop = state.stopped
-        if self.stop_asked():
-            raise _Interrupted
+        self._stop_together()
 
     # Checkpoints.
 
@@ -507,7 +625,7 @@ class _Run(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = {**asdict(self.state), "seconds": self.seconds()}
-        means = {"sums": dict(self._means.sums), "counts": dict(self._means.counts)}
+        means = {"sums": self._means.joined(), "counts": dict(self._means.counts)}
         checkpoint["medbench"] = {
             "state": state,
             "plateau": asdict(self.plateau),
@@ -609,18 +727,20 @@ class _AtomicCheckpoints(TorchCheckpointIO):
 
 def _fit(run: _Run, device: torch.device, precision: Precision, what: str, progress: Progress) -> None:
     """Let Lightning train `run`, from its last checkpoint if there is one."""
-    with _quiet_lightning(), _interruptible() as asked, ExitStack() as stack:
+    with _quiet_lightning(), _interruptible() as (asked, take_signals), ExitStack() as stack:
         trainer = pl.Trainer(
             accelerator=device.type,
-            devices=1 if device.type == "cpu" else [device.index or 0],
+            devices=1 if device.type == "cpu" or run.share.of > 1 else [device.index or 0],
+            num_nodes=run.share.of,
+            strategy=strategy(device) if run.share.of > 1 else "auto",
             precision="bf16-mixed" if precision == "bf16" else "32-true",
             max_epochs=run.config.epochs,
             accumulate_grad_batches=run.training_batches.accumulate,
             gradient_clip_val=run.config.clip_gradient,
             num_sanity_val_steps=0,
             default_root_dir=run.folder,
-            # one process, whatever scheduler it was started by
-            plugins=[LightningEnvironment(), _AtomicCheckpoints()],
+            # alone it is one process, whatever scheduler it was started by
+            plugins=[*([LightningEnvironment()] if run.share.of == 1 else []), _AtomicCheckpoints()],
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -628,6 +748,7 @@ def _fit(run: _Run, device: torch.device, precision: Precision, what: str, progr
             use_distributed_sampler=False,
         )
         run.stop_asked = lambda: asked() or trainer.received_sigterm
+        run.take_signals = take_signals
         run.on_start = lambda total, done: stack.enter_context(progress.track(what, total, "pairs", done))
         # Convolutions are faster in this order of memory; files hold the usual one.
         run.to(memory_format=torch.channels_last)
@@ -650,12 +771,18 @@ def _fit(run: _Run, device: torch.device, precision: Precision, what: str, progr
 
 
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
-    """The first Ctrl-C asks the run to stop after this step, with a checkpoint; the second one stops it at once."""
+def _interruptible() -> Iterator[tuple[Callable[[], bool], Callable[[], None]]]:
+    """The first Ctrl-C asks the run to stop after this step, with a checkpoint; the second one stops it at once.
+
+    Yields:
+        Whether someone asked; and what makes SIGTERM ask likewise, until Lightning puts back what was there.
+        Lightning's own answer to it among several processes is to send from inside of the signal handler, between
+        whatever else is sent.
+    """
     if (
         threading.current_thread() is not threading.main_thread()
     ):  # only the main thread can have signal handlers
-        yield lambda: False
+        yield lambda: False, lambda: None
         return
     asked = threading.Event()
     before = signal.getsignal(signal.SIGINT)
@@ -665,9 +792,12 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
             raise KeyboardInterrupt
         asked.set()
 
+    def take_signals() -> None:
+        signal.signal(signal.SIGTERM, ask)
+
     signal.signal(signal.SIGINT, ask)
     try:
-        yield asked.is_set
+        yield asked.is_set, take_signals
     finally:
         signal.signal(signal.SIGINT, before)
 

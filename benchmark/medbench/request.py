@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medbench.processes import ALONE, Processes
+
 
 @dataclass(frozen=True)
 class RunRequest:
@@ -35,6 +37,7 @@ class RunRequest:
         workers: processes for decoding and writing images.
         cell_timeout: seconds that features of a task, and each cell, may take; None for any.
         worker: of a worker of an executor, the file that its output goes to; the workers of one run share its folder.
+        processes: that pretrain together; what comes after pretraining is done by the first one alone.
         quiet: no progress.
         verbose: more words.
     """
@@ -64,6 +67,7 @@ class RunRequest:
     workers: int = 1
     cell_timeout: float | None = None
     worker: Path | None = None
+    processes: Processes = ALONE
     quiet: bool = False
     verbose: bool = False
 

@@ -7,7 +7,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -151,7 +151,8 @@ class Runner:
         self.request = request
         self.catalogue = catalogue
         self.progress = Progress("" if request.real_data else "phantom", request.quiet)
-        self.device = resolve_device(request.device)
+        together = request.processes.count > 1
+        self.device = resolve_device(request.device, request.processes.local_rank if together else None)
         self.precision = resolve_precision(request.precision, self.device)
         self.planner = Planner(request, catalogue, self.precision, self.progress, opened)
         self.store = self.planner.store
@@ -208,19 +209,32 @@ class Runner:
                 self.planner.group(encoder, task)
 
     def pretrain(self) -> list[Path]:
-        """Pretrain the request's methods at its seeds, or find that it is done; folders of the finished weights."""
+        """Pretrain the request's methods at its seeds, or find that it is done; folders of the finished weights.
+
+        Several processes do it together.
+        """
         deterministic()
         self.check_folder("cache", self.request.cache)
         for spec in self.planner.methods():
             self.planner.encoder(spec, self.request.seeds[0])
         folders = []
-        for spec in self.planner.methods():
-            if not spec.pretrains:
-                self.progress.say(f"{spec.name} is used as it is initialised: there is nothing to pretrain")
-                continue
-            for seed in self.request.seeds:
-                folders.append(self.without_broken(partial(self._pretrain, spec, seed)))
+        with self._joined():
+            for spec in self.planner.methods():
+                if not spec.pretrains:
+                    self.progress.say(
+                        f"{spec.name} is used as it is initialised: there is nothing to pretrain"
+                    )
+                    continue
+                for seed in self.request.seeds:
+                    folders.append(self.without_broken(partial(self._pretrain, spec, seed)))
         return folders
+
+    def _joined(self) -> AbstractContextManager[None]:
+        if self.request.processes.count == 1:
+            return nullcontext()
+        from medbench.distributed import joined  # imports Lightning, which takes seconds
+
+        return joined(self.request.processes, self.device)
 
     def check_folder(self, what: str, folder: Path) -> None:
         """See that a folder can be written to; made if need be.
@@ -246,7 +260,12 @@ class Runner:
     # One encoder.
 
     def _pretrain(self, spec: MethodSpec, seed: int) -> Path:
-        return self._pretrained(self.planner.encoder(spec, seed))
+        encoder = self.planner.encoder(spec, seed)
+        # Of several processes one may have looked before the weights were there, so the first one is asked.
+        if encoder.path is not None and self.request.processes.count == 1:
+            self.progress.say(f"{spec.name} (seed {seed}): pretrained before, {encoder.path}")
+            return encoder.path
+        return self._pretrained(encoder)
 
     def _cells(self, spec: MethodSpec, seed: int) -> list[Record] | None:
         """Records of all cells of an encoder; None where others still pretrain it or compute some of them."""
@@ -347,15 +366,12 @@ class Runner:
         return weights.method.to(self.device).eval().model, WeightsInfo(sha256=weights.sha256, info=about)
 
     def _pretrained(self, encoder: Encoder) -> Path:
-        if encoder.path is not None:
-            self.progress.say(f"{encoder.spec.name} (seed {encoder.seed}): pretrained before, {encoder.path}")
-            return encoder.path
         # Lightning takes seconds to import, and a run that finds its weights does not need it.
         from medbench.pretrain import pretrain as pretrain_method
 
         corpus = self.planner.corpus(encoder.recipe)
         store = self.request.cache / "weights"
-        if not self.request.resume:
+        if not self.request.resume and self.request.processes.rank == 0:
             shutil.rmtree(store / f"{encoder.identity.key}.partial", ignore_errors=True)
         return pretrain_method(
             encoder.method,
@@ -644,6 +660,20 @@ def run_all(requests: Sequence[RunRequest], catalogue: Catalogue) -> RunOutcome:
             whole.records += runner.outcome().records
             whole.errors += runner.outcome().errors
     return whole
+
+
+def run_together(request: RunRequest, catalogue: Catalogue) -> RunOutcome | None:
+    """Pretrain in several processes what the request needs; then the first one computes its cells, alone.
+
+    Returns:
+        What it did; None in the other processes.
+    """
+    Runner(request, catalogue).check()
+    if request.checkpoint is None:
+        pretrain(request, catalogue)
+    if request.processes.rank > 0:
+        return None
+    return run(request, catalogue)
 
 
 def _name(request: RunRequest) -> str:

@@ -27,7 +27,7 @@ from medbench.data.splits import Split
 from medbench.devices import Precision
 from medbench.errors import WeightsError
 from medbench.files import replacing, sha256_file, sync_folder, write_atomic
-from medbench.method import ADDED_LATER, FROM_DISK, Method, Recipe, Setup
+from medbench.method import ADDED_LATER, FROM_DISK, SAME_NUMBERS, Method, Recipe, Setup
 from medbench.seeding import derive_seed, seed_everything
 
 TENSORS: Final = "weights.safetensors"
@@ -61,15 +61,25 @@ class Weights:
 
 
 def config_json(config: Any) -> dict[str, Any]:
-    """A config (frozen dataclass, nested or not) as JSON types, without `ADDED_LATER` fields at their default."""
+    """What decides numbers of a config (frozen dataclass, nested or not), as JSON types.
+
+    Without `ADDED_LATER` fields at their default, and without `SAME_NUMBERS` fields.
+    """
     plain: dict[str, Any] = TypeAdapter(type(config)).dump_python(config, mode="json")
     return {
         field.name: plain[field.name]
         for field in fields(config)
-        if not (
+        if not SAME_NUMBERS.items() <= field.metadata.items()
+        and not (
             ADDED_LATER.items() <= field.metadata.items() and getattr(config, field.name) == field.default
         )
     }
+
+
+def computed_json(config: Any) -> dict[str, Any]:
+    """The `SAME_NUMBERS` fields of a config: how its numbers are computed; JSON types."""
+    same = [field.name for field in fields(config) if SAME_NUMBERS.items() <= field.metadata.items()]
+    return {name: getattr(config, name) for name in same}
 
 
 def content_on_disk(config: Any) -> dict[str, str]:
@@ -99,14 +109,23 @@ def content_on_disk(config: Any) -> dict[str, str]:
 
 
 def weights_key(
-    method_name: str, owner: str, recipe: Recipe, corpus: Index, split: Split, seed: int, precision: Precision
+    method_name: str,
+    owner: str,
+    recipe: Recipe,
+    corpus: Index,
+    split: Split,
+    seed: int,
+    precision: Precision,
+    processes: int = 1,
 ) -> str:
     """The name of these weights in the store: the method and a hash over all that the weights depend on.
 
     That is: who brings the method, in which version, its resolved config and optimisation, files that the config names,
     every row of the corpus, which rows are trained and validated on, the seed, the precision and the version of the
-    training engine.
+    training engine. How many processes train together counts where a loss is over the share of each: unless the config
+    has `gather`, with which it is over the pairs of all.
     """
+    apart = processes > 1 and not getattr(recipe.config, "gather", False)
     resolved = {
         "engine": ENGINE,
         "method": method_name,
@@ -118,6 +137,7 @@ def weights_key(
         "seed": seed,
         "precision": precision,
         **content_on_disk(recipe.config),
+        **({"processes": processes} if apart else {}),
     }
     digest = hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
     return f"{method_name}-{digest[:24]}"

@@ -13,14 +13,14 @@ The text is one sentence of the report, drawn anew in each step from torch's gen
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medbench.method import Method, PretrainConfig, Recipe, Setup
+from medbench.method import SAME_NUMBERS, Method, PretrainConfig, Recipe, Setup
 from medbench.model import ImageFeatures, ImageTextBatch, Preprocessing, TextBatch, TextFeatures
 from medbench_methods.losses.gather import pad_words
 from medbench_methods.losses.gloria_local import gloria_local
@@ -109,6 +109,10 @@ class GloriaConfig(ImageConfig, SentenceConfig):
     """Training in several processes: contrast with the pairs of all of them, with gradients through all. The released
     code trains on one GPU (and with Lightning's `dp` computes its loss on each device alone)."""
 
+    chunk: int | None = field(default=None, metadata=SAME_NUMBERS)
+    """Images of the word-region contrast that are matched with all reports at a time and, backward, once more
+    (docs/memory.md); none for all at once. It bounds memory and changes no number."""
+
     compat: bool = False
     """Repeat the one place where the released code plainly does not do what it means to: it counts a sentence's words
     by leaving out those that begin with a bracket, so each [UNK] takes the last word of its sentence from the local
@@ -124,6 +128,7 @@ class GloriaConfig(ImageConfig, SentenceConfig):
         ImageConfig.__post_init__(self)
         SentenceConfig.__post_init__(self)
         expect_terms(self)
+        expect(self, "chunk", least=1)
         expect(self, "attention_scale", "matching_scale", "contrast_scale", above=0)
 
 
@@ -285,6 +290,7 @@ class Gloria(Method):
                 matching_scale=config.matching_scale,
                 contrast_scale=config.contrast_scale,
                 gather=config.gather,
+                chunk=config.chunk,
             )
 
         if config.global_weight:

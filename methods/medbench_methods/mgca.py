@@ -18,7 +18,7 @@ clean reading; `compat` computes what the code computes.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medbench.errors import UsageError
-from medbench.method import PretrainConfig, Recipe
+from medbench.method import SAME_NUMBERS, PretrainConfig, Recipe
 from medbench.model import ImageTextBatch, TextFeatures
 from medbench_methods.losses.info_nce import info_nce
 from medbench_methods.losses.prototype_alignment import prototype_alignment
@@ -84,6 +84,10 @@ class MgcaConfig(DualEncoderConfig):
     cta_temperature: float = 0.1
     """Temperature of the token term, attention and contrast (released code)."""
 
+    chunk: int | None = field(default=None, metadata=SAME_NUMBERS)
+    """Pairs of the token term that are computed at a time and, backward, once more (docs/memory.md); none for all at
+    once. It bounds memory and changes no number."""
+
     cpa_weight: float = 1.0
     """Weight of the prototype term. The released code runs with 1 (command line), its class says 0.5; which one the
     paper states was not seen."""
@@ -110,7 +114,7 @@ class MgcaConfig(DualEncoderConfig):
             UsageError: it names the field.
         """
         super().__post_init__()
-        expect(self, "prototypes", "sinkhorn_iterations", least=1)
+        expect(self, "prototypes", "sinkhorn_iterations", "chunk", least=1)
         expect(self, "prototypes_frozen_epochs", least=0)
         if not self.sinkhorn_epsilon >= 0.025:
             raise UsageError(
@@ -218,6 +222,7 @@ class Mgca(DualEncoderMethod):
                 patch_weights=patch_weights,
                 temperature=config.cta_temperature,
                 gather=config.gather,
+                chunk=config.chunk,
             )
         return token_alignment_compat(
             patches,
@@ -228,4 +233,5 @@ class Mgca(DualEncoderMethod):
             patch_weights=patch_weights,
             normalise_told=image.attention is None,
             temperature=config.cta_temperature,
+            chunk=config.chunk,
         )

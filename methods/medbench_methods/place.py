@@ -25,14 +25,14 @@ a ResNet stay as they started.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medbench.method import Recipe
+from medbench.method import SAME_NUMBERS, Recipe
 from medbench.model import ImageTextBatch
 from medbench_methods.losses._precision import full_precision
 from medbench_methods.losses.correlation_exploration import Distance, Relation, correlation_exploration
@@ -85,6 +85,10 @@ class PlaceConfig(DualEncoderConfig):
 
     cta_temperature: float = 0.1
     """Temperature of word-patch alignment, attention and contrast. Not known; MGCA's code has 0.1."""
+
+    chunk: int | None = field(default=None, metadata=SAME_NUMBERS)
+    """Pairs of word-patch alignment, and of pathology-level alignment, that are computed at a time and, backward, once
+    more (docs/memory.md); none for all at once. It bounds memory and changes no number."""
 
     pcma_weight: float = 1.0
     """Weight of pathology-level alignment. Not known; 1 like the others."""
@@ -152,7 +156,7 @@ class PlaceConfig(DualEncoderConfig):
             UsageError: it names the field.
         """
         super().__post_init__()
-        expect(self, "queries", "sentences", least=1)
+        expect(self, "queries", "sentences", "chunk", least=1)
         expect(self, "cce_grid", least=2)  # of one patch there are no pairs
         expect(self, "false_negative_cosine", least=-1)
         expect(self, "vpoe_layers", "cce_layers", least=1)
@@ -317,6 +321,7 @@ class Place(DualEncoderMethod):
                 patch_weights=None if image.attention is None else attention_weights(image.attention),
                 temperature=config.cta_temperature,
                 gather=config.gather,
+                chunk=config.chunk,
             )
 
         if self.vpoe is not None:
@@ -332,6 +337,7 @@ class Place(DualEncoderMethod):
                 pairing_temperature=config.pairing_temperature,
                 false_negative_cosine=config.false_negative_cosine,
                 gather=config.gather,
+                chunk=config.chunk,
             )
 
         if self.cce is not None:

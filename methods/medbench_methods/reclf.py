@@ -201,7 +201,7 @@ class MatchingNorm(MaskedBatchNorm):
     def __init__(self, gather: bool) -> None:
         """`gather`: the values are own images with all reports, so those of all processes are all pairs."""
         super().__init__(1)
-        self.gather = gather
+        self.synchronised = gather
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """(A, B, L) -> (A, B, L); `mask` (B, L) bool, True where there is a matching."""
@@ -211,17 +211,12 @@ class MatchingNorm(MaskedBatchNorm):
         mean, variance = self.running_mean, self.running_var
         if self.training:
             counts = mask.to(features.dtype).expand_as(features)
-            sums = self._over_processes(torch.stack([counts.sum(), (features * counts).sum()]))
+            sums = self.over_processes(torch.stack([counts.sum(), (features * counts).sum()]))
             n, mean = sums[:1], sums[1:] / sums[:1]
             squares = ((features - mean).square() * counts).sum()
-            variance = self._over_processes(squares[None]) / n
+            variance = self.over_processes(squares[None]) / n
             self._track(mean.detach(), variance.detach() * n / (n - 1).clamp_min(1))
         return (features - mean) * (torch.rsqrt(variance + self.eps) * self.weight) + self.bias
-
-    def _over_processes(self, sums: Tensor) -> Tensor:
-        return (
-            gather_rows(sums[None]).sum(0) if self.gather else sums
-        )  # with gradients, which all_reduce has not
 
 
 class ImportanceRelation(nn.Module):

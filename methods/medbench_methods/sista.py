@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from medbench.errors import UsageError
-from medbench.method import Method, Recipe, Setup, from_disk
+from medbench.method import SAME_NUMBERS, Method, Recipe, Setup, from_disk
 from medbench.model import ImageTextBatch
 from medbench_methods.losses.semantic_alignment import FalseNegatives, semantic_alignment
 from medbench_methods.losses.sparse_alignment import sparse_alignment
@@ -132,6 +132,10 @@ class SistaConfig(DualEncoderConfig):
     sta_mirror: bool = False
     """Also align each patch with few words. Not known whether the paper does so; SPARC does not."""
 
+    chunk: int | None = field(default=None, metadata=SAME_NUMBERS)
+    """Pairs of sparse word-patch alignment that are computed at a time and, backward, once more (docs/memory.md); none
+    for all at once. It bounds memory and changes no number."""
+
     def __post_init__(self) -> None:
         """Refuse what can not be computed.
 
@@ -139,7 +143,7 @@ class SistaConfig(DualEncoderConfig):
             UsageError: it names the field.
         """
         super().__post_init__()
-        expect(self, "report_layers", least=1)
+        expect(self, "report_layers", "chunk", least=1)
         expect(self, "report_threshold", least=-1, most=1)
         expect(self, "report_quantile", least=0, most=1)
         if self.report_encoder == SCRATCH:
@@ -289,6 +293,7 @@ class Sista(Method):
                 temperature=config.sta_temperature,
                 mirror=config.sta_mirror,
                 gather=config.gather,
+                chunk=config.chunk,
             )
 
         return terms

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from medbench.data import pairs as module
 from medbench.data.index import Index
-from medbench.data.pairs import Batch, Pairs, TrainingBatches, ValidationBatches, read_reports
+from medbench.data.pairs import Batch, Pairs, Share, TrainingBatches, ValidationBatches, read_reports
 from medbench.data.prepared import PreparedImages
-from medbench.errors import DataError
+from medbench.errors import DataError, UsageError
 from medbench.model import Preprocessing, TextBatch
 
 SIDE, SIZE = 7, 5
@@ -180,13 +180,48 @@ def test_gallery_is_the_same_for_every_batch_size(n: int, size: int, most: int) 
     pairs, _ = make(texts(n))
     batches = ValidationBatches(pairs, size)
     chosen = [
-        k * batches.batch_size + place for k in range(len(batches)) for place in batches.in_gallery(k, most)
+        k * batches.batch_size + place
+        for k in range(len(batches))
+        for place in batches.in_gallery(k, most)[0]
     ]
     assert len(chosen) == len(set(chosen)) == min(n, most)
     assert chosen == sorted(chosen)
     assert chosen[0] == 0
     assert chosen[-1] == n - 1
     assert batches.gallery_text_ids(most).tolist() == pairs.text_ids(np.array(chosen)).tolist()
+
+
+@settings(deadline=None, max_examples=30)
+@given(n=st.integers(4, 40), half=st.integers(2, 10), of=st.integers(1, 3))
+def test_shares_of_several_processes_are_the_batches_of_one(n: int, half: int, of: int) -> None:
+    pairs, _ = make(texts(n))
+    shares = [Share(number, of) for number in range(of)]
+    size = half * of
+    if size <= n:
+        whole = TrainingBatches(pairs, 1, size)
+        parts = [TrainingBatches(pairs, 1, size, share=share) for share in shares]
+        for batch, *own in zip(whole, *parts, strict=True):
+            assert {len(part) for part in own} == {half}
+            assert [row for part in own for row in rows_of(part)] == rows_of(batch)
+            assert torch.equal(torch.cat([part.corners for part in own]), batch.corners)
+    checked = [ValidationBatches(pairs, size, share=share) for share in shares]
+    found = [list(batches) for batches in checked]
+    assert len({len(batches) for batches in found}) == 1  # or a process waits for another one
+    for number, own in enumerate(zip(*found, strict=True)):
+        if checked[0].is_full(number):
+            assert len({len(part) for part in own}) == 1  # losses that gather need it
+    assert [row for own in zip(*found, strict=True) for part in own for row in rows_of(part)] == list(
+        range(n)
+    )
+    places = [p for b in checked for number in range(len(b)) for p in b.in_gallery(number, 7)[1].tolist()]
+    assert sorted(places) == list(range(min(n, 7)))
+
+
+def test_a_batch_that_processes_can_not_share_is_refused() -> None:
+    pairs, _ = make(texts(10))
+    for size, of in ((7, 2), (6, 4), (2, 2)):
+        with pytest.raises(UsageError, match=rf"A batch of {size} pairs can not be shared by {of} processes"):
+            TrainingBatches(pairs, 0, size, share=Share(0, of))
 
 
 def test_equal_reports_share_a_text_id() -> None:

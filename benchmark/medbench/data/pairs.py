@@ -6,7 +6,7 @@ next, so a loader can start at any batch and gives the batches that an uninterru
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
 from medbench.data.reports import CLEANINGS, DEFAULT_CLEANING
 from medbench.data.shards import copy_rows
-from medbench.errors import DataError
+from medbench.errors import DataError, UsageError
 from medbench.model import Preprocessing, TextBatch, VisionLanguageModel
 from medbench.seeding import derive_seed, uniforms
 
@@ -205,6 +205,28 @@ def tokenize_all(
     return ids, mask, word, sentence
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes takes of every batch; joined in their order, shares are the batch.
+
+    Attributes:
+        number: of the process, from 0.
+        of: processes.
+    """
+
+    number: int = 0
+    of: int = 1
+
+    def cut(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The share of these positions."""
+        begin, end = (len(positions) * k // self.of for k in (self.number, self.number + 1))
+        return positions[begin:end]
+
+
+WHOLE: Final = Share()
+"""Of one process."""
+
+
 class TrainingBatches:
     """Batches of training pairs, epoch after epoch; what Lightning iterates over.
 
@@ -212,12 +234,18 @@ class TrainingBatches:
     left out of that epoch. Inside a batch pairs are in the order of the index.
 
     Attributes:
-        batch_size: pairs a batch; the whole corpus where it is smaller than a batch.
+        batch_size: pairs a batch, over all processes; the whole corpus where it is smaller than a batch.
         accumulate: batches an optimiser step; the whole epoch where it has fewer.
     """
 
     def __init__(
-        self, pairs: Pairs, seed: int, batch_size: int, accumulate: int = 1, pin: bool = False
+        self,
+        pairs: Pairs,
+        seed: int,
+        batch_size: int,
+        accumulate: int = 1,
+        pin: bool = False,
+        share: Share = WHOLE,
     ) -> None:
         if len(pairs) < 2:
             raise DataError(
@@ -228,7 +256,13 @@ class TrainingBatches:
         whole = len(pairs) // self.batch_size
         self.accumulate = min(accumulate, whole)
         self._length = whole // self.accumulate * self.accumulate
-        self._pairs, self._pin = pairs, pin
+        if share.of > 1 and (self.batch_size % share.of or self.batch_size < 2 * share.of):
+            raise UsageError(
+                f"A batch of {self.batch_size} pairs can not be shared by {share.of} processes; expected a multiple of"
+                f" {share.of}, at least {2 * share.of}. Set pretrain.batch_size, which is that of all processes"
+                " together, or start as many processes as divide it."
+            )
+        self._pairs, self._pin, self._share = pairs, pin, share
         self._order_seed, self._crop_seed = derive_seed(seed, "order"), derive_seed(seed, "crop")
         self._next = (0, 0)
 
@@ -248,7 +282,8 @@ class TrainingBatches:
     def batch(self, epoch: int, number: int, order: npt.NDArray[np.int64] | None = None) -> Batch:
         """Batch `number` of `epoch`; `order` is this epoch's, where it is at hand."""
         order = self.order(epoch) if order is None else order
-        positions = np.sort(order[number * self.batch_size : (number + 1) * self.batch_size])
+        whole = np.sort(order[number * self.batch_size : (number + 1) * self.batch_size])
+        positions = self._share.cut(whole)
         drawn = uniforms(self._crop_seed, epoch, self._pairs.rows[positions], 2)
         corners = random_corners(drawn, self._pairs.side, self._pairs.size)
         return self._pairs.batch(positions, corners, epoch, number, self._pin)
@@ -266,32 +301,42 @@ class ValidationBatches:
     """Validation pairs in the order of the index, centre crops, every pair once; the last batch may be smaller.
 
     Attributes:
-        batch_size: pairs a batch; all of them where they are fewer.
+        batch_size: pairs a batch, over all processes; all of them where they are fewer, less what can not be shared.
     """
 
-    def __init__(self, pairs: Pairs, batch_size: int, pin: bool = False) -> None:
-        self.batch_size = max(1, min(batch_size, len(pairs)))
-        self._pairs, self._pin = pairs, pin
+    def __init__(self, pairs: Pairs, batch_size: int, pin: bool = False, share: Share = WHOLE) -> None:
+        self.batch_size = max(share.of, min(batch_size, len(pairs) // share.of * share.of))
+        self._pairs, self._pin, self._share = pairs, pin, share
 
     def __len__(self) -> int:
         """Number of batches."""
         return -(-len(self._pairs) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        """All batches."""
+        """All batches; of the last one a process may have nothing."""
         corner = (self._pairs.side - self._pairs.size) // 2
         for number in range(len(self)):
-            stop = min((number + 1) * self.batch_size, len(self._pairs))
-            positions = np.arange(number * self.batch_size, stop, dtype=np.int64)
+            positions = self._positions(number)
             corners = np.full((len(positions), 2), corner, dtype=np.int64)
             yield self._pairs.batch(positions, corners, -1, number, self._pin)
 
-    def in_gallery(self, number: int, most: int) -> npt.NDArray[np.int64]:
-        """Places in batch `number` of the pairs that belong to the gallery: all, or `most` of them, evenly spaced."""
-        gallery = self._gallery(most)
-        start = number * self.batch_size
-        inside = (gallery >= start) & (gallery < start + self.batch_size)
-        return gallery[inside] - start
+    def is_full(self, number: int) -> bool:
+        """Whether batch `number` has as many pairs as the others."""
+        return (number + 1) * self.batch_size <= len(self._pairs)
+
+    def in_gallery(self, number: int, most: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The pairs of batch `number` that belong to the gallery: all, or `most` of the corpus, evenly spaced.
+
+        Returns:
+            (G,) places in the batch, of this process' share; (G,) places in the gallery.
+        """
+        gallery, positions = self._gallery(most), self._positions(number)
+        inside = np.flatnonzero(np.isin(gallery, positions))
+        return np.searchsorted(positions, gallery[inside]), inside
+
+    def _positions(self, number: int) -> npt.NDArray[np.int64]:
+        stop = min((number + 1) * self.batch_size, len(self._pairs))
+        return self._share.cut(np.arange(number * self.batch_size, stop, dtype=np.int64))
 
     def gallery_text_ids(self, most: int) -> npt.NDArray[np.int64]:
         """(G,) equal for gallery pairs whose reports are token for token the same, in the order of the batches."""

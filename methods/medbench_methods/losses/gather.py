@@ -57,6 +57,10 @@ def sum_over_processes(value: Tensor) -> Tensor:
     return total
 
 
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""Its name since torch 2.14, which warns of the old one."""
+
+
 class _Gather(torch.autograd.Function):
     """All rows forward, the sum of all gradients of one's own rows backward."""
 
@@ -64,7 +68,7 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor) -> Tensor:
         ctx.rows = len(rows)
         gathered = rows.new_empty((processes() * len(rows), *rows.shape[1:]))
-        dist.all_gather_into_tensor(gathered, rows.contiguous())
+        _all_gather(gathered, rows.contiguous())
         return gathered
 
     @staticmethod

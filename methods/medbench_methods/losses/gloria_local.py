@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medbench_methods.losses._precision import full_precision
+from medbench_methods.losses.chunks import in_chunks
 from medbench_methods.losses.gather import gather as gather_rows
 from medbench_methods.losses.gather import processes, rank_offset
 
@@ -49,11 +50,13 @@ def gloria_local(
     matching_scale: float = 5.0,
     contrast_scale: float = 10.0,
     gather: bool = False,
+    chunk: int | None = None,
 ) -> Tensor:
     """Contrast of images and reports by how well regions and words match, both directions.
 
     Kept for the gradient are two numbers for each word of the batch and region of the batch: 0.3 GB in float32 at
-    B 48, 45 words a report, P 361. Another B D (P + 2 W) hold the gradient in backward.
+    B 48, 45 words a report, P 361; with `chunk`, for the regions of that many images at a time. Another B D (P + 2 W)
+    hold the gradient in backward.
 
     Args:
         regions: (B, P, D) float, any length.
@@ -63,6 +66,7 @@ def gloria_local(
         matching_scale: scale_m, of the cosines.
         contrast_scale: scale_c, of the matchings.
         gather: take the candidates of all processes, not only of this one; all have the same W.
+        chunk: images that are matched with all reports at a time, computed once more backward; None for all at once.
 
     Returns:
         0-d tensor: the two cross entropies, summed; 0 for a batch without a word.
@@ -70,11 +74,15 @@ def gloria_local(
     scales = (attention_scale, matching_scale)
     if gather and processes() > 1:
         every_regions, every_words, every_mask = gather_rows(regions), gather_rows(words), gather_rows(mask)
-        by_image = matching(regions, every_words, every_mask, *scales)  # (B, W B)
-        by_report = matching(every_regions, words, mask, *scales).T  # (B, W B)
+        by_image = in_chunks(
+            lambda some: matching(some, every_words, every_mask, *scales), chunk, regions
+        )  # (B, W B)
+        by_report = in_chunks(
+            lambda some: matching(some, words, mask, *scales), chunk, every_regions
+        ).T  # (B, W B)
     else:
         every_mask = mask
-        by_image = matching(regions, words, mask, *scales)  # (B, B)
+        by_image = in_chunks(lambda some: matching(some, words, mask, *scales), chunk, regions)  # (B, B)
         by_report = by_image.T
     valid, every_valid = mask.any(1), every_mask.any(1)
     # Not -inf, so that an anchor without words stays finite until it is left out.

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medbench_methods.losses._precision import full_precision
+from medbench_methods.losses.chunks import in_chunks
 from medbench_methods.losses.gather import gather as gather_rows
 from medbench_methods.losses.gather import processes, rank_offset
 
@@ -44,10 +45,12 @@ def pathology_alignment(
     pairing_temperature: float = 0.1,
     false_negative_cosine: float = 0.95,
     gather: bool = False,
+    chunk: int | None = None,
 ) -> Tensor:
     """Contrast of paired observations and sentences, both directions.
 
-    Memory is O((B S)^2): 12 MB in float32 for each matrix at B 144, S 12; times the processes with `gather`.
+    Memory is O((B S)^2): 12 MB in float32 for each matrix at B 144, S 12; times the processes with `gather`. With
+    `chunk`, a matrix has the rows of that many pairs at a time.
 
     Args:
         observations: (B, K, E) float, unit vectors.
@@ -60,6 +63,7 @@ def pathology_alignment(
         pairing_temperature: tau_p > 0 of the soft pairing.
         false_negative_cosine: sentences at least this similar are no negatives of each other.
         gather: take the sentences of all processes as negatives, not only of this one; all have the same S.
+        chunk: pairs at a time, computed once more backward; None for all at once.
 
     Returns:
         0-d tensor; 0 for a batch without a sentence.
@@ -83,21 +87,25 @@ def pathology_alignment(
         every = (gather_rows(visual), gather_rows(textual), gather_rows(valid))
     every_visual, every_textual, every_valid = every  # (M, E), (M, E), (M,); M = N times the processes
     own = torch.arange(len(valid), device=mask.device) + (rank_offset(valid) if gather else 0)  # (N,)
-    with torch.no_grad():
-        keep = textual @ every_textual.T < false_negative_cosine  # (N, M)
-        column = torch.arange(len(every_valid), device=mask.device)  # (M,)
-        if negatives == "report":
-            keep &= own[:, None] // width == column[None, :] // width
-        keep |= own[:, None] == column[None, :]
-        keep &= valid[:, None] & every_valid[None, :]
-    # Not -inf, so that rows without a sentence stay finite; halved so that two can be added.
-    floor = torch.finfo(visual.dtype).min / 2
-    there = (visual @ every_textual.T / temperature).masked_fill(
-        ~keep, floor
-    )  # (N, M), rows are observations
-    back = (textual @ every_visual.T / temperature).masked_fill(~keep, floor)  # (N, M), rows are sentences
-    right = (visual * textual).sum(1) / temperature  # (N,)
-    entropy = (there.logsumexp(1) + back.logsumexp(1)) / 2 - right
+    column = torch.arange(len(every_valid), device=mask.device)  # (M,)
+
+    def entropies(visual: Tensor, textual: Tensor, valid: Tensor, own: Tensor) -> Tensor:
+        """(N,) of some sentences; without meaning where there is none."""
+        with torch.no_grad():
+            keep = textual @ every_textual.T < false_negative_cosine  # (N, M)
+            if negatives == "report":
+                keep &= own[:, None] // width == column[None, :] // width
+            keep |= own[:, None] == column[None, :]
+            keep &= valid[:, None] & every_valid[None, :]
+        # Not -inf, so that rows without a sentence stay finite; halved so that two can be added.
+        floor = torch.finfo(visual.dtype).min / 2
+        there = (visual @ every_textual.T / temperature).masked_fill(~keep, floor)  # rows are observations
+        back = (textual @ every_visual.T / temperature).masked_fill(~keep, floor)  # rows are sentences
+        right = (visual * textual).sum(1) / temperature  # (N,)
+        return (there.logsumexp(1) + back.logsumexp(1)) / 2 - right
+
+    rows = None if chunk is None else chunk * width
+    entropy = in_chunks(entropies, rows, visual, textual, valid, own)
     count = every_valid.sum().clamp_min(1) / (processes() if gather else 1)
     return (entropy * valid).sum() / count
 

@@ -19,11 +19,14 @@ RECONSTRUCTION: that patches are aligned with relevant words only is confirmed b
 as in SPARC is our inference, and `mirror` our option.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medbench_methods.losses._precision import full_precision
+from medbench_methods.losses.chunks import in_chunks
 from medbench_methods.losses.token_alignment import pairs
 
 ALIKE = 1e-6
@@ -39,6 +42,7 @@ def sparse_alignment(
     temperature: float = 0.07,
     mirror: bool = False,
     gather: bool = False,
+    chunk: int | None = None,
 ) -> Tensor:
     """Contrast of words and of what each draws from few patches, within each pair.
 
@@ -51,18 +55,25 @@ def sparse_alignment(
         temperature: tau > 0.
         mirror: also align each patch with few words.
         gather: the pairs of all processes are one batch: see `pairs` of token_alignment.py.
+        chunk: pairs at a time, computed once more backward; None for all at once.
 
     Returns:
         0-d tensor; 0 for a batch without a word.
     """
+    of_pairs = partial(_of_pairs, temperature=temperature, mirror=mirror)
+    has_words = mask.any(1)  # (B,)
+    return (in_chunks(of_pairs, chunk, patches, words, mask) * has_words).sum() / pairs(has_words, gather)
+
+
+def _of_pairs(patches: Tensor, words: Tensor, mask: Tensor, *, temperature: float, mirror: bool) -> Tensor:
+    """(B,) the loss of each pair."""
     every = torch.ones_like(patches[:, :, 0], dtype=torch.bool)  # (B, P)
     similar = words @ patches.transpose(1, 2)  # (B, W, E) x (B, E, P) -> (B, W, P)
     loss = _contrast(sparse_weights(similar, every) @ patches, words, mask, temperature)
     if mirror:
         told = sparse_weights(similar.transpose(1, 2), mask) @ words  # (B, P, W) x (B, W, E) -> (B, P, E)
         loss = loss + _contrast(told, patches, every, temperature)
-    has_words = mask.any(1)  # (B,)
-    return (loss * has_words).sum() / pairs(has_words, gather)
+    return loss
 
 
 def sparse_weights(similar: Tensor, mask: Tensor) -> Tensor:

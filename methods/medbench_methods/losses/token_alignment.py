@@ -16,11 +16,14 @@ are not), and d_j is not normalised for a ViT (here it always is). Reports witho
 sum nor in the mean; with `gather`, the mean is over the pairs of all processes that have one.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from medbench_methods.losses._precision import full_precision
+from medbench_methods.losses.chunks import in_chunks
 from medbench_methods.losses.gather import processes, sum_over_processes
 
 
@@ -34,10 +37,12 @@ def token_alignment(
     patch_weights: Tensor | None = None,
     temperature: float = 0.1,
     gather: bool = False,
+    chunk: int | None = None,
 ) -> Tensor:
     """Bidirectional word-patch contrast within each pair.
 
-    Nothing here is B x B: memory is O(B (W P + W^2 + P^2)), 0.3 GB in float32 at MGCA's B 144, W 110, P 361.
+    Nothing here is B x B: memory is O(B (W P + W^2 + P^2)), 0.3 GB in float32 at MGCA's B 144, W 110, P 361; with
+    `chunk`, for that many pairs at a time.
 
     Args:
         patches: (B, P, E) float, unit vectors.
@@ -48,19 +53,35 @@ def token_alignment(
         temperature: t > 0. MGCA's code: 0.1.
         gather: the pairs of all processes are one batch: each is divided by the number of pairs with words that the
             processes have on the mean.
+        chunk: pairs at a time, computed once more backward; None for all at once.
 
     Returns:
         0-d tensor.
     """
-    # exp() of it is 0, and unlike -inf it makes no NaN in rows without a word; halved so that two can be
-    # added.
-    floor = torch.finfo(words.dtype).min / 2
     if word_weights is None:
         word_weights = mask.to(words.dtype) / mask.sum(1, keepdim=True).clamp_min(1)
     if patch_weights is None:
         patch_weights = patches.new_full(patches.shape[:2], 1 / patches.shape[1])
     has_words = mask.any(1)  # (B,)
+    losses = in_chunks(
+        partial(_of_pairs, temperature=temperature), chunk, patches, words, mask, word_weights, patch_weights
+    )
+    return (losses * has_words).sum() / pairs(has_words, gather)
 
+
+def _of_pairs(
+    patches: Tensor,
+    words: Tensor,
+    mask: Tensor,
+    word_weights: Tensor,
+    patch_weights: Tensor,
+    *,
+    temperature: float,
+) -> Tensor:
+    """(B,) L_word + L_patch of each pair; without meaning where there is no word."""
+    # exp() of it is 0, and unlike -inf it makes no NaN in rows without a word; halved so that two can be
+    # added.
+    floor = torch.finfo(words.dtype).min / 2
     similar = words @ patches.transpose(1, 2) / temperature  # (B, W, E) x (B, E, P) -> (B, W, P)
     seen = F.normalize(similar.softmax(-1) @ patches, dim=-1)  # c: (B, W, P) x (B, P, E) -> (B, W, E)
     logits = words @ seen.transpose(1, 2) / temperature  # (B, W, W)
@@ -71,7 +92,7 @@ def token_alignment(
     told = F.normalize(similar.softmax(-1) @ words, dim=-1)  # d: (B, P, W) x (B, W, E) -> (B, P, E)
     patch_loss = two_way(patches @ told.transpose(1, 2) / temperature, patch_weights)  # (B, P, P)
 
-    return ((word_loss + patch_loss) * has_words).sum() / pairs(has_words, gather)
+    return word_loss + patch_loss
 
 
 def pairs(counted: Tensor, gather: bool) -> Tensor:

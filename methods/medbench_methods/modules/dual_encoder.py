@@ -1,17 +1,17 @@
 """Two encoders and their projections: the vision-language model that MGCA-like methods share."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from medbench.method import Method, Setup
+from medbench.method import ADDED_LATER, Method, Setup
 from medbench.model import ImageFeatures, Preprocessing, TextBatch, TextFeatures
 from medbench_methods.modules.image_encoder import EncodedImage, ImageConfig, ImageEncoder
-from medbench_methods.modules.projection import ProjectionHead
+from medbench_methods.modules.projection import HeadNorm, ProjectionHead
 from medbench_methods.modules.ranges import expect, expect_terms
 from medbench_methods.modules.text_encoder import TextConfig, TextEncoder, build_text, rebuild_text
 from medbench_methods.modules.tokenizer import ReportTokenizer
@@ -33,10 +33,13 @@ class DualEncoderConfig(ImageConfig, TextConfig):
     hidden: int = 2048
     """Width of the hidden layer of the projection heads (MGCA's code)."""
 
+    head_norm: HeadNorm = field(default="batch", metadata=ADDED_LATER)
+    """Normalisation in the projection heads: over the `batch` (MGCA's code) or of each vector by itself, `layer`. Ours;
+    with a ViT it leaves no statistics of a batch, so that several processes train as one does."""
+
     gather: bool = False
-    """Where losses are computed in several processes (`medbench.load`, in a training loop of one's own): contrast with
-    the pairs of all of them, with gradients through all. MGCA's code takes the pairs of the same device only. `medbench
-    run` and `pretrain` train in one process, where it changes nothing."""
+    """Training in several processes (docs/distributed.md): contrast with the pairs of all of them, with gradients
+    through all. False: MGCA's code takes the pairs of the same device only. In one process it changes nothing."""
 
     def __post_init__(self) -> None:
         """Refuse what can not be built: see both halves."""
@@ -73,12 +76,14 @@ class DualEncoder(nn.Module):
         self.preprocessing = config.preprocessing
         self.tokenizer = tokenizer
         self.image_encoder, self.text_encoder = image_encoder, text_encoder
-        self.image_head = ProjectionHead(image_encoder.width, config.hidden, config.embed)
-        self.text_head = ProjectionHead(text_encoder.width, config.hidden, config.embed)
+        self.image_head = ProjectionHead(image_encoder.width, config.hidden, config.embed, config.head_norm)
+        self.text_head = ProjectionHead(text_encoder.width, config.hidden, config.embed, config.head_norm)
         if local is True:
-            self.patch_head = ProjectionHead(image_encoder.local_width, config.hidden, config.embed)
+            self.patch_head = ProjectionHead(
+                image_encoder.local_width, config.hidden, config.embed, config.head_norm
+            )
         if local:
-            self.word_head = ProjectionHead(text_encoder.width, config.hidden, config.embed)
+            self.word_head = ProjectionHead(text_encoder.width, config.hidden, config.embed, config.head_norm)
 
     @classmethod
     def from_corpus(

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from medbench.errors import UsageError
 from medbench.model import ImageFeatures, Preprocessing
@@ -241,7 +242,10 @@ class ImageEncoder(nn.Module):
         tokens = body.norm_pre(torch.cat([prefix, patches.gather(1, which)], 1))
         choose_attention(body.blocks, images.device)
         for block in body.blocks:
-            tokens = block(tokens)
+            if body.grad_checkpointing and self.training:
+                tokens = checkpoint(block, tokens, use_reentrant=False)
+            else:
+                tokens = block(tokens)
         out: Tensor = body.norm(tokens)
         return out
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from medbench.errors import UsageError
 from medbench.method import Setup, from_disk
@@ -137,9 +139,14 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.bert, self.pooling, self.summed = bert, config.text_pooling, config.text_summed_layers
         self.width = int(bert.config.hidden_size)
+        self.checkpointing = False
         if config.text_frozen_layers:
             bert.embeddings.requires_grad_(False)
             bert.encoder.layer[: config.text_frozen_layers].requires_grad_(False)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute each layer again backward instead of keeping what it computed; the name is timm's."""
+        self.checkpointing = enable
 
     def forward(self, text: TextBatch) -> EncodedText:
         """Tokenised reports (B, T) -> features, with W = max(T - 2, 1) word slots: a word takes a token."""
@@ -172,17 +179,23 @@ class TextEncoder(nn.Module):
         if packing is None:
             outputs = [self.bert.embeddings(ids, position_ids=positions)]
             for layer in self.bert.encoder.layer:
-                outputs.append(layer(outputs[-1], mask[:, None, None, :]))
+                outputs.append(self._through(layer, outputs[-1], mask[:, None, None, :]))
         else:
             outputs = [
                 self.bert.embeddings(packing.pack(ids)[None], position_ids=packing.pack(positions)[None])
             ]
             for layer in self.bert.encoder.layer:
-                outputs.append(layer(outputs[-1], packing=packing))  # (1, N, D)
+                outputs.append(self._through(layer, outputs[-1], packing=packing))  # (1, N, D)
             outputs = [packing.unpack(output[0]) for output in outputs[-max(self.summed, 2) :]]
         # One layer is the usual case; GLoRIA sums the last four.
         hidden = outputs[-1] if self.summed == 1 else torch.stack(outputs[-self.summed :]).sum(0)  # (B, T, D)
         return hidden, self._cls_attention(outputs[-2], mask)
+
+    def _through(self, layer: nn.Module, hidden: Tensor, *mask: Tensor, **named: Any) -> Tensor:
+        if self.checkpointing and self.training:
+            layer = partial(checkpoint, layer, use_reentrant=False)  # type: ignore[assignment]  # called alike
+        out: Tensor = layer(hidden, *mask, **named)
+        return out
 
     def _positions(self, ids: Tensor) -> Tensor:
         """(B, T) int64: the position that each token is given."""
