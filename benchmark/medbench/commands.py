@@ -14,6 +14,7 @@ from medbench import options as o
 from medbench.errors import MedbenchError, PluginError, UsageError
 from medbench.plugins import Catalogue, Kind, load_catalogue
 from medbench.request import RunRequest
+from medbench.terminal import printable_lines
 
 if TYPE_CHECKING:
     from medbench.progress import Progress
@@ -188,8 +189,8 @@ def complain(error: MedbenchError, verbose: bool) -> int:
     if verbose:
         import traceback
 
-        typer.echo("".join(traceback.format_exception(error)), err=True)
-    typer.echo(f"medbench: {error}", err=True)
+        typer.echo(printable_lines("".join(traceback.format_exception(error))), err=True)
+    typer.echo(printable_lines(f"medbench: {error}"), err=True)
     return error.exit_code
 
 

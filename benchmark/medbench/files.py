@@ -3,11 +3,14 @@
 import fcntl
 import hashlib
 import os
+import stat
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from medbench.errors import DataError
 
 if TYPE_CHECKING:
     from medbench.progress import Progress
@@ -34,6 +37,25 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write bytes, so that a reader sees all of them or the file that was there before."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def regular_bytes(path: Path, most: int) -> bytes:
+    """The bytes of a file that somebody else may have written.
+
+    Raises:
+        DataError: it is missing, no file (a pipe would be waited for, a device never ends), or larger than `most`.
+    """
+    try:
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):
+            raise DataError(f"{path}: not a file. Move it away.")
+        if about.st_size > most:
+            raise DataError(
+                f"{path}: {about.st_size:,} bytes, expected at most {most:,}. Move it away."
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: can not be read ({error.strerror or error}).") from None
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -5,6 +5,7 @@ import typer
 from medbench import options as o
 from medbench.commands import Environment, data_request, print_json, read_plugins, results_folder, verb
 from medbench.errors import DataError, UsageError
+from medbench.terminal import printable, printable_lines
 
 app = typer.Typer(help="Records: list, verify, rescore, export.", no_args_is_help=True)
 
@@ -72,7 +73,7 @@ def verify_results(options: o.VerifyResultsOptions) -> int:
     if options.as_json:
         print_json(checked.to_json())
     else:
-        typer.echo(checked.text())
+        typer.echo(printable_lines(checked.text()))
     if request.real_data and known is None and any(each.keyed for each in checked.records):
         typer.echo(f"rows of keyed copies stay unknown: no key at {key}; name it with --key", err=True)
     return 0 if checked.accepted else DataError.exit_code
@@ -132,7 +133,7 @@ def rescore_results(options: o.RescoreOptions) -> int:
             typer.echo(f"{table(shown)}\n")
         for each in done:
             if each.problem:
-                typer.echo(f"{each.path}: {each.problem}")
+                typer.echo(printable(f"{each.path}: {each.problem}"))
         verdicts = [one.verdict for each in done for one in each.comparisons]
         counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
         typer.echo(f"{len(done)} records, {len(verdicts)} numbers{f': {counts}' if counts else ''}")

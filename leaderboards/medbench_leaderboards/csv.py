@@ -7,6 +7,7 @@ from typing import Any
 
 from medbench.records import Identity, Record, sha256_json
 from medbench.results import Results, seed_order
+from medbench.terminal import no_formula
 from medbench_leaderboards import wording
 from medbench_leaderboards.board import Board, Cell, Column, Row, Seed, Table, build
 from medbench_leaderboards.numbers import fields, rounded
@@ -243,5 +244,4 @@ def _value(value: Any) -> Any:
 
 def _text(text: str) -> str:
     """On one line, and nothing that a spreadsheet would take for a formula."""
-    text = wording.plain(text)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    return no_formula(wording.plain(text))
