@@ -175,7 +175,7 @@ class RecordIndex:
         database = sqlite3.connect(file, timeout=600)
         try:
             database.executescript(_TABLES)
-            there = _files(self.root)
+            there = record_files(self.root)
             held = {
                 path: stat
                 for path, *stat in database.execute("SELECT path, size, changed, inode FROM record")
@@ -286,10 +286,10 @@ def _failed(path: str) -> bool:
     return ".failed-" in path.rsplit("/", 1)[-1]
 
 
-def _files(root: Path) -> dict[str, list[int]]:
+def record_files(root: Path) -> dict[str, list[int]]:
     """Size, time of change and inode of every record and failed attempt, by its path from the folder on."""
     found: dict[str, list[int]] = {}
-    folders = [""]
+    folders = [""] if root.is_dir() else []
     for _ in range(3):
         folders = [
             f"{above}{entry.name}/"

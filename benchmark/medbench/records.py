@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from medbench.errors import DataError
 from medbench.files import regular_bytes, sha256_file, write_atomic
 from medbench.metrics.bootstrap import Bootstrap, Resample
+from medbench.numbers import fraction_name as fraction_name
 
 SCHEMA: Final = "medbench.result/1"
 
@@ -335,11 +336,6 @@ def json_schema() -> dict[str, Any]:
 def sha256_json(value: Any) -> str:
     """SHA-256 of a JSON value written canonically."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def fraction_name(fraction: float) -> str:
-    """0.01 -> "1%"."""
-    return f"{fraction * 100:g}%"
 
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}(\.hmac)?")

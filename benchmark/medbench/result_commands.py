@@ -14,29 +14,30 @@ app = typer.Typer(help="Records: list, verify, rescore, export.", no_args_is_hel
 def list_results(options: o.ListResultsOptions) -> int:
     """List the records of a results folder."""
     folder = results_folder(options)
-    from medbench.cells import format_metric
-    from medbench.describe import table
-    from medbench.records import ResultStore, fraction_name, read_record
-
-    files = list(ResultStore(folder).files())
-    records = [read_record(path) for path in files]
     if options.as_json:
+        from medbench.records import ResultStore
+
+        records = ResultStore(folder).records()
         print_json([record.model_dump(mode="json", by_alias=True) for record in records])
         return 0
+    from medbench.describe import table
+    from medbench.numbers import fraction_name, percent
+    from medbench.record_index import RecordIndex
+
     rows = [
         {
-            "method": f"{record.identity.method} ({record.identity.fidelity})",
-            "task": record.identity.task,
-            "labels": fraction_name(record.identity.fraction),
-            "seed": "any" if record.identity.seed is None else str(record.identity.seed),
-            "recipe": record.identity.recipe,
-            "source": record.identity.source + (" (subset)" if record.identity.subset else ""),
-            "status": record.status,
-            "metric": record.primary_metric,
-            "value": format_metric(record.primary) if record.status == "ok" else "n/a",
-            "file": str(path.relative_to(folder)),
+            "method": f"{one.method} ({one.fidelity})",
+            "task": one.task,
+            "labels": fraction_name(one.fraction),
+            "seed": "any" if one.seed is None else str(one.seed),
+            "recipe": one.recipe,
+            "source": one.source + (" (subset)" if one.subset else ""),
+            "status": one.status,
+            "metric": one.metric,
+            "value": percent(one.value, one.low, one.high) if one.status == "ok" else "n/a",
+            "file": one.path,
         }
-        for path, record in zip(files, records, strict=True)
+        for one in RecordIndex(folder, Environment.read().cache_folder()).listed()
     ]
     typer.echo(table(rows) if rows else f"no records in {folder}")
     return 0

@@ -94,8 +94,9 @@ def cells(board: Board) -> Iterator[dict[str, Any]]:
         for cell in table.cells.values():
             for seed in cell.seeds:
                 places[seed.cell_id] = table, rows[cell.row], columns[cell.column], cell, seed
-    for record in sorted(board.records.values(), key=_order):
-        if record.identity.source != "mixed":
+    for brief in sorted(board.brief.values(), key=_order):
+        if brief.identity.source != "mixed":
+            record = board.records[brief.cell_id]
             yield from _lines(record, board.paths[record.cell_id], places.get(record.cell_id))
 
 

@@ -36,7 +36,8 @@ class Line:
 
 def overview(board: Board, links: Links) -> dict[str, Any]:
     """What the template is filled with."""
-    return {"tables": [_table(links, table) for table in board.tables], "left_out": board.left_out}
+    tables = [_table(links, table) for table in board.tables]
+    return {"tables": tables, "left_out": board.left_out, "records": len(board.records), "paged": len(links)}
 
 
 def title(table: Table) -> str:
