@@ -13,6 +13,7 @@ import typer
 from medbench import options as o
 from medbench.errors import MedbenchError, PluginError, UsageError
 from medbench.plugins import Catalogue, Kind, load_catalogue
+from medbench.redaction import without_secrets
 from medbench.request import RunRequest
 from medbench.terminal import printable_lines
 
@@ -189,8 +190,8 @@ def complain(error: MedbenchError, verbose: bool) -> int:
     if verbose:
         import traceback
 
-        typer.echo(printable_lines("".join(traceback.format_exception(error))), err=True)
-    typer.echo(printable_lines(f"medbench: {error}"), err=True)
+        typer.echo(printable_lines(without_secrets("".join(traceback.format_exception(error)))), err=True)
+    typer.echo(printable_lines(without_secrets(f"medbench: {error}")), err=True)
     return error.exit_code
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from medbench.redaction import without_secrets
 from medbench.terminal import printable, printable_lines
 
 QUIET_SECONDS = 20.0
@@ -34,8 +35,8 @@ class Progress:
     def say(self, text: str) -> None:
         """Print one line to standard error."""
         if not self.quiet:
-            line = printable_lines(f"[{self.label}] {text}" if self.label else text)
-            print(line, file=sys.stderr, flush=True)
+            line = without_secrets(f"[{self.label}] {text}" if self.label else text)
+            print(printable_lines(line), file=sys.stderr, flush=True)
 
     @contextmanager
     def track(self, what: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:

@@ -40,7 +40,7 @@ from medbench_leaderboards.missing import changed, command, named_split, unserve
 from medbench_leaderboards.summary import Summary, summarise
 from medbench_leaderboards.wording import beyond_noise
 
-COMPARED: Final = 500_000
+COMPARED: Final = 250_000
 """Pairs of rows, over all columns, up to which those of a table are compared."""
 
 Floats = npt.NDArray[np.float64]
