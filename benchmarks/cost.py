@@ -3,7 +3,7 @@
     python benchmarks/cost.py
     python benchmarks/cost.py --teraflops 400 --used 0.3
 
-Operations of encoders are counted on tensors without numbers (torch's `FlopCounterMode`, a multiplication and an addition
+Operations of encoders are counted on tensors without numbers (torch's `FlopCounterMode`; multiplying and adding
 are two); all else is what recipes and datasets declare. Nothing is measured of a GPU: the share of its peak that is
 reached, and what is left out, are said in docs/scale.md.
 """

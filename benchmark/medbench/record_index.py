@@ -271,8 +271,10 @@ def _read(root: Path, path: str) -> Read:
         metric = primary.model_dump(mode="json", exclude={"value", "low", "high", "per_class", "reason"})
         body["metrics"], own["why"] = [metric | {"value": None}], primary.reason
         scores = primary.value, primary.low, primary.high
-    listed = (identity.method, identity.fidelity, identity.task, identity.fraction, identity.recipe)
-    listed += (identity.source, identity.subset, record.primary_metric)
+    listed = (
+        *(identity.method, identity.fidelity, identity.task, identity.fraction),
+        *(identity.recipe, identity.source, identity.subset, record.primary_metric),
+    )
     return Read(
         path,
         configs,
@@ -328,10 +330,8 @@ def _whole(database: sqlite3.Connection) -> Iterator[Indexed]:
             like = _of_body(json.loads(content), configs, same) if number == body else None
         assert isinstance(like, Record)
         own = json.loads(text)
-        identity, changes = (
-            like.identity,
-            {"cell_id": own["cell_id"], "status": status, "reason": own.get("reason")},
-        )
+        changes: dict[str, Any] = {"cell_id": own["cell_id"], "status": status, "reason": own.get("reason")}
+        identity = like.identity
         encoder = identity.weights
         if "key" in own:
             known = id(encoder), own["key"]

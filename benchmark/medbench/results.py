@@ -91,16 +91,21 @@ class Results:
         if cache is not None and len(record_files(root)) > MANY:
             current, failed = RecordIndex(root, cache).records()
             results = cls(
-                root, *([(i.path, i.record) for i in found] for found in (current, failed)), catalogue, base
+                root,
+                [(one.path, one.record) for one in current],
+                [(one.path, one.record) for one in failed],
+                catalogue,
+                base,
             )
             results.brief = True
-            results._keys = {id(i.record): (i.row_key, i.column_key) for i in (*current, *failed)}
+            results._keys = {id(one.record): (one.row_key, one.column_key) for one in (*current, *failed)}
             return results
-        whole = (
-            [(path.relative_to(root).as_posix(), read_record(path)) for path in files]
-            for files in (ResultStore(root).files(), sorted(root.glob("*/*/*/*.failed-*.json")))
-        )
-        return cls(root, *whole, catalogue, base)
+
+        def whole(files: Iterable[Path]) -> list[tuple[str, Record]]:
+            return [(path.relative_to(root).as_posix(), read_record(path)) for path in files]
+
+        failures = sorted(root.glob("*/*/*/*.failed-*.json"))
+        return cls(root, whole(ResultStore(root).files()), whole(failures), catalogue, base)
 
     def whole(self, record: Record) -> Record:
         """One of these records with all that is in its file.
