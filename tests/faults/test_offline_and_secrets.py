@@ -67,7 +67,7 @@ def medbench(place: Path) -> Medbench:
             env={**kept, **settings, **SECRETS},
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1200,
         )
 
     return call
@@ -91,6 +91,7 @@ def test_the_guard_guards(medbench: Medbench, place: Path) -> None:
     (place / "guard" / "log").unlink()
 
 
+@pytest.mark.slow
 def test_a_run_and_what_follows_reach_no_network(medbench: Medbench, place: Path) -> None:
     verbs = [
         ("run", "-m", "clip", "-t", "rsna_lp", "--recipe", "micro", "--fraction", "1", "--offline", "-v"),
@@ -110,6 +111,7 @@ def test_a_run_and_what_follows_reach_no_network(medbench: Medbench, place: Path
     assert CANARY not in "".join(said)
 
 
+@pytest.mark.slow
 def test_what_a_recipe_would_fetch_is_refused_without_asking(medbench: Medbench, place: Path) -> None:
     done = medbench("run", "-m", "imagenet", "-t", "rsna_lp", "--recipe", "paper", "--offline")
     assert done.returncode in (1, 3, 4), (done.returncode, done.stdout, done.stderr)
@@ -117,6 +119,7 @@ def test_what_a_recipe_would_fetch_is_refused_without_asking(medbench: Medbench,
     assert CANARY not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_no_file_that_was_left_holds_a_secret(medbench: Medbench, place: Path) -> None:
     files = [path for path in place.rglob("*") if path.is_file() and "guard" not in path.parts]
     kinds = {path.suffix for path in files}
