@@ -5,7 +5,7 @@
 Test sets are drawn again and again from a world whose truth is known, and are given to the code that makes records and
 leaderboards. **Coverage**: the share of 95 % intervals that hold the true value, over 1,000 test sets; of average
 precisions, which take longer, over 300. **Rejections**: the share of comparisons of two methods that are equal in truth
-with p < 0.05, over 5,000 test sets.
+with p < 0.05, over 5,000 test sets; of average precisions over 800.
 
 As in a test set of medbench, patients keep their names and strata from one repeat to the next, so that all repeats
 share one set of bootstrap weights; with it 2,000 draws of an AUROC are one product of matrices.
@@ -25,6 +25,8 @@ import tables
 from scipy.special import ndtr, ndtri
 
 from medbench.metrics.bootstrap import (
+    left_out_blocks,
+    linear_draws,
     logit_bounds,
     logit_interval,
     patient_bootstrap_weights,
@@ -228,15 +230,25 @@ def boxes_of(truth: npt.NDArray[np.bool_], rng: np.random.Generator, shift: floa
         rng: of the boxes.
         shift: how far the scores of boxes on true ones lie above those of false alarms; 1 is a fair detector.
     """
+    true = squares(int(truth.sum()), rng)
+    near = true + rng.normal(0, 4, true.shape)
+    return detector(truth, true, near, rng.normal(shift, 1, len(near)), rng)
 
-    def square(count: int) -> Floats:
-        corner = rng.uniform(0, 60, (count, 2))
-        return np.concatenate([corner, corner + rng.uniform(20, 40, (count, 2))], axis=1)
 
+def squares(count: int, rng: np.random.Generator) -> Floats:
+    """(count, 4) boxes anywhere."""
+    corner = rng.uniform(0, 60, (count, 2))
+    return np.concatenate([corner, corner + rng.uniform(20, 40, (count, 2))], axis=1)
+
+
+def detector(
+    truth: npt.NDArray[np.bool_], true: Floats, near: Floats, sure: Floats, rng: np.random.Generator
+) -> Detections:
+    """One true box on positive films, one found near it, with normal scores `sure`; and false alarms anywhere."""
     films = len(truth)
-    true, alarms = square(int(truth.sum())), rng.poisson(0.5, films)
-    near, false = true + rng.normal(0, 4, true.shape), square(int(alarms.sum()))
-    scores = np.concatenate([rng.normal(shift, 1, len(near)), rng.normal(0, 1, len(false))])
+    alarms = rng.poisson(0.5, films)
+    false = squares(int(alarms.sum()), rng)
+    scores = np.concatenate([sure, rng.normal(0, 1, len(false))])
     film = np.concatenate([np.flatnonzero(truth), np.repeat(np.arange(films), alarms)])
     order = np.argsort(film, kind="stable")
     ends = np.cumsum(truth + alarms)[:-1]
@@ -253,19 +265,28 @@ def map_of(detections: Detections, weights: npt.NDArray[np.int32]) -> Floats:
     return weighted_average_precision(matches, weights).mean(axis=1)
 
 
+def map_left_out(detections: Detections, cohort: Cohort) -> Floats:
+    """(P,) `map_40_75` with each patient left out."""
+    blocks = left_out_blocks(cohort.patients.tolist(), cohort.truth)
+    return np.concatenate([map_of(detections, weights) for weights in blocks])
+
+
 def map_intervals(
     cohort: Cohort, shift: float, rng: np.random.Generator, repeats: int
 ) -> Iterator[dict[str, Bounds]]:
     """Intervals of an average precision; see `boxes_of` for `shift`."""
     weights, whole = cohort.weights.astype(np.int32), np.ones((1, len(cohort.truth)), np.int32)
+    patients = cohort.patients.tolist()
     units = smaller_stratum(len(cohort.truth), int(cohort.truth.sum()))  # a film a patient
     for _ in range(repeats):
         found = boxes_of(cohort.truth, rng, shift)
         draws = map_of(found, weights)
         value = float(map_of(found, whole)[0])
+        left_out = map_left_out(found, cohort)
+        smooth = linear_draws(draws[:, None], left_out[:, None], patients, cohort.truth)[:, 0]
         yield {
-            "bootstrap, log-odds, centred (recorded)": logit_interval(value, draws, units, centred=True),
-            "bootstrap, log-odds": logit_interval(value, draws, units),
+            "jackknife, log-odds, centred (recorded)": logit_interval(value, smooth, units, centred=True),
+            "bootstrap, log-odds, centred": logit_interval(value, draws, units, centred=True),
             "bootstrap, percentiles": percentile_interval(draws),
         }
 
@@ -416,6 +437,30 @@ def of_means(films: Callable[[Cohort, Floats, np.random.Generator], Floats]) -> 
     return measure
 
 
+def of_boxes(cohort: Cohort, world: World, rng: np.random.Generator, repeats: int) -> Tested:
+    """Average precisions of detectors that find it hard on the same films, by the draws of records.
+
+    Scores of true boxes vary by film, method and model as those of `World.scores` do; boxes lie about the true ones
+    partly alike; false alarms are each model's own.
+    """
+    shape = (repeats, 2, world.seeds)
+    values, moves = np.empty(shape), np.empty((*shape, len(cohort.weights)))
+    ease = world.ease(cohort, rng, repeats)[..., cohort.truth]
+    whole, nothing = np.ones((1, len(cohort.truth)), np.int32), np.zeros((len(cohort.weights), 1))
+    for repeat in range(repeats):
+        true = squares(int(cohort.truth.sum()), rng)
+        alike = true + rng.normal(0, 3, true.shape)
+        for method, seed in np.ndindex(shape[1:]):
+            near = alike + rng.normal(0, 2.6, true.shape)
+            found = detector(cohort.truth, true, near, 1 + ease[repeat, method, seed], rng)
+            values[repeat, method, seed] = map_of(found, whole)[0]
+            left_out = map_left_out(found, cohort)[:, None]
+            # What the draws are about does not matter to a comparison: nothing is put in its place.
+            smooth = linear_draws(nothing, left_out, cohort.patients.tolist(), cohort.truth)
+            moves[repeat, method, seed] = smooth[:, 0]
+    return values, {BOOTSTRAP: _centred(moves.reshape(-1, moves.shape[-1])).reshape(moves.shape)}
+
+
 def dice_by_ease(cohort: Cohort, ease: Floats, rng: np.random.Generator) -> Floats:
     """Dice of films: a mask is missed (0) on a fifth of them, and a healthy film has one (0) in 15 %."""
     found = np.where(ease < ndtri(0.2), 0.0, ndtr(0.3 + 0.6 * ease))
@@ -468,6 +513,7 @@ MEASURES: dict[str, Measure] = {
     "AUROC": of_aurocs,
     "Dice, mean": of_means(dice_by_ease),
     "P@5": of_means(hits_by_ease),
+    "mAP": of_boxes,
 }
 
 Worlds = Sequence[tuple[str, str, World, tuple[int, int, int]]]
@@ -483,24 +529,28 @@ WORLDS: Worlds = (
     ("Dice, mean", "three seeds, training noise", World(3, 0.15), (300, 40, 1)),
     ("P@5", "one seed, no training noise", World(1, 0.0), (300, 0, 1)),
     ("P@5", "three seeds, training noise", World(3, 0.15), (300, 0, 1)),
+    ("mAP", "one seed, no training noise", World(1, 0.0), (300, 40, 1)),
 )
 
 BOOTSTRAP = "paired bootstrap"
 
 
-def comparisons(repeats: int, seed: int, worlds: Worlds = WORLDS) -> Iterator[dict[str, str]]:
-    """A row a world."""
+def comparisons(
+    repeats: int, map_repeats: int, seed: int, worlds: Worlds = WORLDS
+) -> Iterator[dict[str, str]]:
+    """A row a world; those of average precision with `map_repeats`."""
     for number, (metric, name, world, (films, positives, each)) in enumerate(worlds):
         rng = np.random.default_rng([seed, 5, number])
         cohort = Cohort.of(films, positives, each, strata=positives > 0)
-        found = rejections(cohort, world, rng, repeats, MEASURES[metric])
+        count = map_repeats if metric == "mAP" else repeats
+        found = rejections(cohort, world, rng, count, MEASURES[metric])
         yield {
             "two equal methods": f"{metric}: {name}",
             "films": f"{films:,}",
             "positive": f"{positives:,}" if positives else "–",
             "films a patient": str(each),
             **{
-                f"called different by {test}": _percent(found[test], repeats) if test in found else "–"
+                f"called different by {test}": _percent(found[test], count) if test in found else "–"
                 for test in ("DeLong", BOOTSTRAP)
             },
         }
@@ -514,6 +564,9 @@ def main() -> None:
         "--map-repeats", type=int, default=300, help="those of average precision; default 300"
     )
     parser.add_argument("--comparisons", type=int, default=5000, help="test sets a comparison; default 5000")
+    parser.add_argument(
+        "--map-comparisons", type=int, default=800, help="those of average precision; default 800"
+    )
     parser.add_argument("--only", choices=[COVERAGE, MAP, REJECTIONS], help="one of the tables")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables into its blocks")
@@ -521,7 +574,7 @@ def main() -> None:
     for name, rows in (
         (COVERAGE, coverages(options.repeats, options.seed)),
         (MAP, map_coverages(options.map_repeats, options.seed)),
-        (REJECTIONS, comparisons(options.comparisons, options.seed)),
+        (REJECTIONS, comparisons(options.comparisons, options.map_comparisons, options.seed)),
     ):
         if options.only not in (None, name):
             continue

@@ -35,7 +35,18 @@ from medbench.records import (
     WeightsIdentity,
 )
 from medbench.statistics.paired import Difference
-from medbench_leaderboards.board import Board, Cell, Column, Comparison, MeanRank, Missing, Row, Seed, Table
+from medbench_leaderboards.board import (
+    Board,
+    Cell,
+    Column,
+    Comparison,
+    MeanRank,
+    Missing,
+    Ranking,
+    Row,
+    Seed,
+    Table,
+)
 from medbench_leaderboards.site import site
 
 FRACTIONS = (0.01, 0.1, 1.0)
@@ -180,12 +191,16 @@ def _table(
         columns=tuple(columns),
         cells=cells,
         comparisons=comparisons,
-        ranks=tuple(MeanRank(row.key, 1 + k, 0.8 + k, 1.3 + k) for k, row in enumerate(rows[:-1])),
-        critical_difference=1.4,
-        tasks_ranked=len(tasks),
+        ranking=_ranking(rows[:-1], columns, len(tasks)),
+        image_ranking=_ranking(rows, columns[:-1], len(tasks) - 1) if len(tasks) > 1 else None,
         missing=(Missing(last.key, column.key, (0,), how),),
         notes=(f"a note on the table{text}",),
     )
+
+
+def _ranking(rows: Sequence[Row], columns: Sequence[Column], tasks: int) -> Ranking:
+    ranks = tuple(MeanRank(row.key, 1 + k, 0.8 + k, 1.3 + k) for k, row in enumerate(rows))
+    return Ranking(tuple(column.key for column in columns), ranks, 1.4, tasks)
 
 
 def _column(source: str, task: str, fraction: float, trains: bool, text: str) -> Column:

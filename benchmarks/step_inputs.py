@@ -41,14 +41,14 @@ def captions(lengths: Sequence[int], longest: int) -> TextBatch:
     return TextBatch(ids, mask, word, torch.where(word < 0, word, word // WORDS_A_SENTENCE))
 
 
-def write_bert(folder: Path) -> None:
-    """The files of a pretrained BERT, with the size of Bio_ClinicalBERT and random weights; 6 of its 12 layers."""
+def write_bert(folder: Path, layers: int = 6) -> None:
+    """The files of a pretrained BERT, with the size of Bio_ClinicalBERT and random weights; some of its 12 layers."""
     from transformers.models.bert.configuration_bert import BertConfig
     from transformers.models.bert.modeling_bert import BertModel
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    config = BertConfig(vocab_size=VOCABULARY, num_hidden_layers=6)
+    config = BertConfig(vocab_size=VOCABULARY, num_hidden_layers=layers)
     BertModel(config, add_pooling_layer=False).save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(vocabulary()) + "\n")

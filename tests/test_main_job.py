@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from medbench.cells import cells_table
 from medbench.errors import DataError, MedbenchError, UsageError, WeightsError
+from medbench.lease import Leases
 from medbench.plugins import load_catalogue
 from medbench.records import Record, ResultStore
 from medbench.request import RunRequest
-from medbench.runner import RunOutcome, pretrain, run
+from medbench.runner import LEASES, RunOutcome, pretrain, run
 
 CATALOGUE = load_catalogue(third_party=False)
 METHODS = sorted(name for name, spec in CATALOGUE.methods.items() if not spec.released_only)
@@ -138,8 +138,11 @@ def test_what_is_done_is_not_done_again(cache: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "task",
     [
-        "rsna_det",
-        *(pytest.param(task, marks=pytest.mark.slow) for task in ("rsna_seg", "rsna_ft", "rsna_zs")),
+        "rsna_lp",
+        *(
+            pytest.param(task, marks=pytest.mark.slow)
+            for task in ("rsna_det", "rsna_seg", "rsna_ft", "rsna_zs")
+        ),
     ],
 )
 def test_the_same_seed_gives_the_same_bytes(task: str, tmp_path: Path) -> None:
@@ -227,23 +230,28 @@ def test_weights_whose_corpus_can_not_be_read(corpus: object, cache: Path, tmp_p
         run(replace(wanted, checkpoint=str(tmp_path / "weights")), CATALOGUE)
 
 
-def test_two_runs_of_one_cell_do_not_share_its_folder(
+def test_what_others_compute_is_left_to_them_and_waited_for(
     cache: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medbench.planner.Group.key", lambda group: "group")
-    wanted = replace(request(cache, tmp_path, "random", "rsna_det", fractions=(0.1,)), quiet=False)
-    (cache / "work").mkdir(exist_ok=True)
+    monkeypatch.setattr("medbench.planner.Group.claim", lambda group: group.spec.name)
+    wanted = request(cache, tmp_path, "random", "rsna_knn", fractions=(0.1,))
+    wanted = replace(wanted, tasks=("rsna_knn", "rsna_lp"), quiet=False)
+    others = Leases(tmp_path / LEASES).claim("rsna_knn")
+    assert others is not None
     said, waited = "", time.monotonic() + 120
     with ThreadPoolExecutor(1) as pool:
-        with FileLock(cache / "work" / "group.lock"):
-            second = pool.submit(run, wanted, CATALOGUE)
-            while "another process is computing random rsna_det (seed 0)" not in said:
+        with others:
+            outcome = pool.submit(run, wanted, CATALOGUE)
+            while "computed by other processes; waiting for them" not in said:
                 assert time.monotonic() < waited, said
                 time.sleep(0.05)
                 said += capfd.readouterr().err
-            assert list(tmp_path.rglob("*.json")) == []
-        (record,) = second.result().records
-    assert record.status == "ok"
+            assert [record.identity.task for record in ResultStore(tmp_path).records()] == ["rsna_lp"]
+        records = outcome.result().records
+    assert [(record.identity.task, record.status) for record in records] == [
+        ("rsna_knn", "ok"),
+        ("rsna_lp", "ok"),
+    ]
 
 
 def test_a_plan_that_turns_out_void_leaves_no_record(test_data: Path, cache: Path, tmp_path: Path) -> None:

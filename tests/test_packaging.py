@@ -54,6 +54,7 @@ def test_the_wheel_carries_licence_and_entry_points(wheel: zipfile.ZipFile) -> N
     [points] = [name for name in wheel.namelist() if name.endswith("entry_points.txt")]
     text = wheel.read(points).decode()
     assert "medbench = medbench.cli:main" in text
+    assert "[pytest11]\nmedbench.conformance.pytest_options = medbench.conformance.pytest_options" in text
     for package in ("medbench_methods", "medbench_tasks", "medbench_leaderboards"):
         assert f"= {package}\n" in text + "\n"
     [licence] = [name for name in wheel.namelist() if name.endswith("LICENSE")]

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medbench import lease
 from medbench.data.index import Index
 from medbench.data.prepared import PreparedImages
 from medbench.data.splits import Split
@@ -264,7 +265,7 @@ def test_weights_are_written_and_load_again(tmp_path: Path) -> None:
     assert info["optimiser_steps"] == 16
     assert info["nondeterministic"] == []
     assert info["device"]["type"] == "cpu"
-    assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name, f"{folder.name}.lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]
 
 
 def test_a_method_may_ask_for_larger_films(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -712,14 +713,12 @@ def test_nothing_is_left_behind_in_the_working_folder(
 
 
 def test_second_process_waits_and_finds_it_done(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from filelock import FileLock
-
     index, split, _ = corpus()
     key = weights_key("toy", "tests", micro(), index, split, 3, "32")
     held = threading.Event()
 
     def hold() -> None:
-        with FileLock(tmp_path / f"{key}.lock"):
+        with lease.held(tmp_path / f"{key}.lease", "", print):
             held.set()
             time.sleep(0.5)
 

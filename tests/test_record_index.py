@@ -42,7 +42,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     read = record_index._read
 
-    def counted(root: Path, path: str) -> record_index.Read:
+    def counted(root: Path, path: str) -> record_index.Read | None:
         seen.append(path)
         return read(root, path)
 

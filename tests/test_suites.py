@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from medbench import cost
 from medbench.cli import app
 from medbench.errors import DataError, UsageError
-from medbench.plan import CellState, Plan, plan
+from medbench.plan import CellState, Plan, WeightsState, plan
 from medbench.plugins import load_catalogue
 from medbench.records import ResultStore, read_predictions
 from medbench.request import RunRequest
@@ -502,6 +503,7 @@ def test_the_plan_of_the_published_matrix_says_what_is_missing(tmp_path: Path) -
     assert "--checkpoint released/medclip: looked for" in done.stdout
     assert "medbench weights import FILE --method medclip --out released/medclip" in done.stdout
     assert re.search(r"random +\d+ +0 +0 +\d+ +0 +\d+ never timed", done.stdout)
+    assert "GPU hours" not in done.stdout  # neither is pretrained
     assert "left out: rsna_zs (random, medclip do not provide embedding, text.pooled)" in done.stdout
 
 
@@ -517,6 +519,40 @@ def test_the_plan_of_the_published_matrix_says_what_is_missing(tmp_path: Path) -
 def test_a_plan_promises_no_more_than_it_knows(seconds: list[float | None], said: str) -> None:
     states = tuple(CellState("clip", "", "t", 1.0, seed, "to do", own) for seed, own in enumerate(seconds))
     assert said in Plan((), (), states, ()).text()
+
+
+def test_a_plan_estimates_what_was_never_timed_and_says_what_it_assumes() -> None:
+    weights = (
+        WeightsState("mgca", "", 0, "to pretrain", None, 30.0),
+        WeightsState("mgca", "", 1, "to pretrain", None, 30.0),
+        WeightsState("clip", "", 0, "to pretrain", 60.0),
+        WeightsState("mine", "", 0, "to pretrain", None),
+    )
+    text = Plan((), weights, (), (), (), pairs=212_345).text()
+    assert (
+        "2 of 3 pretrainings never timed: about 60 GPU hours for the 212,345 pairs of the corpus; an est"
+        in text
+    )
+    assert "one A100 (312 TFLOP/s in bf16) of which 30% is assumed to be reached" in text
+    assert "Not in it: cells, mine" in text
+    text = Plan((), weights[:1], (), (), ()).text()
+    assert (
+        "1 of 1 pretrainings never timed: about 30 GPU hours for every 100,000 pairs of the corpus, which"
+        in text
+    )
+    assert "GPU hours" not in Plan((), weights[2:], (), (), ()).text()
+
+
+def test_gpu_hours_are_operations_over_what_a_gpu_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cost.PRETRAIN_GFLOP, ("mine", "paper"), 93.6)
+    assert cost.gpu_hours("mine", "paper", 10, 36_000) == pytest.approx(0.1)  # 93.6 GFLOP in a millisecond
+    assert cost.gpu_hours("mine", "tiny", 10, 36_000) is None
+
+
+def test_operations_were_counted_of_methods_that_there_are() -> None:
+    for name, recipe in cost.PRETRAIN_GFLOP:
+        assert CATALOGUE.methods[name].pretrains
+        assert recipe in CATALOGUE.load("methods", name).recipes
 
 
 @pytest.fixture(scope="module")

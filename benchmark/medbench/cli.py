@@ -4,8 +4,11 @@ Standard output is the product, standard error the log. Exit codes: 0 all done, 
 unknown name, 3 data or records, 4 weights, 5 plugin or a library it needs, 6 a gate, 130 interrupted.
 """
 
+import faulthandler
 import os
 import signal
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -16,6 +19,7 @@ from medbench import (
     __version__,
     compare_commands,
     data_commands,
+    executors,
     feature_commands,
     leaderboard_commands,
     result_commands,
@@ -28,11 +32,12 @@ from medbench.commands import (
     named,
     prepare_process,
     pretrain_request,
+    print_cells,
     print_json,
     read_plugins,
     verb,
 )
-from medbench.errors import UsageError
+from medbench.errors import PluginError, UsageError, did_you_mean
 from medbench.plugins import KINDS, Catalogue, Kind
 from medbench.request import RunRequest
 
@@ -51,7 +56,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 weights_app = typer.Typer(help="Weights: import, inspect.", no_args_is_help=True)
-plugins_app = typer.Typer(help="Plugins: list.", no_args_is_help=True)
+plugins_app = typer.Typer(help="Plugins: list, check.", no_args_is_help=True)
 
 
 def main() -> None:
@@ -87,14 +92,18 @@ def run(options: o.RunOptions) -> int:
     """
     if options.dry_run:
         return plan(options)
+    if options.worker is not None:
+        faulthandler.enable()  # what native code dies of is then in the log
     catalogue = read_plugins(options)
     if options.suite is not None:
         return _run_suite(options, catalogue)
     request = _run_request(options, catalogue)
+    if _by_workers(options):
+        return _run_workers(options, catalogue, (request,))
     prepare_process(request)
     from medbench import runner
 
-    return _print_cells(options, runner.run(request, catalogue))
+    return _finish(options, runner.run(request, catalogue))
 
 
 def _run_suite(options: o.RunOptions, catalogue: Catalogue) -> int:
@@ -105,28 +114,50 @@ def _run_suite(options: o.RunOptions, catalogue: Catalogue) -> int:
     if not requests:
         typer.echo(f"nothing is in shard {options.shard} of {options.suite}")
         return 0
+    if _by_workers(options):
+        return _run_workers(options, catalogue, requests)
     prepare_process(requests[0])
     from medbench import runner
 
-    return _print_cells(options, runner.run_all(requests, catalogue))
+    return _finish(options, runner.run_all(requests, catalogue))
 
 
-def _print_cells(options: o.RunOptions, outcome: "RunOutcome") -> int:
-    from medbench.cells import cells_table
+def _by_workers(options: o.RunOptions) -> bool:
+    """Whether this process leaves the computing to workers: with a limit of time one watches the other."""
+    return options.worker is None and (options.executor is not None or options.cell_timeout is not None)
 
-    if options.as_json:
-        print_json([record.model_dump(mode="json", by_alias=True) for record in outcome.records])
+
+def _run_workers(options: o.RunOptions, catalogue: Catalogue, requests: Sequence[RunRequest]) -> int:
+    name = options.executor or "local"
+    if name not in executors.EXECUTORS:
+        known = ", ".join(executors.EXECUTORS)
+        hint = did_you_mean(name, executors.EXECUTORS)
+        raise UsageError(f"--executor {name}: no such executor.{hint} Executors: {known}.")
+    from medbench.executors import grid, local
+
+    workers = options.processes or (local.devices(options.device) if options.executor == "local" else 1)
+    if workers > 1 and ":" in options.device:
+        raise UsageError(
+            f"--device {options.device}: {workers} workers can not share it. Give --device cuda for one device each, "
+            "or --processes 1."
+        )
+    done = grid.run_grid(executors.make(name), sys.argv[1:], workers, requests, catalogue)
+    if done.problem:
+        typer.echo(f"medbench: {done.problem}", err=True)
+        return done.code
+    print_cells(done.records, as_json=options.as_json)
+    return done.code
+
+
+def _finish(options: o.RunOptions, outcome: "RunOutcome") -> int:
+    """Print what a run has given, or as a worker leave it to who started this process; the exit code."""
+    if options.worker is None:
+        print_cells(outcome.records, as_json=options.as_json)
     else:
-        typer.echo(cells_table(outcome.records))
-    return _exit_code(outcome)
+        from medbench.executors import grid
 
-
-def _exit_code(outcome: "RunOutcome") -> int:
-    """1 if some cells failed; the code of the user's mistake where it kept every cell from being computed."""
-    if not outcome.failed and not outcome.errors:
-        return 0
-    computed = any(record.status == "ok" for record in outcome.records)
-    return 1 if computed or not outcome.errors else outcome.errors[0].exit_code
+        grid.hand_in(options.worker, outcome.records, outcome.exit_code)
+    return outcome.exit_code
 
 
 @verb(app, "plan")
@@ -203,7 +234,8 @@ def _suite(options: o.PlanOptions, catalogue: Catalogue) -> tuple[tuple[RunReque
     if suite.data == "phantom":  # a folder that is set for other runs is not asked for here
         base = replace(base, data_root=options.data_root)
     results = options.output or base.results
-    return suite.requests(replace(base, results=results, overwrite=options.overwrite)), suite.left_out
+    base = replace(base, results=results, overwrite=options.overwrite, **_of_run(options))
+    return suite.requests(base), suite.left_out
 
 
 def _run_request(options: o.PlanOptions, catalogue: Catalogue) -> RunRequest:
@@ -218,7 +250,15 @@ def _run_request(options: o.PlanOptions, catalogue: Catalogue) -> RunRequest:
         checkpoint=options.checkpoint,
         split=options.split,
         overwrite=options.overwrite,
+        **_of_run(options),
     )
+
+
+def _of_run(options: o.PlanOptions) -> dict[str, Any]:
+    """What `run` has that `plan` has not."""
+    if not isinstance(options, o.RunOptions):
+        return {}
+    return {"cell_timeout": options.cell_timeout, "worker": options.worker}
 
 
 # Verbs that look things up.
@@ -282,6 +322,31 @@ def list_plugins(options: o.JsonOptions) -> int:
     parts += [f"{problem}\n{problem.traceback}".rstrip() for problem in catalogue.problems]
     typer.echo("\n\n".join(parts))
     return 0
+
+
+@verb(plugins_app, "check")
+def check_plugin(options: o.CheckOptions) -> int:
+    """Check that plugins keep what medbench promises of them.
+
+    Every check of every method, task and dataset that plugins add, a line each; on phantoms, at recipe micro, on the
+    CPU. Exit code 5 if one failed.
+    """
+    catalogue = read_plugins(options)
+    from medbench.conformance import kit
+
+    names, data = kit.named(catalogue, options.name), data_folders(options, catalogue)
+    outcomes = []
+    with kit.workplace() as folder:
+        prepare_process(RunRequest((), (), folder, folder, offline=True))
+        for outcome in kit.check(catalogue, names, folder, data):
+            outcomes.append(outcome)
+            if not options.as_json:
+                typer.echo(f"{outcome}\n{outcome.traceback}".rstrip() if options.verbose else str(outcome))
+    if options.as_json:
+        print_json([outcome.to_json() for outcome in outcomes])
+    else:
+        typer.echo(kit.summary(outcomes))
+    return PluginError.exit_code if any(each.status == "failed" for each in outcomes) else 0
 
 
 @verb(app, "doctor")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from medbench import options as o
-from medbench.errors import MedbenchError, PluginError, UsageError
+from medbench.errors import MedbenchError, PluginError, UsageError, refused
 from medbench.plugins import Catalogue, Kind, load_catalogue
 from medbench.redaction import without_secrets
 from medbench.request import RunRequest
@@ -19,6 +19,7 @@ from medbench.terminal import printable_lines
 
 if TYPE_CHECKING:
     from medbench.progress import Progress
+    from medbench.records import Record
 
 INTERRUPTED = 130
 
@@ -139,6 +140,12 @@ def _done(body: Callable[[_O], int], options: _O) -> int:
         return body(options)
     except MedbenchError as error:
         return complain(error, options.verbose)
+    except OSError as error:
+        refusal = refused(error)
+        if refusal is None:
+            raise
+        refusal.__cause__ = error
+        return complain(refusal, options.verbose)
     except KeyboardInterrupt:
         typer.echo("medbench: interrupted; run the same command again to go on", err=True)
         return INTERRUPTED
@@ -200,6 +207,16 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
+def print_cells(records: "Sequence[Record]", *, as_json: bool) -> None:
+    """Print the product of a run."""
+    from medbench.cells import cells_table
+
+    if as_json:
+        print_json([record.model_dump(mode="json", by_alias=True) for record in records])
+    else:
+        typer.echo(cells_table(records))
+
+
 def read_plugins(options: o.Options, *, tolerant: bool = False) -> Catalogue:
     """Load the plugins; say in one line each what is wrong with them.
 
@@ -243,7 +260,7 @@ def data_request(options: o.DataOptions, catalogue: Catalogue) -> RunRequest:
     )
 
 
-def data_folders(options: o.DataOptions, catalogue: Catalogue) -> dict[str, Path]:
+def data_folders(options: o.DataOptions | o.CheckOptions, catalogue: Catalogue) -> dict[str, Path]:
     """The folders that --data names, by dataset."""
     given = o.pairs("--data", options.data)
     return {catalogue.lookup_dataset(name).name: Path(folder).expanduser() for name, folder in given.items()}

@@ -32,7 +32,7 @@ KEY: Final = "key"
 """Column of keyed predictions that names the row."""
 
 _COLUMNS = ("classes", "direction", "gallery", "height", "width")
-_PREFIXES = ("score_", "threshold_", "present_", "absent_", "pred_")
+PREFIXES = ("score_", "threshold_", "present_", "absent_", "pred_")
 """Columns of predictions that say what a model says, and nothing of the patient."""
 
 _ENVIRONMENT = ("device", "git", "nondeterministic", "plugins", "rescored", "versions")
@@ -221,7 +221,7 @@ def key_id(key: bytes) -> str:
 
 def is_score(column: str) -> bool:
     """Whether a column of predictions says what a model says, and nothing of the patient."""
-    return column in _COLUMNS or column.startswith(_PREFIXES)
+    return column in _COLUMNS or column.startswith(PREFIXES)
 
 
 def keyed(predictions: pd.DataFrame, key: bytes) -> pd.DataFrame:

@@ -3,14 +3,16 @@
 import fcntl
 import hashlib
 import os
+import re
+import secrets
 import stat
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medbench.errors import DataError
+from medbench.errors import REFUSALS, DataError, MedbenchError
 
 if TYPE_CHECKING:
     from medbench.progress import Progress
@@ -21,16 +23,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """Write the file that is yielded; if nothing is raised it takes the place of `path`, whole, also after a power cut.
 
     Folders above `path` are made.
+
+    Raises:
+        OSError: the disk refuses, whatever library found out; it names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with _whole(path) as temporary:
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        _sync(temporary)
         os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        _sync_names(path.parent)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -43,19 +44,80 @@ def regular_bytes(path: Path, most: int) -> bytes:
     """The bytes of a file that somebody else may have written.
 
     Raises:
-        DataError: it is missing, no file (a pipe would be waited for, a device never ends), or larger than `most`.
+        DataError: it is no file (a pipe would be waited for, a device never ends), or larger than `most`.
+        FileNotFoundError: it is not there.
     """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise DataError(f"{path}: not a file. Move it away.")
+    if about.st_size > most:
+        raise DataError(f"{path}: {about.st_size:,} bytes, expected at most {most:,}. Move it away.")
+    return path.read_bytes()
+
+
+def create_atomic(path: Path, data: bytes) -> bool:
+    """Write bytes to a name that is free, whole; of several who do so at once one succeeds.
+
+    Returns:
+        False where a file of that name is there, or somebody was faster; it stays as it is.
+    """
+    with _whole(path) as temporary:
+        temporary.write_bytes(data)
+        _sync(temporary)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links: only whoever holds the lease comes here
+            if path.exists():
+                return False
+            os.replace(temporary, path)
+        _sync_names(path.parent)
+    return True
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` that no other process, of any host, uses; its file goes in the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        about = path.stat()
-        if not stat.S_ISREG(about.st_mode):
-            raise DataError(f"{path}: not a file. Move it away.")
-        if about.st_size > most:
-            raise DataError(
-                f"{path}: {about.st_size:,} bytes, expected at most {most:,}. Move it away."
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: can not be read ({error.strerror or error}).") from None
+        yield temporary
+    except MedbenchError:
+        raise
+    except Exception as error:
+        number = _system_error(error)
+        if number not in REFUSALS:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+    finally:
+        with suppress(OSError):  # what was refused before is what the user has to know
+            temporary.unlink(missing_ok=True)
+
+
+def _system_error(error: BaseException | None) -> int:
+    """The system's error number behind an exception, 0 for none: torch chains it, a library in Rust prints it."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.errno or 0
+        if found := re.search(r"\(os error (\d+)\)", str(error)):
+            return int(found[1])
+        error = error.__cause__ or error.__context__
+    return 0
+
+
+def _sync(path: Path) -> None:
+    """Have what is written to a file, or which names are in a folder, on disk before going on."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _sync_names(folder: Path) -> None:
+    with suppress(OSError):  # a file system that does not sync folders
+        _sync(folder)
 
 
 def sha256_bytes(data: bytes) -> str:

@@ -42,6 +42,22 @@ class JsonOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckOptions(JsonOptions):
+    """Of `plugins check`."""
+
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Method, task or dataset. Default: all that plugins add."),
+    ] = None
+    data: Annotated[
+        list[str],
+        typer.Option(
+            "--data", metavar="NAME=DIR", help="Folder of one dataset, instead of its phantom. Repeatable."
+        ),
+    ] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataOptions(Options):
     """Where data are."""
 
@@ -341,6 +357,25 @@ class PlanOptions(PretrainOptions):
 class RunOptions(PlanOptions):
     """Of `run`."""
 
+    executor: Annotated[
+        str | None,
+        typer.Option("--executor", metavar="NAME", help="Run workers: local, slurm or ray. Default: none."),
+    ] = None
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes", metavar="N", min=1, help="Workers of the executor. Default: one a GPU, or one."
+        ),
+    ] = None
+    cell_timeout: Annotated[
+        float | None,
+        typer.Option(
+            "--cell-timeout", metavar="SECONDS", min=0.1, help="A cell that takes longer has failed."
+        ),
+    ] = None
+    worker: Annotated[
+        Path | None, typer.Option("--worker", metavar="LOG", help="Set by executors.", hidden=True)
+    ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan and stop, as `medbench plan`.")
     ] = False
@@ -445,6 +480,13 @@ class CompareOptions(ResultsOptions):
 @dataclass(frozen=True, kw_only=True)
 class ListResultsOptions(ResultsOptions):
     """Of `results list`."""
+
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryOptions(ResultsOptions):
+    """Of `results retry`."""
 
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False
 

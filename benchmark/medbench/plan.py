@@ -1,13 +1,15 @@
 """`medbench plan`: the cells of a request or a suite, what is there, what is missing, and how long it may take.
 
 Nothing is written, decoded or trained. Times are those of equal work done before on this machine; where there was
-none, of the reference machine below; where that has none either, they are left open and said to be.
+none, of the reference machine below; where that has none either, they are left open and said to be. Of pretrainings
+that were never timed GPU hours are estimated (`medbench.cost`), apart from the times.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from medbench import cost
 from medbench.devices import resolve_device, resolve_precision
 from medbench.errors import DataError, MedbenchError, WeightsError
 from medbench.planner import Cell, Encoder, Opened, Planner
@@ -48,13 +50,17 @@ class DataState:
 
 @dataclass(frozen=True)
 class WeightsState:
-    """One encoder that the request needs; `config` says what its recipe or weights were replaced by."""
+    """One encoder that the request needs; `config` says what its recipe or weights were replaced by.
+
+    `gpu_hours` are estimated, of a pretraining that was never timed; None where its operations were not counted.
+    """
 
     method: str
     config: str
     seed: int
     state: str
     seconds: float | None
+    gpu_hours: float | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,7 @@ class Plan:
         cells: what it computes.
         missing: what stops it, as the errors that the run would end with.
         left_out: of a suite: what methods can not serve, a sentence each; None for a request alone.
+        pairs: of the corpus; None where it is not there, and GPU hours are for `cost.PAIRS`.
     """
 
     data: tuple[DataState, ...]
@@ -127,6 +134,7 @@ class Plan:
     cells: tuple[CellState, ...]
     missing: tuple[MedbenchError, ...]
     left_out: tuple[str, ...] | None = None
+    pairs: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -159,6 +167,22 @@ class Plan:
             )
         return tuple(found)
 
+    def _estimate(self) -> str:
+        """What is said of GPU hours; "" where none are estimated."""
+        open_ = [w for w in self.weights if w.state == "to pretrain" and w.seconds is None]
+        hours = [w.gpu_hours for w in open_ if w.gpu_hours is not None]
+        if not hours:
+            return ""
+        if self.pairs is None:
+            over = f"every {cost.PAIRS:,} pairs of the corpus, which is not there to be counted"
+        else:
+            over = f"the {self.pairs:,} pairs of the corpus"
+        others = sorted({w.method for w in open_ if w.gpu_hours is None})
+        return (
+            f"{len(hours)} of {len(open_)} pretrainings never timed: about {_hours(sum(hours))} GPU hours for {over}; "
+            f"{cost.ASSUMED}. Not in it: cells{''.join(f', {name}' for name in others)}"
+        )
+
     @property
     def _parts(self) -> list["WeightsState | CellState"]:
         return [*self.weights, *self.cells]
@@ -174,6 +198,7 @@ class Plan:
             "missing": [str(error) for error in self.missing],
             "seconds": self.seconds,
             "unknown": self.unknown,
+            "pairs": self.pairs,
         }
 
     def text(self) -> str:
@@ -184,7 +209,7 @@ class Plan:
             return _table(shown)
 
         if self.left_out is None:
-            parts = [table(self.data), table(self.weights, seconds=_seconds)]
+            parts = [table(self.data), table(self.weights, seconds=_seconds, gpu_hours=_hours)]
             if self.cells:
                 parts.append(table(self.cells, seconds=_seconds, fraction=fraction_name, seed=_seed))
         else:  # hundreds of cells: by method
@@ -198,6 +223,8 @@ class Plan:
         else:
             said = f"about {said}"
         parts.append(f"{todo} of {len(self.cells)} cells to do; {said}")
+        if estimate := self._estimate():
+            parts.append(estimate)
         parts += [f"missing: {error}" for error in self.missing]
         return "\n\n".join(parts)
 
@@ -226,6 +253,7 @@ def plan(requests: Sequence[RunRequest], catalogue: Catalogue) -> Plan:
     missing: dict[str, MedbenchError] = {}
     data, unread = _data(planners, missing)
     known = RecordIndex(requests[0].results, requests[0].cache).seconds()
+    pairs = next((state.samples for state in data if state.use == PRETRAINING), None)
     weights: dict[tuple[str, str, int], WeightsState] = {}
     cells: list[CellState] = []
     seen: set[str] = set()
@@ -241,7 +269,11 @@ def plan(requests: Sequence[RunRequest], catalogue: Catalogue) -> Plan:
                         encoder = planner.encoder(method, seed)
                     except WeightsError as error:
                         missing[str(error)] = error
-                weights[method.name, config, seed] = _weights(method, config, seed, encoder, request)
+                pretraining = planner.recipe(method).pretrain if trained else None
+                epochs = pretraining.epochs if pretraining is not None else 0
+                weights[method.name, config, seed] = _weights(
+                    method, config, seed, encoder, request, epochs, pairs or cost.PAIRS
+                )
                 for task in planner.tasks():
                     group = None
                     if encoder is not None and task.dataset not in unread:
@@ -253,7 +285,7 @@ def plan(requests: Sequence[RunRequest], catalogue: Catalogue) -> Plan:
                         elif cell is not None:
                             seen.add(cell_id)
                         cells.append(_cell(method, config, task, fraction, seed, cell, known, request))
-    return Plan(tuple(data), tuple(weights.values()), tuple(cells), tuple(missing.values()))
+    return Plan(tuple(data), tuple(weights.values()), tuple(cells), tuple(missing.values()), pairs=pairs)
 
 
 PRETRAINING = "pretraining"
@@ -296,7 +328,13 @@ def _data(
 
 
 def _weights(
-    method: MethodSpec, config: str, seed: int, encoder: Encoder | None, request: RunRequest
+    method: MethodSpec,
+    config: str,
+    seed: int,
+    encoder: Encoder | None,
+    request: RunRequest,
+    epochs: int,
+    pairs: int,
 ) -> WeightsState:
     if request.checkpoint is not None:
         return WeightsState(method.name, config, seed, "checkpoint", None)
@@ -310,7 +348,10 @@ def _weights(
         if (folder / INFO).is_file() and (info := read_info(folder)[1])["recipe"] == request.recipe
     ]
     seconds = sum(like) / len(like) if like else REFERENCE_SECONDS.get((method.name, request.recipe))
-    return WeightsState(method.name, config, seed, "to pretrain", seconds)
+    hours = None
+    if seconds is None and not any(name.startswith("method.") for name in request.overrides):
+        hours = cost.gpu_hours(method.name, request.recipe, epochs, pairs)
+    return WeightsState(method.name, config, seed, "to pretrain", seconds, hours)
 
 
 def _cell(
@@ -345,10 +386,10 @@ def _untimed(parts: Iterable[WeightsState | CellState]) -> int:
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> str:
-    """Without the column `config` where all are alike in it."""
+    """Without the columns `config` and `gpu_hours` where all are alike in them."""
     from tabulate import tabulate
 
-    hidden = {"config"} if len({row.get("config") for row in rows}) < 2 else set()
+    hidden = {name for name in ("config", "gpu_hours") if len({row.get(name) for row in rows}) < 2}
     shown = [{name: text for name, text in row.items() if name not in hidden} for row in rows]
     return str(tabulate(shown, headers="keys", tablefmt="simple", disable_numparse=True))
 
@@ -363,6 +404,10 @@ def _seed(seed: int | None) -> str:
 
 def _seconds(seconds: float | None) -> str:
     return "" if seconds is None else _duration(seconds)
+
+
+def _hours(hours: float | None) -> str:
+    return "" if hours is None else f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}"
 
 
 def _duration(seconds: float) -> str:

@@ -156,6 +156,16 @@ class Group:
         """Names the folder for unfinished work of this group."""
         return sha256_json([cell.identity.cell_id() for cell in self.cells])[:24]
 
+    def claim(self) -> str:
+        """Names the lease of an encoder on a task.
+
+        The same whatever label fractions are asked for, and seeds of a checkpoint: groups that have cells in common.
+        """
+        identity = self.cells[0].identity.model_dump(
+            mode="json", exclude={"fraction", "seed", "train_sha256"}
+        )
+        return f"{self.encoder.spec.name}-{self.spec.name}-{sha256_json(identity)[:16]}".replace(":", "-")
+
     @property
     def todo(self) -> tuple[Cell, ...]:
         """Cells without a record."""
@@ -188,6 +198,7 @@ class Planner:
         self.sources = Sources(request, catalogue, progress)
         self.store = ResultStore(request.results)
         self._opened = Opened() if opened is None else opened
+        self._leaks: set[str] = set()  # tasks of which it was said
 
     # Names, before anything is loaded.
 
@@ -376,7 +387,8 @@ class Planner:
         opened = self.evaluation(spec.dataset)
         task = self.catalogue.make_task(spec, self.request.recipe)
         split = opened.split(self.request.split or task.split)
-        if split.leak:
+        if split.leak and spec.name not in self._leaks:
+            self._leaks.add(spec.name)
             self.progress.say(f"{spec.name}: split {split.name} leaks: {split.leak}")
         pixels: dict[str, str] = {}
 

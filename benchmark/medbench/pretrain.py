@@ -7,7 +7,7 @@ optimiser, schedule, sums of losses, what early stopping has seen. *When* a chec
 
     <store>/<key>/           finished weights, as `medbench.weights` reads them
     <store>/<key>.partial/   a run under way: last.ckpt and the best weights so far
-    <store>/<key>.lock       held by the process that trains them
+    <store>/<key>.lease      of the process that trains them
 """
 
 import logging
@@ -38,7 +38,8 @@ from medbench.data.prepared import PreparedImages
 from medbench.data.splits import Split
 from medbench.devices import Precision, describe, deterministic, watch_determinism
 from medbench.errors import DataError, MedbenchError, UsageError, WeightsError
-from medbench.files import locked, replacing
+from medbench.files import replacing
+from medbench.lease import held
 from medbench.method import Method, PretrainConfig, Recipe, Setup
 from medbench.model import ImageTextBatch, TextBatch
 from medbench.progress import Advance, Progress
@@ -117,7 +118,7 @@ def pretrain(
     key = weights_key(method_name, owner, recipe, corpus, split, seed, precision)
     folder, partial = store / key, store / f"{key}.partial"
     store.mkdir(parents=True, exist_ok=True)
-    with locked(store / f"{key}.lock", f"pretraining {method_name}, seed {seed}", progress):
+    with held(store / f"{key}.lease", f"pretraining {method_name}, seed {seed}", progress.say):
         if finished(store, key) is None:
             partial.mkdir(exist_ok=True)
             # what a run leaves that is killed while it writes its last files, or someone who deletes some of them
@@ -588,8 +589,11 @@ class _AtomicCheckpoints(TorchCheckpointIO):
     """A checkpoint file is whole or not there, and holds tensors and plain containers only."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with replacing(Path(path)) as partial:
-            torch.save(checkpoint, partial)
+        with (
+            replacing(Path(path)) as partial,
+            partial.open("wb") as file,
+        ):  # torch names no errors of its own files
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None

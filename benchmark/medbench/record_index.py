@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from medbench import __version__
 
@@ -66,8 +66,7 @@ _MANY: Final = 5_000
 """Records from which on more than one process reads them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
+class Listed(NamedTuple):
     """One record, as it is listed. `value`, `low` and `high` are of the primary metric, None where there is none."""
 
     path: str
@@ -126,7 +125,7 @@ class RecordIndex:
             "high FROM record JOIN body ON body = id"
         )
         with self._current() as database:
-            found = [Listed(*row) for row in database.execute(query) if not _failed(row[0])]
+            found = [Listed._make(row) for row in database.execute(query) if not _failed(row[0])]
         return sorted(found, key=lambda one: one.path.split("/"))
 
     def seconds(self) -> dict[tuple[str, str, float], float]:
@@ -186,7 +185,8 @@ class RecordIndex:
                 with database:
                     database.executemany("DELETE FROM record WHERE path = ?", gone)
             for number, read in enumerate(self._read_all(new), 1):
-                _keep(database, read, there[read.path])
+                if read is not None:
+                    _keep(database, read, there[read.path])
                 if number % _BATCH == 0:
                     database.commit()
             database.commit()
@@ -198,7 +198,7 @@ class RecordIndex:
             raise
         return database
 
-    def _read_all(self, paths: Sequence[str]) -> Iterator["Read"]:
+    def _read_all(self, paths: Sequence[str]) -> Iterator["Read | None"]:
         """Many of them by as many processes as there are processors."""
         read = partial(_read, self.root)
         workers = len(os.sched_getaffinity(0))
@@ -237,8 +237,8 @@ class Read:
     row: tuple[Any, ...]
 
 
-def _read(root: Path, path: str) -> Read:
-    """Read one record whole.
+def _read(root: Path, path: str) -> Read | None:
+    """Read one record whole; None where it is gone since it was listed.
 
     Raises:
         DataError: it is none.
@@ -252,7 +252,10 @@ def _read(root: Path, path: str) -> Read:
         data = to_json(value)
         return hashlib.sha256(data).hexdigest(), data.decode()
 
-    record = read_record(root / path)
+    try:
+        record = read_record(root / path)
+    except FileNotFoundError:
+        return None
     identity, primary = record.identity, record.primary
     body = record.model_dump(mode="json", by_alias=True, exclude={*_OF_THE_SEED, *_LEFT_OUT})
     own: dict[str, Any] = record.model_dump(mode="json", include=set(_OF_THE_SEED), exclude_defaults=True)

@@ -11,12 +11,14 @@ A failed cell leaves `....failed-N.json` beside these, and is tried again by the
 files to `....superseded-N.*`; both names are kept for the reader and enter no table.
 """
 
+import errno
 import hashlib
 import io
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -26,7 +28,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from medbench.errors import DataError
-from medbench.files import regular_bytes, sha256_file, write_atomic
+from medbench.files import create_atomic, regular_bytes, sha256_file, write_atomic
 from medbench.metrics.bootstrap import Bootstrap, Resample
 from medbench.numbers import fraction_name as fraction_name
 
@@ -271,6 +273,9 @@ class Failure(_Block):
     type: str
     message: str
     traceback: str
+    request: dict[str, Any] | None = Field(
+        default=None, description="of the cell alone: what `results retry` runs it again by"
+    )
 
 
 class Times(_Block):
@@ -379,9 +384,10 @@ class ResultStore:
         """
         cell_id = identity.cell_id()
         path = self.path(identity, cell_id)
-        if not path.exists():
+        try:
+            record = read_record(path)
+        except FileNotFoundError:
             return None
-        record = read_record(path)
         if record.cell_id != cell_id:
             raise DataError(
                 f"{path}: expected the record of cell {cell_id}, found cell {record.cell_id}. Move the file away."
@@ -399,6 +405,8 @@ class ResultStore:
     ) -> Record:
         """Write a record, the files beside it first, so that a record never names a file that is not there.
 
+        A cell is recorded once: where a finished record of it stands, that one stays, whoever wrote it.
+
         Args:
             record: `predictions` and `draws` are filled in here.
             predictions: one row a test sample; None for skipped and failed cells.
@@ -406,11 +414,16 @@ class ResultStore:
             delong_se: its standard error by DeLong, where it is an AUROC.
 
         Returns:
-            The record as written.
+            The record as written, or the one that stands.
         """
         path = self.path(record.identity, record.cell_id)
         if record.status == "failed":
-            path = _free(path, "failed")
+            while not create_atomic(_free(path, "failed"), record.to_json().encode()):
+                pass
+            return record
+        if (stands := self.find(record.identity)) is not None:
+            return stands
+        path.unlink(missing_ok=True)  # half a pair
         if predictions is not None:
             table = path.with_suffix(".parquet")
             write_atomic(table, predictions.to_parquet(index=False))
@@ -422,18 +435,24 @@ class ResultStore:
             write_atomic(file, _npy(bootstrap.draws))
             drawn = draws_block(file, record.primary_metric, bootstrap, delong_se)
             record = record.model_copy(update={"draws": drawn})
-        write_atomic(path, record.to_json().encode())
+        if not create_atomic(path, record.to_json().encode()):
+            return read_record(path)
         return record
 
     def supersede(self, identity: Identity) -> None:
-        """Move the finished record of this cell aside, with its predictions and draws."""
+        """Move the finished record of this cell aside, with its predictions and draws.
+
+        It moves last, and they are copied before: killed in between, the record still has both.
+        """
         path = self.path(identity, identity.cell_id())
         if path.exists():
             aside = _free(path, "superseded")
+            beside = [suffix for suffix in (".parquet", DRAWS) if path.with_suffix(suffix).exists()]
+            for suffix in beside:
+                write_atomic(aside.with_suffix(suffix), path.with_suffix(suffix).read_bytes())
             os.replace(path, aside)
-            for suffix in (".parquet", DRAWS):
-                if path.with_suffix(suffix).exists():
-                    os.replace(path.with_suffix(suffix), aside.with_suffix(suffix))
+            for suffix in beside:
+                path.with_suffix(suffix).unlink()
 
     def write_ids(self, sha256: str, parts: Mapping[str, Sequence[str]]) -> None:
         """Keep the id lists behind a hash that records name."""
@@ -475,7 +494,7 @@ class ResultStore:
 
     def failures(self) -> list[Record]:
         """Records of attempts that failed, sorted by path; a cell among them may have been done since."""
-        return [read_record(path) for path in sorted(self.root.glob("*/*/*/*.failed-*.json"))]
+        return [record for _, record in read_listed(sorted(self.root.glob("*/*/*/*.failed-*.json")))]
 
     def records(self) -> list[Record]:
         """All current records, sorted by path.
@@ -483,7 +502,20 @@ class ResultStore:
         Raises:
             DataError: a file is no record of a schema that this version reads.
         """
-        return [read_record(path) for path in self.files()]
+        return [record for _, record in read_listed(self.files())]
+
+
+def read_listed(paths: Iterable[Path]) -> list[tuple[Path, Record]]:
+    """Records of files that a folder lists, less those that were moved aside since.
+
+    Raises:
+        DataError: a file is no record.
+    """
+    found = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            found.append((path, read_record(path)))
+    return found
 
 
 def read_record(path: Path) -> Record:
@@ -491,9 +523,10 @@ def read_record(path: Path) -> Record:
 
     Raises:
         DataError: it is not JSON, or not a record; it is no file, or larger than any record.
+        FileNotFoundError: it is not there.
     """
     try:
-        return Record.model_validate_json(regular_bytes(path, MOST_BYTES))
+        return Record.model_validate_json(_read(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(p) for p in first["loc"]) or "the whole file"
@@ -589,6 +622,16 @@ def _npy(values: npt.NDArray[np.float64]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, np.asarray(values, np.float64), allow_pickle=False)
     return buffer.getvalue()
+
+
+def _read(path: Path) -> bytes:
+    """What is in a file; asked for twice, since a server may first tell what it remembers of one that was replaced."""
+    try:
+        return regular_bytes(path, MOST_BYTES)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ESTALE):
+            raise
+        return regular_bytes(path, MOST_BYTES)
 
 
 def _free(path: Path, word: str) -> Path:

@@ -33,6 +33,8 @@ class RunRequest:
         resume: go on from checkpoints of interrupted work.
         offline: ask no hub for anything.
         workers: processes for decoding and writing images.
+        cell_timeout: seconds that features of a task, and each cell, may take; None for any.
+        worker: of a worker of an executor, the file that its output goes to; the workers of one run share its folder.
         quiet: no progress.
         verbose: more words.
     """
@@ -60,6 +62,8 @@ class RunRequest:
     resume: bool = True
     offline: bool = False
     workers: int = 1
+    cell_timeout: float | None = None
+    worker: Path | None = None
     quiet: bool = False
     verbose: bool = False
 

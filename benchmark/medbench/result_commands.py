@@ -3,11 +3,20 @@
 import typer
 
 from medbench import options as o
-from medbench.commands import Environment, data_request, print_json, read_plugins, results_folder, verb
+from medbench.commands import (
+    Environment,
+    data_request,
+    prepare_process,
+    print_cells,
+    print_json,
+    read_plugins,
+    results_folder,
+    verb,
+)
 from medbench.errors import DataError, UsageError
 from medbench.terminal import printable, printable_lines
 
-app = typer.Typer(help="Records: list, verify, rescore, export.", no_args_is_help=True)
+app = typer.Typer(help="Records: list, verify, rescore, export, retry.", no_args_is_help=True)
 
 
 @verb(app, "list")
@@ -15,10 +24,10 @@ def list_results(options: o.ListResultsOptions) -> int:
     """List the records of a results folder."""
     folder = results_folder(options)
     if options.as_json:
-        from medbench.records import ResultStore
+        from medbench.records import ResultStore, read_listed
 
-        records = ResultStore(folder).records()
-        print_json([record.model_dump(mode="json", by_alias=True) for record in records])
+        records = read_listed(ResultStore(folder).files())
+        print_json([record.model_dump(mode="json", by_alias=True) for _, record in records])
         return 0
     from medbench.describe import table
     from medbench.numbers import fraction_name, percent
@@ -139,3 +148,30 @@ def rescore_results(options: o.RescoreOptions) -> int:
         counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
         typer.echo(f"{len(done)} records, {len(verdicts)} numbers{f': {counts}' if counts else ''}")
     return DataError.exit_code if any(each.wrong for each in done) else 0
+
+
+@verb(app, "retry")
+def retry_results(options: o.RetryOptions) -> int:
+    """Run the cells again that failed, and those alone.
+
+    As they were asked for, on the data that were named then. Prints their table. Cells that were done since are left.
+    """
+    catalogue = read_plugins(options)
+    from medbench.retry import data_of, failed_requests
+
+    requests, unknown = failed_requests(results_folder(options), Environment.read().cache_folder())
+    if unknown:
+        typer.echo(f"{unknown} failed cells do not say what asked for them; give the command again", err=True)
+    if not requests:
+        typer.echo("no failed cell is left")
+        return 0
+    prepare_process(requests[0])
+    from medbench.runner import RunOutcome, run_all
+
+    whole = RunOutcome()
+    for data in {repr(data_of(request)): data_of(request) for request in requests}.values():
+        outcome = run_all([request for request in requests if data_of(request) == data], catalogue)
+        whole.records += outcome.records
+        whole.errors += outcome.errors
+    print_cells(whole.records, as_json=options.as_json)
+    return whole.exit_code

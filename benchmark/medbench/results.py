@@ -19,8 +19,9 @@ from medbench.records import (
     Record,
     ResultStore,
     read_draws,
-    read_predictions,
+    read_listed,
     read_record,
+    read_predictions,
     sha256_json,
 )
 from medbench.statistics.delong import Influence, influence
@@ -102,7 +103,7 @@ class Results:
             return results
 
         def whole(files: Iterable[Path]) -> list[tuple[str, Record]]:
-            return [(path.relative_to(root).as_posix(), read_record(path)) for path in files]
+            return [(path.relative_to(root).as_posix(), record) for path, record in read_listed(files)]
 
         failures = sorted(root.glob("*/*/*/*.failed-*.json"))
         return cls(root, whole(ResultStore(root).files()), whole(failures), catalogue, base)

@@ -7,17 +7,21 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+
+from pydantic import TypeAdapter
 
 from medbench.data.prepared import BrokenImages
 from medbench.devices import describe, deterministic, resolve_device, resolve_precision, watch_determinism
 from medbench.errors import MedbenchError, UsageError
 from medbench.feature_cache import FOLDER
-from medbench.files import locked
+from medbench.files import write_atomic
+from medbench.lease import Lease, Leases
+from medbench.limits import WorkerDied, see_finite, time_limit
 from medbench.model import VisionLanguageModel
 from medbench.planner import Cell, Encoder, Group, Opened, Planner
 from medbench.plugins import Catalogue, PluginProblem
@@ -36,11 +40,26 @@ from medbench.records import (
 from medbench.redaction import without_secrets
 from medbench.request import RunRequest
 from medbench.scoring import Scores, score, with_patient_columns
-from medbench.specs import MethodSpec, TaskSpec
+from medbench.specs import MethodSpec
 from medbench.task import Environment, Evaluation
 from medbench.weights import load, untrained
 
+LEASES: Final = ".leases"
+"""Folder in a results folder: who computes what, now."""
+
+CELLS: Final = "cells"
+"""Folder beside the logs of workers: what they have recorded."""
+
+LOG_END: Final = 8_000
+"""Bytes at the end of a log that the record of a cell holds at which its worker died."""
+
 _T = TypeVar("_T")
+
+_Loaded = tuple[VisionLanguageModel, WeightsInfo]
+
+
+class _LeaseLost(Exception):
+    """This process stood still for so long that another one took over what it was computing."""
 
 
 @dataclass
@@ -59,6 +78,14 @@ class RunOutcome:
     def failed(self) -> int:
         """Cells that failed."""
         return sum(record.status == "failed" for record in self.records)
+
+    @property
+    def exit_code(self) -> int:
+        """1 if some cells failed; the code of the user's mistake where it kept every cell from being computed."""
+        if not self.failed and not self.errors:
+            return 0
+        computed = any(record.status == "ok" for record in self.records)
+        return 1 if computed or not self.errors else self.errors[0].exit_code
 
 
 @dataclass
@@ -83,6 +110,32 @@ class _Work:
         self.phases[name] = round(time.monotonic() - start, 3)
 
 
+class _Recorded:
+    """What a run has recorded so far, whichever of its processes did: so no cell is tried twice.
+
+    Args:
+        folder: that the workers of the run share; None for a run of this process alone.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+        self._own: dict[str, str] = {}
+
+    def add(self, record: Record) -> None:
+        # The record of a finished cell is found in the store, but who would look there for a failed one?
+        text = record.to_json() if record.status == "failed" else ""
+        self._own[record.cell_id] = text
+        if self._folder is not None:
+            write_atomic(self._folder / record.cell_id, text.encode())
+
+    def find(self, cell_id: str) -> str | None:
+        """JSON of the cell's failed record, "" if it is recorded and did not fail, None if it is not recorded."""
+        if cell_id not in self._own and self._folder is not None:
+            with suppress(FileNotFoundError):
+                self._own[cell_id] = (self._folder / cell_id).read_text()
+        return self._own.get(cell_id)
+
+
 class Runner:
     """Computes the cells of one request.
 
@@ -103,26 +156,43 @@ class Runner:
         self.precision = resolve_precision(request.precision, self.device)
         self.planner = Planner(request, catalogue, self.precision, self.progress, opened)
         self.store = self.planner.store
-        self._written: set[str] = set()
+        self.leases = Leases(request.results / LEASES, request.worker)
+        self._recorded = _Recorded(None if request.worker is None else request.worker.parent / CELLS)
+        self._left: list[tuple[MethodSpec, int]] = []
+        self._made: dict[tuple[str, int], list[Record]] = {}
+        self._errors: list[MedbenchError] = []
 
-    def run(self) -> RunOutcome:
-        """Compute every cell that has no record yet. A cell that fails costs itself alone.
+    def begin(self) -> None:
+        """Check everything that a run needs, before the first cell is computed.
 
         Raises:
             MedbenchError: a name, flag, dataset or checkpoint is wrong; nothing was computed.
         """
-        methods, tasks = self.planner.methods(), self.planner.tasks()
         deterministic()
-        outcome = RunOutcome()
         self.check()
         self.check_folder("results", self.request.results)
         self._report(self.catalogue.run_started(self.request, self.request.results))
-        for method in methods:
-            for seed in self.request.seeds:
-                outcome.records += self.without_broken(partial(self._cells, method, seed, tasks, outcome))
+        self._left = [(method, seed) for method in self.planner.methods() for seed in self.request.seeds]
+
+    def go_over(self) -> bool:
+        """Compute every cell that has no record yet and that nobody else computes. One that fails costs itself alone.
+
+        Returns:
+            False where others still compute some.
+        """
+        for method, seed in [*self._left]:
+            made = self.without_broken(partial(self._cells, method, seed))
+            if made is not None:
+                self._made[method.name, seed] = made
+                self._left.remove((method, seed))
+        return not self._left
+
+    def outcome(self) -> RunOutcome:
+        """What is done so far."""
+        units = [(method.name, seed) for method in self.planner.methods() for seed in self.request.seeds]
+        records = [record for unit in units for record in self._made.get(unit, [])]
         # A cell that no seed can change was asked for once a seed.
-        outcome.records = list({record.cell_id: record for record in outcome.records}.values())
-        return outcome
+        return RunOutcome(list({record.cell_id: record for record in records}.values()), [*self._errors])
 
     def check(self) -> None:
         """Plan everything: a mistake in the last method must not cost the work of the first.
@@ -179,29 +249,80 @@ class Runner:
     def _pretrain(self, spec: MethodSpec, seed: int) -> Path:
         return self._pretrained(self.planner.encoder(spec, seed))
 
-    def _cells(
-        self, spec: MethodSpec, seed: int, tasks: Sequence[TaskSpec], outcome: RunOutcome
-    ) -> list[Record]:
+    def _cells(self, spec: MethodSpec, seed: int) -> list[Record] | None:
+        """Records of all cells of an encoder; None where others still pretrain it or compute some of them."""
         encoder = self.planner.encoder(spec, seed)
-        groups = [self.planner.group(encoder, task) for task in tasks]
-        if self.request.overwrite:
-            groups = [replace(group, cells=tuple(map(self._again, group.cells))) for group in groups]
-        todo = [cell for group in groups for cell in group.todo if cell.train.too_small is None]
-        model: VisionLanguageModel | None = None
-        info: WeightsInfo | None = None
-        records = []
-        error: Exception | None = None
-        if todo:
-            try:
-                model, info = self.model(encoder)
-            except BrokenImages:
-                raise
-            except Exception as caught:
-                error = caught
-                self._note(caught, outcome, f"{spec.name} (seed {seed})")
-        for group in groups:
-            records += self._group(group, model, info, error, outcome)
-        return records
+        groups = self._groups(encoder)
+        loaded: list[_Loaded | Exception] = []
+        with ExitStack() as pretraining:
+            if not encoder.ready and any(map(_trained, groups)):
+                lease = self.leases.claim(encoder.identity.key)
+                if lease is None:
+                    return None
+                pretraining.enter_context(lease)
+                encoder = self.planner.encoder(spec, seed)
+                groups = self._groups(encoder)  # without what was recorded since
+                if not encoder.ready and any(map(_trained, groups)):
+                    try:
+                        self._see_alive(lease)
+                        self._pretrained(encoder)
+                    except BrokenImages:
+                        raise
+                    except Exception as caught:
+                        self._note(caught, f"{spec.name} (seed {seed})")
+                        loaded.append(caught)
+                    encoder = self.planner.encoder(spec, seed)
+            if not loaded:  # a failure is recorded before anyone can try again
+                pretraining.close()
+
+            def weights() -> _Loaded | Exception:
+                if not loaded:
+                    try:
+                        loaded.append(self.model(encoder))
+                    except BrokenImages:
+                        raise
+                    except Exception as caught:
+                        self._note(caught, f"{spec.name} (seed {seed})")
+                        loaded.append(caught)
+                return loaded[0]
+
+            made = [self._group(group, weights) for group in groups]
+        if any(records is None for records in made):
+            return None
+        return [record for records in made for record in records or ()]
+
+    def _groups(self, encoder: Encoder) -> list[Group]:
+        groups = [self.planner.group(encoder, task) for task in self.planner.tasks()]
+        return [
+            replace(g, cells=tuple(replace(c, record=self._standing(c)) for c in g.cells)) for g in groups
+        ]
+
+    def _standing(self, cell: Cell) -> Record | None:
+        """The record of a cell that is not to be computed (again): one that was found, or that this run made."""
+        mark = self._recorded.find(cell.identity.cell_id())
+        if mark:
+            return Record.model_validate_json(mark)
+        if mark is not None:
+            return self.store.find(cell.identity)
+        return None if self.request.overwrite else cell.record
+
+    def _see_alive(self, lease: Lease) -> None:
+        """See that no other worker of this run died of what is claimed here.
+
+        Raises:
+            WorkerDied: one did; with the end of its log.
+        """
+        left, own = lease.predecessor, self.request.worker
+        if left is None or own is None or Path(left.log).parent != own.parent:
+            return
+        died = WorkerDied(
+            f"{left} ended while it computed this, and could not say why: killed by the system, which may have had no "
+            f"memory left, or by native code. Its log is {left.log}"
+        )
+        with suppress(OSError):
+            log = Path(left.log).read_bytes()[-LOG_END:].decode(errors="replace")
+            died.add_note(f"The end of the log:\n{log}")
+        raise died
 
     def model(self, encoder: Encoder) -> tuple[VisionLanguageModel, WeightsInfo]:
         """The model of an encoder on the device, in eval mode, and its weights; pretrained now if need be."""
@@ -264,63 +385,66 @@ class Runner:
 
     # One encoder on one task.
 
-    def _group(
-        self,
-        group: Group,
-        model: VisionLanguageModel | None,
-        info: WeightsInfo | None,
-        error: Exception | None,
-        outcome: RunOutcome,
-    ) -> list[Record]:
-        records: dict[float, Record] = {
-            cell.fraction: cell.record for cell in group.cells if cell.record is not None
-        }
-        trained = [cell for cell in group.todo if cell.train.too_small is None]
-        if error is not None:
+    def _group(self, group: Group, weights: Callable[[], _Loaded | Exception]) -> list[Record] | None:
+        """Records of its cells; None where another process computes some of them."""
+        if group.todo:
+            lease = self.leases.claim(group.claim())
+            if lease is None:
+                return None
+            with lease:
+                cells = (replace(cell, record=self.store.find(cell.identity)) for cell in group.cells)
+                group = replace(
+                    group, cells=tuple(replace(cell, record=self._standing(cell)) for cell in cells)
+                )
+                try:
+                    made = {r.identity.fraction: r for r in self._computed(group, lease, weights)}
+                except _LeaseLost:
+                    name = f"{group.encoder.spec.name} {group.spec.name} (seed {group.encoder.seed})"
+                    self.progress.say(f"{name}: taken over by another process, since this one stood still")
+                    return None
+        else:
+            made = {}
+        return [cell.record or made[cell.fraction] for cell in group.cells]
+
+    def _computed(
+        self, group: Group, lease: Lease, weights: Callable[[], _Loaded | Exception]
+    ) -> Iterator[Record]:
+        """Records of the cells of a group that have none, which this process has claimed."""
+        trained = _trained(group)
+        try:
+            self._see_alive(lease)
+        except WorkerDied as died:
             for cell in trained:
-                records[cell.fraction] = self._record(group, _Work(cell, error=error), None, "failed")
-        elif trained and model is not None:
-            for record in self._computed(group, trained, model, info, outcome):
-                records[record.identity.fraction] = record
+                if lease.predecessor is not None and lease.predecessor.at in ("", cell.identity.cell_id()):
+                    trained = [other for other in trained if other is not cell]
+                    yield self._record(group, _Work(cell, error=died), None, "failed", lease)
+        if trained:
+            loaded = weights()
+            if isinstance(loaded, Exception):
+                for cell in trained:
+                    yield self._record(group, _Work(cell, error=loaded), None, "failed", lease)
+            else:
+                yield from self._alone(group, trained, *loaded, lease)
         # Last, since a film that turns out broken makes all cells of the group void.
         for cell in group.todo:
             if cell.train.too_small is not None:
-                records[cell.fraction] = self._record(group, _Work(cell), None, "skipped")
-        return [records[fraction] for fraction in sorted(records)]
+                yield self._record(group, _Work(cell), None, "skipped", lease)
 
-    def _computed(
-        self,
-        group: Group,
-        cells: Sequence[Cell],
-        model: VisionLanguageModel,
-        info: WeightsInfo | None,
-        outcome: RunOutcome,
-    ) -> Iterator[Record]:
-        """Records of `cells`; waits for another process that computes the same, and takes what it made."""
-        name = f"{group.encoder.spec.name} {group.spec.name} (seed {group.encoder.seed})"
-        workdir = self.request.cache / "work" / group.key()
-        workdir.parent.mkdir(parents=True, exist_ok=True)
-        with locked(workdir.with_suffix(".lock"), f"computing {name}", self.progress):
-            left = []
-            for cell in cells:
-                made = None if self.request.overwrite else self.store.find(cell.identity)
-                if made is None:
-                    left.append(cell)
-                else:
-                    yield made
-            if left:
-                yield from self._alone(name, workdir, group, left, model, info, outcome)
+    def _limit(self, what: str) -> AbstractContextManager[None]:
+        return time_limit(self.request.cell_timeout, what, lethal=self.request.worker is not None)
 
     def _alone(
         self,
-        name: str,
-        workdir: Path,
         group: Group,
         cells: Sequence[Cell],
         model: VisionLanguageModel,
-        info: WeightsInfo | None,
-        outcome: RunOutcome,
+        info: WeightsInfo,
+        lease: Lease,
     ) -> Iterator[Record]:
+        name = f"{group.encoder.spec.name} {group.spec.name} (seed {group.encoder.seed})"
+        # Leases are those of one results folder, the cache may be that of several.
+        key = sha256_json([group.key(), str(self.request.results.resolve())])[:24]
+        workdir = self.request.cache / "work" / key
         if not self.request.resume:
             shutil.rmtree(workdir, ignore_errors=True)
         workdir.mkdir(parents=True, exist_ok=True)
@@ -328,44 +452,45 @@ class Runner:
         features: Any = None
         shared = _Work(cells[0])  # what all of them are made from
         try:
-            with shared.phase("extract"):
+            with shared.phase("extract"), self._limit(f"features for {name}"):
                 features = group.task.extract(model, group.data, env)
         except BrokenImages:
             raise
         except Exception as caught:
-            self._note(caught, outcome, name)
+            self._note(caught, name)
             for cell in cells:
                 work = _Work(cell, error=caught, nondeterministic=shared.nondeterministic)
-                yield self._record(group, work, info, "failed")
+                yield self._record(group, work, info, "failed", lease)
             return
         try:
             for cell in cells:
                 work = _Work(cell, phases=dict(shared.phases), nondeterministic=set(shared.nondeterministic))
+                where = f"{name} at {fraction_name(cell.fraction)}"
+                lease.at(cell.identity.cell_id())
                 try:
-                    with work.phase("evaluate"):
-                        seed = group.encoder.seed if cell.seed is not None else 0
-                        made = group.task.evaluate(features, group.data, cell.train.rows, seed, env)
-                    told = with_patient_columns(made.predictions, group.data.index)
-                    work.evaluation = replace(made, predictions=told)
-                    with work.phase("score"):
-                        work.scores = score(group.task, told)
+                    with self._limit(where):
+                        with work.phase("evaluate"):
+                            seed = group.encoder.seed if cell.seed is not None else 0
+                            made = group.task.evaluate(features, group.data, cell.train.rows, seed, env)
+                        told = with_patient_columns(made.predictions, group.data.index)
+                        work.evaluation = replace(made, predictions=told)
+                        with work.phase("score"):
+                            work.scores = score(group.task, told)
+                    see_finite(told, work.scores)
                 except Exception as caught:
                     work.error = caught
-                    self._note(caught, outcome, f"{name} at {fraction_name(cell.fraction)}")
-                yield self._record(group, work, info, "ok" if work.error is None else "failed")
+                    self._note(caught, where)
+                yield self._record(group, work, info, "ok" if work.error is None else "failed", lease)
         finally:
             if hasattr(features, "close"):
                 features.close()
         shutil.rmtree(workdir, ignore_errors=True)
 
-    def _again(self, cell: Cell) -> Cell:
-        """The cell as if it had no record, unless this run made it."""
-        done = cell.record is not None and cell.record.cell_id in self._written
-        return cell if done else replace(cell, record=None)
-
     # Records.
 
-    def _record(self, group: Group, work: _Work, info: WeightsInfo | None, status: Status) -> Record:
+    def _record(
+        self, group: Group, work: _Work, info: WeightsInfo | None, status: Status, lease: Lease
+    ) -> Record:
         cell, data = work.cell, group.data
         error = work.error
         scores = work.scores if status == "ok" else None
@@ -397,6 +522,7 @@ class Runner:
                 type=type(error).__name__,
                 message=without_secrets(str(error)),
                 traceback=without_secrets("".join(traceback.format_exception(error))),
+                request=self._request(group, cell),
             ),
             times=Times(
                 created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -404,6 +530,8 @@ class Runner:
                 phases=work.phases,
             ),
         )
+        if not lease.owned():
+            raise _LeaseLost
         ids = data.index.table["sample"]
         if status == "ok":
             parts = {"train": data.split.train, "val": data.split.val, "test": data.split.test}
@@ -416,9 +544,22 @@ class Runner:
             self.store.supersede(cell.identity)
         drawn = (None, None) if scores is None else (scores.bootstrap, scores.delong_se)
         record = self.store.write(record, predictions, *drawn)
-        self._written.add(record.cell_id)
+        self._recorded.add(record)
         self._report(self.catalogue.run_finished(record, self.request.results))
         return record
+
+    def _request(self, group: Group, cell: Cell) -> dict[str, Any]:
+        """What asks for this cell alone."""
+        alone = replace(
+            self.request,
+            methods=(group.encoder.spec.name,),
+            tasks=(group.spec.name,),
+            seeds=(group.encoder.seed,),
+            fractions=(cell.fraction,),
+            worker=None,
+        )
+        found: dict[str, Any] = TypeAdapter(RunRequest).dump_python(alone, mode="json")
+        return found
 
     def _environment(self) -> dict[str, Any]:
         return {
@@ -429,10 +570,10 @@ class Runner:
             "plugins": sorted({str(plugin.owner) for plugin in self.catalogue.plugins}),
         }
 
-    def _note(self, error: Exception, outcome: RunOutcome, where: str) -> None:
+    def _note(self, error: Exception, where: str) -> None:
         self.progress.say(f"{where} failed: {type(error).__name__}: {error}")
         if isinstance(error, MedbenchError):
-            outcome.errors.append(error)
+            self._errors.append(error)
 
     def _report(self, problems: Sequence[PluginProblem]) -> None:
         """An observer that failed is named, and costs nobody a record."""
@@ -440,9 +581,23 @@ class Runner:
             self.progress.say(str(problem))
 
 
+def _trained(group: Group) -> list[Cell]:
+    """The cells to do that something is trained or evaluated for."""
+    return [cell for cell in group.todo if cell.train.too_small is None]
+
+
 def run(request: RunRequest, catalogue: Catalogue) -> RunOutcome:
-    """Compute every cell of the request that has no record yet; see `Runner`."""
-    return Runner(request, catalogue).run()
+    """Compute every cell of the request that has no record yet; those that other processes compute are waited for.
+
+    Raises:
+        MedbenchError: a name, flag, dataset or checkpoint is wrong; nothing was computed.
+    """
+    runner = Runner(request, catalogue)
+    runner.begin()
+    for _ in _rounds(runner.progress):
+        if runner.go_over():
+            break
+    return runner.outcome()
 
 
 def run_all(requests: Sequence[RunRequest], catalogue: Catalogue) -> RunOutcome:
@@ -451,23 +606,55 @@ def run_all(requests: Sequence[RunRequest], catalogue: Catalogue) -> RunOutcome:
     Raises:
         MedbenchError: a name, flag, dataset or checkpoint of any of them is wrong; nothing was computed.
     """
-    opened, whole = Opened(), RunOutcome()
+    opened = Opened()
     runners = [Runner(request, catalogue, opened) for request in requests]
     for runner in runners:
         runner.check()
+    stopped: dict[Runner, MedbenchError] = {}
+
+    def over(runner: Runner, *, first: bool) -> bool:
+        try:
+            if first:
+                runner.begin()
+            return runner.go_over()
+        except MedbenchError as error:
+            runner.progress.say(f"{_name(runner.request)} stopped: {error}")
+            stopped[runner] = error
+            return True
+
+    left = []
     for number, runner in enumerate(runners, 1):
         asked = runner.request
-        name = f"{', '.join(asked.methods)} (seed {', '.join(map(str, asked.seeds))})"
-        runner.progress.say(f"[{number}/{len(runners)}] {name} on {', '.join(asked.tasks)}")
-        try:
-            outcome = runner.run()
-        except MedbenchError as error:
-            runner.progress.say(f"{name} stopped: {error}")
-            whole.errors.append(error)
+        runner.progress.say(f"[{number}/{len(runners)}] {_name(asked)} on {', '.join(asked.tasks)}")
+        if not over(runner, first=True):
+            left.append(runner)
+    for _ in _rounds(left[0].progress) if left else ():
+        left = [runner for runner in left if not over(runner, first=False)]
+        if not left:
+            break
+    whole = RunOutcome()
+    for runner in runners:
+        if runner in stopped:
+            whole.errors.append(stopped[runner])
         else:
-            whole.records += outcome.records
-            whole.errors += outcome.errors
+            whole.records += runner.outcome().records
+            whole.errors += runner.outcome().errors
     return whole
+
+
+def _name(request: RunRequest) -> str:
+    return f"{', '.join(request.methods)} (seed {', '.join(map(str, request.seeds))})"
+
+
+def _rounds(progress: Progress) -> Iterator[None]:
+    """Again and again, the first time at once, then with pauses in which others go on."""
+    yield
+    progress.say("the cells that are left are computed by other processes; waiting for them")
+    pause = 0.2
+    while True:
+        time.sleep(pause)
+        yield
+        pause = min(1.5 * pause, 5.0)
 
 
 def pretrain(request: RunRequest, catalogue: Catalogue) -> list[Path]:

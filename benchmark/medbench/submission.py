@@ -39,8 +39,8 @@ from medbench.records import (
     ResultStore,
     WeightsInfo,
     read_draws,
+    read_listed,
     read_predictions,
-    read_record,
 )
 
 SCHEMA: Final = "medbench.submission/1"
@@ -154,9 +154,8 @@ def export(
         raise UsageError(f"{out} is there already, and not empty. Name a new folder with --out.")
     chosen = [
         (path, record)
-        for path in ResultStore(results).files()
-        if _meant((record := read_record(path)).identity.method, methods)
-        and _meant(record.identity.task, tasks)
+        for path, record in read_listed(ResultStore(results).files())
+        if _meant(record.identity.method, methods) and _meant(record.identity.task, tasks)
     ]
     if not chosen:
         raise UsageError(

@@ -9,7 +9,7 @@ Nothing in it is code, and nothing of it is run when it is read.
 
 import hashlib
 import json
-import os
+import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -170,12 +170,13 @@ def save(method: Method, folder: Path, info: Mapping[str, Any], tensors: Path | 
     Returns:
         SHA-256 of the tensors' file.
     """
-    building = folder.with_name(f"{folder.name}.{os.getpid()}.tmp")
+    building = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}.tmp")
     building.mkdir(parents=True)
     if tensors is None:
         sha256 = save_tensors(method, building / TENSORS)
     else:
-        shutil.copyfile(tensors, building / TENSORS)
+        with replacing(building / TENSORS) as partial:
+            shutil.copyfile(tensors, partial)
         sha256 = sha256_file(building / TENSORS)
     for name, data in method.assets().items():
         path = building / ASSETS / name

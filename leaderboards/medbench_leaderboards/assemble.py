@@ -23,6 +23,7 @@ from medbench_leaderboards.board import (
     Comparison,
     MeanRank,
     Missing,
+    Ranking,
     Row,
     Seed,
     Table,
@@ -36,7 +37,7 @@ from medbench_leaderboards.groups import (
     distinct,
     kind,
 )
-from medbench_leaderboards.missing import changed, command, named_split, unserved
+from medbench_leaderboards.missing import changed, command, named_split, unserved, without_text
 from medbench_leaderboards.summary import Summary, summarise
 from medbench_leaderboards.wording import beyond_noise
 
@@ -83,10 +84,13 @@ def _table(
         if s.counted
     }
     comparisons = _comparisons(rows, columns, sides) if compared else []
-    ranks, distance, tasks = _mean_ranks(rows, columns, sides)
-    order = {rank.row: rank.value for rank in ranks}
+    ranking = _ranking(rows, columns, sides)
+    order = {rank.row: rank.value for rank in ranking.ranks}
     rows.sort(key=lambda row: (order.get(row.key, np.inf), row.name))
-    places_of_rows = {row.key: number for number, row in enumerate(rows)}
+    order = {row.key: number for number, row in enumerate(rows)}
+    ranking = replace(ranking, ranks=tuple(sorted(ranking.ranks, key=lambda rank: order[rank.row])))
+    of_images = [column for column in columns if without_text(catalogue, column.task)]
+    image_ranking = _ranking(rows, of_images, sides)
     cells = {
         place: _cell(results, overlaps, place, summary, sides.get(place), compared)
         for place, summary in summaries.items()
@@ -101,9 +105,8 @@ def _table(
         columns=tuple(columns),
         cells=_ranked(cells, columns, comparisons),
         comparisons=tuple(comparisons),
-        ranks=tuple(sorted(ranks, key=lambda rank: places_of_rows[rank.row])),
-        critical_difference=distance,
-        tasks_ranked=tasks,
+        ranking=ranking,
+        image_ranking=None if image_ranking.columns in ((), ranking.columns) else image_ranking,
         missing=tuple(_missing(catalogue, rows, columns, summaries, by_column)),
         notes=tuple(_notes(rows, columns, sides, compared)),
     )
@@ -333,17 +336,13 @@ def _ranked(
     }
 
 
-def _mean_ranks(
-    rows: Sequence[Row], columns: Sequence[Column], sides: Mapping[_Key, Side]
-) -> tuple[list[MeanRank], float | None, int]:
-    """Of the complete rows, the critical difference, and the number of tasks behind it.
-
-    A row is complete if it has a value wherever any row has one.
-    """
+def _ranking(rows: Sequence[Row], columns: Sequence[Column], sides: Mapping[_Key, Side]) -> Ranking:
+    """Of the complete rows: those that have a value wherever any row has one."""
     shown = [c for c in columns if any((row.key, c.key) in sides for row in rows)]
+    keys = tuple(column.key for column in shown)
     complete = [row for row in rows if shown and all((row.key, c.key) in sides for c in shown)]
     if not complete:
-        return [], None, 0
+        return Ranking(keys, (), None, 0)
     means = np.empty((len(complete), len(shown)))
     draws: list[Floats | None] = []
     for number, column in enumerate(shown):
@@ -357,8 +356,8 @@ def _mean_ranks(
     tasks = Counter(column.task for column in shown)
     weights = np.array([1 / (len(tasks) * tasks[column.task]) for column in shown])
     found = mean_ranks(means, draws, weights)
-    ranks = [MeanRank(row.key, *numbers) for row, numbers in zip(complete, found, strict=True)]
-    return ranks, critical_difference(len(complete), len(tasks)), len(tasks)
+    ranks = tuple(MeanRank(row.key, *numbers) for row, numbers in zip(complete, found, strict=True))
+    return Ranking(keys, ranks, critical_difference(len(complete), len(tasks)), len(tasks))
 
 
 # What is missing, and what has to be said.

@@ -143,7 +143,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class MeanRank:
-    """Of a row with a value in every column: its rank averaged over tasks, in each over its label fractions.
+    """Of a row with a value in all columns that count: its rank averaged over tasks, in each over its label fractions.
 
     Attributes:
         row: key.
@@ -155,6 +155,23 @@ class MeanRank:
     value: float
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Mean ranks over some of a table's tasks.
+
+    Attributes:
+        columns: keys of those that count: of these tasks, with a value in any row.
+        ranks: of the rows with a value in all of them, in the table's order.
+        critical_difference: of mean ranks over tasks (Nemenyi, 5 %); None with fewer than 3 rows or 2 tasks.
+        tasks: how many are behind it; 0 where no row is ranked.
+    """
+
+    columns: tuple[str, ...]
+    ranks: tuple[MeanRank, ...]
+    critical_difference: float | None
+    tasks: int
 
 
 @dataclass(frozen=True)
@@ -179,9 +196,9 @@ class Table:
         columns: by task and fraction.
         cells: by (row key, column key), all of them.
         comparisons: every pair of rows in every column, where both have a value.
-        ranks: of the complete rows, in their order.
-        critical_difference: of mean ranks over tasks (Nemenyi, 5 %); None with fewer than 3 rows or 2 tasks.
-        tasks_ranked: tasks behind it.
+        ranking: mean ranks over all tasks.
+        image_ranking: those over the tasks that need no text encoder, by which methods without one are ranked as well;
+            None where these are all tasks, or none.
         missing: what is not there, and how to get it.
         notes: what has to be said of the whole table.
     """
@@ -194,9 +211,8 @@ class Table:
     columns: tuple[Column, ...]
     cells: Mapping[tuple[str, str], Cell]
     comparisons: tuple[Comparison, ...]
-    ranks: tuple[MeanRank, ...]
-    critical_difference: float | None
-    tasks_ranked: int
+    ranking: Ranking
+    image_ranking: Ranking | None
     missing: tuple[Missing, ...]
     notes: tuple[str, ...]
 

@@ -9,6 +9,7 @@ from medbench.records import Identity, Record, sha256_json
 from medbench.results import Results, seed_order
 from medbench.terminal import no_formula
 from medbench_leaderboards import wording
+from medbench_leaderboards.beside import Beside, beside
 from medbench_leaderboards.board import Board, Cell, Column, Row, Seed, Table, build
 from medbench_leaderboards.numbers import fields, rounded
 from medbench_leaderboards.published import Verdict, verdicts
@@ -56,7 +57,7 @@ COMPARISONS = (
 
 PUBLISHED = (
     *("method", "paper", "arch", "task", "dataset", "protocol", "fraction", "metric", "published", "source"),
-    *("verdict", "table", "row", "column", "ours", "low", "high", "why"),
+    *("verdict", "table", "row", "column", "our_metric", "ours", "low", "high", "why"),
 )
 """Of published.csv: a figure as it was printed, then ours in percent points, where they can be compared."""
 
@@ -79,8 +80,13 @@ def csv(results: Results) -> Mapping[str, bytes]:
 
 
 def csv_wide(results: Results) -> Mapping[str, bytes]:
-    """`wide/<table>.csv`: one line a method, and for each task and label fraction the value and what is known of it."""
-    return {f"wide/{table.name}.csv": _wide(table) for table in build(results).tables}
+    """`wide/<table>.csv`: one line a method, and for each task and label fraction the value and what is known of it.
+
+    Published figures that a column can be compared with, as printed and in percent, have columns of their own.
+    """
+    board = build(results)
+    found = verdicts(board)
+    return {f"wide/{table.name}.csv": _wide(table, beside(table, found)) for table in board.tables}
 
 
 # Long.
@@ -186,20 +192,23 @@ def published(board: Board, found: Sequence[Verdict]) -> Iterator[dict[str, Any]
 # Wide.
 
 
-def _wide(table: Table) -> bytes:
+def _wide(table: Table, published: Beside) -> bytes:
     parts = ("", " sd", " low", " high", " delong low", " delong high", " seeds", " rank", " marks")
-    names = [f"{column.name}{part}" for column in table.columns for part in parts]
+    paper = (" published", " published verdict", " published source")
+    names = [
+        f"{column.name}{part}"
+        for column in table.columns
+        for part in (parts + paper if published.marks(column) else parts)
+    ]
     header = [
         "method",
         "fidelity",
         "about",
         *names,
-        "mean rank",
-        "mean rank low",
-        "mean rank high",
-        "columns",
     ]
-    ranks = {rank.row: rank for rank in table.ranks}
+    rankings = [(name.replace(",", ""), ranking) for name, ranking in wording.rankings(table)]
+    for name, _ in rankings:
+        header += [name, f"{name} low", f"{name} high", name.replace("mean rank", "columns")]
     lines = []
     for row in table.rows:
         line: dict[str, Any] = {"method": row.name, "fidelity": row.fidelity, "about": row.about}
@@ -219,11 +228,20 @@ def _wide(table: Table) -> bytes:
                 else f"{cell.rank}{'=' if cell.tied else ''}",
                 f"{column.name} marks": " ".join(cell.marks),
             }
-        if row.key in ranks:
-            rank = ranks[row.key]
-            line |= {"mean rank": rounded(rank.value), "mean rank low": rounded(rank.low)}
-            line |= {"mean rank high": rounded(rank.high)}
-        line["columns"] = "{} of {}".format(*wording.coverage(table, row))
+            if figures := [one for _, one in published.of(row, column)]:
+                line |= {
+                    f"{column.name} published": "; ".join(one.published for one in figures),
+                    f"{column.name} published verdict": "; ".join(one.verdict for one in figures),
+                    f"{column.name} published source": "; ".join(one.source for one in figures),
+                }
+        for name, ranking in rankings:
+            for rank in ranking.ranks:
+                if rank.row == row.key:
+                    line |= {name: rounded(rank.value), f"{name} low": rounded(rank.low)}
+                    line |= {f"{name} high": rounded(rank.high)}
+            line[name.replace("mean rank", "columns")] = "{} of {}".format(
+                *wording.coverage(table, row, ranking)
+            )
         lines.append(line)
     return _file(header, lines)
 

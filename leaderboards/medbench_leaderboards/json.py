@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from medbench.results import Results
-from medbench_leaderboards.board import Board, Cell, Comparison, Table, build
+from medbench_leaderboards.board import Board, Cell, Comparison, Ranking, Table, build
 from medbench_leaderboards.numbers import fields, rounded
 from medbench_leaderboards.published import verdicts
 from medbench_leaderboards.published_tables import as_json
@@ -44,7 +44,7 @@ def content(board: Board) -> dict[str, Any]:
 
 def _table(table: Table) -> dict[str, Any]:
     return {
-        **fields(table, "name", "source", "recipe", "size", "critical_difference", "tasks_ranked"),
+        **fields(table, "name", "source", "recipe", "size"),
         "notes": list(table.notes),
         "rows": [
             {
@@ -64,11 +64,20 @@ def _table(table: Table) -> dict[str, Any]:
         ],
         "cells": [_cell(table.cells[row.key, c.key]) for row in table.rows for c in table.columns],
         "comparisons": [_comparison(one) for one in table.comparisons],
-        "ranks": [fields(rank, "row", "value", "low", "high") for rank in table.ranks],
+        "ranking": _ranking(table.ranking),
+        "image_ranking": None if table.image_ranking is None else _ranking(table.image_ranking),
         "missing": [
             {**fields(one, "row", "column", "command", "why"), "seeds": list(one.seeds)}
             for one in table.missing
         ],
+    }
+
+
+def _ranking(ranking: Ranking) -> dict[str, Any]:
+    return {
+        **fields(ranking, "critical_difference", "tasks"),
+        "columns": list(ranking.columns),
+        "ranks": [fields(rank, "row", "value", "low", "high") for rank in ranking.ranks],
     }
 
 

@@ -1,13 +1,16 @@
 """The board in LaTeX: one file a table, to be read by an input command. Needs the package booktabs and no other."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from medbench.cells import SOURCES
 from medbench.records import fraction_name
 from medbench.results import Results
 from medbench_leaderboards import wording
+from medbench_leaderboards.beside import LEGEND, Beside, beside
 from medbench_leaderboards.board import Cell, Column, Row, Table, build
+from medbench_leaderboards.published import verdicts
 
 WIDE = 5
 """With more columns than this a table goes over both columns of a page."""
@@ -22,28 +25,43 @@ _CELL = (
 )
 
 
+@dataclass(frozen=True)
+class _Slot:
+    """A column as it is set: ours, or beside it what was published."""
+
+    column: Column
+    published: bool
+
+
 def latex(results: Results) -> Mapping[str, bytes]:
     """`latex/<table>.tex`: methods by tasks, label fractions side by side below their task."""
-    return {f"latex/{table.name}.tex": page(table).encode() for table in build(results).tables}
+    board = build(results)
+    found = verdicts(board)
+    return {f"latex/{table.name}.tex": page(table, beside(table, found)).encode() for table in board.tables}
 
 
-def page(table: Table) -> str:
+def page(table: Table, published: Beside) -> str:
     """One table as a float with caption and label."""
-    kind = "table*" if len(table.columns) > WIDE else "table"
+    slots = [
+        _Slot(column, of_paper)
+        for column in table.columns
+        for of_paper in ((False, True) if published.marks(column) else (False,))
+    ]
+    kind = "table*" if len(slots) > WIDE else "table"
     groups = [
-        list(own) for _, own in groupby(table.columns, key=lambda column: (column.task, "#" in column.name))
+        list(own) for _, own in groupby(slots, key=lambda slot: (slot.column.task, "#" in slot.column.name))
     ]
     lines = [
         "% \\usepackage{booktabs}",
         f"\\begin{{{kind}}}[t]",
         "\\centering\\small",
-        f"\\caption{{{_caption(table)}}}",
+        f"\\caption{{{_caption(table, published)}}}",
         f"\\label{{tab:{_label(table.name)}}}",
-        f"\\begin{{tabular}}{{l{'c' * (len(table.columns) + 1)}}}",
+        f"\\begin{{tabular}}{{l{'c' * (len(slots) + len(wording.rankings(table)))}}}",
         "\\toprule",
-        *_head(groups),
+        *_head(table, groups),
         "\\midrule",
-        *(line for row in table.rows for line in _row(table, row)),
+        *(line for row in table.rows for line in _row(table, row, slots, published)),
         "\\bottomrule",
         "\\end{tabular}",
         f"\\end{{{kind}}}",
@@ -51,17 +69,23 @@ def page(table: Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _head(groups: list[list[Column]]) -> Iterator[str]:
+def _head(table: Table, groups: list[list[_Slot]]) -> Iterator[str]:
     tasks, rules, fractions, at = [], [], [], 2
     for own in groups:
-        alone = len(own) == 1 and (not own[0].trains or "#" in own[0].name)
-        tasks.append(f"\\multicolumn{{{len(own)}}}{{c}}{{{escape(own[0].name if alone else own[0].task)}}}")
+        first = own[0].column
+        alone = {slot.column.key for slot in own} == {first.key} and (not first.trains or "#" in first.name)
+        tasks.append(f"\\multicolumn{{{len(own)}}}{{c}}{{{escape(first.name if alone else first.task)}}}")
         rules.append(f"\\cmidrule(lr){{{at}-{at + len(own) - 1}}}")
-        fractions += [escape(_below(column)) if not alone else "" for column in own]
+        fractions += [
+            "published" if slot.published else "" if alone else escape(_below(slot.column)) for slot in own
+        ]
         at += len(own)
-    yield f" & {' & '.join(tasks)} &  \\\\"
+    ranks = [
+        name.partition(", ") for name, _ in wording.rankings(table)
+    ]  # "mean rank", "image tasks" below it
+    yield f" & {' & '.join(tasks)} & {' & '.join(name if below else '' for name, _, below in ranks)} \\\\"
     yield "".join(rules)
-    yield f"method & {' & '.join(fractions)} & mean rank \\\\"
+    yield f"method & {' & '.join(fractions)} & {' & '.join(below or name for name, _, below in ranks)} \\\\"
 
 
 def _below(column: Column) -> str:
@@ -70,13 +94,23 @@ def _below(column: Column) -> str:
     return own or fraction_name(column.fraction)
 
 
-def _row(table: Table, row: Row) -> Iterator[str]:
-    cells = [table.cells[row.key, column.key] for column in table.columns]
-    values = [_value(table, column, cell) for column, cell in zip(table.columns, cells, strict=True)]
-    rank, _, held = wording.mean_rank(table, row).partition(" ")
-    intervals = [_small(wording.interval(cell)) for cell in cells]
-    yield f"{escape(wording.badged(row))} & {' & '.join(values)} & {escape(rank)} \\\\"
-    yield f" & {' & '.join(intervals)} & {_small(held)} \\\\"
+def _row(table: Table, row: Row, slots: Sequence[_Slot], published: Beside) -> Iterator[str]:
+    values, intervals = [], []
+    for slot in slots:
+        if slot.published:
+            figures = published.of(row, slot.column)
+            values.append(", ".join(f"{escape(one.published)}$^{{{mark}}}$" for mark, one in figures))
+            intervals.append(_small(", ".join(one.verdict for _, one in figures)))
+        else:
+            cell = table.cells[row.key, slot.column.key]
+            values.append(_value(table, slot.column, cell))
+            intervals.append(_small(wording.interval(cell)))
+    for _, ranking in wording.rankings(table):
+        rank, _, held = wording.mean_rank(table, row, ranking).partition(" ")
+        values.append(escape(rank))
+        intervals.append(_small(held))
+    yield f"{escape(wording.badged(row))} & {' & '.join(values)} \\\\"
+    yield f" & {' & '.join(intervals)} \\\\"
 
 
 def _value(table: Table, column: Column, cell: Cell) -> str:
@@ -97,11 +131,12 @@ def _small(text: str) -> str:
     return f"{{\\scriptsize {escape(text)}}}" if text else ""
 
 
-def _caption(table: Table) -> str:
+def _caption(table: Table, published: Beside) -> str:
     source = SOURCES[table.source].rstrip(".")
     about = f"{table.source}, recipe {table.recipe}, {table.size}"
     said = [about, f"{source[0].upper()}{source[1:]}", _CELL.rstrip(".")]
     said += [*wording.marks(table), *wording.statistics(table)]
+    said += [published.why_none or LEGEND, *(f"{mark}: {about}" for mark, about in published.sources.items())]
     return escape(". ".join(said) + ".")
 
 

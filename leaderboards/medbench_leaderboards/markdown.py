@@ -14,6 +14,7 @@ from medbench.cells import SOURCES
 from medbench.records import fraction_name
 from medbench.results import Results
 from medbench_leaderboards import wording
+from medbench_leaderboards.beside import LEGEND, Beside, beside
 from medbench_leaderboards.board import Board, Cell, Column, Row, Table, build
 from medbench_leaderboards.published import verdicts
 from medbench_leaderboards.published_tables import beside_ours
@@ -30,27 +31,34 @@ def markdown(results: Results) -> Mapping[str, bytes]:
 
 def page(board: Board) -> str:
     """The whole page."""
-    parts = ["# medbench leaderboard", *(_section(board, table) for table in board.tables)]
+    real = any(table.source == "real" for table in board.tables)
+    found = verdicts(board) if real else ()  # phantoms have nothing published beside them
+    parts = [
+        "# medbench leaderboard",
+        *(_section(board, table, beside(table, found)) for table in board.tables),
+    ]
     if not board.tables:
         parts.append("No records to show. `medbench run --method random --task rsna_lp` makes some.")
-    if any(table.source == "real" for table in board.tables):  # phantoms have nothing published beside them
+    if real:
         names = {row.key: escape(row.name) for table in board.tables for row in table.rows}
-        parts.append(beside_ours(verdicts(board), names))
+        parts.append(beside_ours(found, names))
     if board.left_out:
         parts.append("## Left out\n\n" + _list(map(escape, board.left_out)))
     return "\n\n".join(parts) + "\n"
 
 
-def _section(board: Board, table: Table) -> str:
+def _section(board: Board, table: Table, published: Beside) -> str:
     tasks = [list(own) for _, own in groupby(table.columns, key=lambda column: column.task)]
     source = SOURCES[table.source]
     parts = [
         f"## {table.source}, recipe {escape(table.recipe)}, {table.size}",
         f"{source[0].upper()}{source[1:]}",
-        _table(board, table, table.columns, full=len(tasks) == 1, ranks=True),
+        _table(board, table, table.columns, full=len(tasks) == 1, ranks=True, published=published),
         _list(
             [
                 *wording.legend(table),
+                published.why_none or LEGEND,
+                *(_sources(published, table.columns) if len(tasks) == 1 else ()),
                 *(f"{escape(name)}, {escape(about)}" for name, about in _about_columns(table)),
                 *(f"{escape(wording.badged(row))}: {escape(row.about)}" for row in table.rows),
                 *wording.statistics(table),
@@ -59,7 +67,9 @@ def _section(board: Board, table: Table) -> str:
     ]
     if len(tasks) > 1:
         for own in tasks:
-            parts += [f"### {escape(own[0].task)}", _table(board, table, own, full=True, ranks=False)]
+            parts.append(f"### {escape(own[0].task)}")
+            parts.append(_table(board, table, own, full=True, ranks=False, published=published))
+            parts.append(_list(_sources(published, own)))
     notes = [escape(note) for note in wording.notes(table)]
     missing = list(_missing(table))
     parts += ["Notes:", _list(notes)] if notes else []
@@ -67,19 +77,30 @@ def _section(board: Board, table: Table) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def _table(board: Board, table: Table, columns: Sequence[Column], *, full: bool, ranks: bool) -> str:
+def _table(
+    board: Board, table: Table, columns: Sequence[Column], *, full: bool, ranks: bool, published: Beside
+) -> str:
     first = {column.key: wording.best(table, column) for column in columns}
+    ranked = wording.rankings(table) if ranks else []
+    beside_paper = {column.key for column in columns if full and published.marks(column)}
     lines = []
     for row in table.rows:
         cells = [table.cells[row.key, column.key] for column in columns]
         if not ranks and all(cell.status == "missing" for cell in cells):
             continue  # said in the overview
-        shown = [_cell(board, cell, bold=row.key in first[cell.column], full=full) for cell in cells]
-        lines.append(
-            [escape(wording.badged(row)), *shown, *([wording.mean_rank(table, row)] if ranks else [])]
-        )
-    names = [escape(column.name) for column in columns]
-    headers = ["method", *names, *(["mean rank"] if ranks else [])]
+        shown = []
+        for column, cell in zip(columns, cells, strict=True):
+            shown.append(_cell(board, cell, bold=row.key in first[column.key], full=full))
+            if column.key in beside_paper:
+                shown.append(_published(published, row, column))
+        shown += [wording.mean_rank(table, row, ranking) for _, ranking in ranked]
+        lines.append([escape(wording.badged(row)), *shown])
+    names = []
+    for column in columns:
+        names.append(escape(column.name))
+        if column.key in beside_paper:
+            names.append(f"{escape(column.name)}, published")
+    headers = ["method", *names, *(name for name, _ in ranked)]
     if board.base is None:
         text: str = tabulate(lines, headers=headers, tablefmt="github", disable_numparse=True)
         return text
@@ -96,6 +117,18 @@ def _cell(board: Board, cell: Cell, *, bold: bool, full: bool) -> str:
         parts.append(wording.interval(cell))
     parts.append(wording.rank(cell) + wording.symbols(cell))
     return " ".join(part for part in parts if part) + (_records(board, cell) if full else "")
+
+
+def _published(published: Beside, row: Row, column: Column) -> str:
+    """The figures beside a cell, each with its verdict and the mark of its source."""
+    figures = published.of(row, column)
+    return "; ".join(f"{escape(one.published)} {one.verdict} ({mark})" for mark, one in figures) or "none"
+
+
+def _sources(published: Beside, columns: Sequence[Column]) -> list[str]:
+    """What the marks of published figures in these columns stand for."""
+    used = {mark for column in columns for mark in published.marks(column)}
+    return [f"({mark}): {escape(about)}" for mark, about in published.sources.items() if mark in used]
 
 
 def _records(board: Board, cell: Cell) -> str:

@@ -68,6 +68,12 @@ def unserved(catalogue: Catalogue, method: str, task: str) -> str:
     return f"{method} provides no {', '.join(lacking)}, which {task} needs" if lacking else ""
 
 
+def without_text(catalogue: Catalogue, task: str) -> bool:
+    """Whether an image encoder alone can be run on a task; of one that is not installed nobody knows."""
+    spec = catalogue.tasks.get(declared(task))
+    return spec is not None and all(need.startswith("image.") for need in spec.needs)
+
+
 def named_split(catalogue: Catalogue, column: Identity) -> str:
     """The split of a column, where it is not the one that its task takes by itself; else ""."""
     if column.split.startswith("lists:"):

@@ -127,6 +127,7 @@ class Verdict:
     Attributes:
         row, column, table: keys of ours that it was compared with, and the table's name; None where none could be.
         method, paper, arch, task, dataset, protocol, fraction, metric, published, source: as in `Figure`.
+        our_metric: what ours is of; "" where nothing is comparable.
         ours, low, high: in percent points; None where nothing is comparable.
         verdict: "reproduced": the published value lies within our interval, widened by `WIDER` on each side (of
             "<1": something below 1 does). "low": ours lies below. "high": ours lies above.
@@ -146,6 +147,7 @@ class Verdict:
     metric: str
     published: str
     source: str
+    our_metric: str
     ours: float | None
     low: float | None
     high: float | None
@@ -363,16 +365,18 @@ def _compared(
         why += f"; ours is marked {', '.join(marks)}"
     if entry.differs:
         why += f". Differs all the same: {entry.differs}"
-    return _verdict(figure, (row.key, column.key, table.name), (ours, low, high), outcome, why)
+    place = row.key, column.key, table.name
+    return _verdict(figure, place, entry.our_metric, (ours, low, high), outcome, why)
 
 
 def _none(figure: Figure, why: str) -> Verdict:
-    return _verdict(figure, (None, None, None), (None, None, None), "not comparable", why)
+    return _verdict(figure, (None, None, None), "", (None, None, None), "not comparable", why)
 
 
 def _verdict(
     figure: Figure,
     place: tuple[str | None, str | None, str | None],
+    our_metric: str,
     ours: tuple[float | None, float | None, float | None],
     outcome: Outcome,
     why: str,
@@ -389,6 +393,7 @@ def _verdict(
         metric=figure.metric,
         published=figure.value,
         source=figure.source,
+        our_metric=our_metric,
         ours=ours[0],
         low=ours[1],
         high=ours[2],

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 from medbench.statistics.paired import ALPHA
-from medbench_leaderboards.board import Cell, Column, Comparison, Row, Table
+from medbench_leaderboards.board import Cell, Column, Comparison, Ranking, Row, Table
 
 CELL = (
     "percent: mean ± standard deviation over seeds (without ± of one seed), [95 % interval over test patients]; the "
@@ -25,6 +25,10 @@ POWER = (
 ORDER = (
     "rows with a value in every column come first, by their mean rank [95 % interval over test patients] over tasks, "
     "in each over its label fractions; the others follow by name, and say in how many columns they have one"
+)
+
+IMAGE_RANK = (
+    "mean rank, image tasks: the same over the tasks that need no text encoder, for methods without one"
 )
 
 SYMBOLS = {"contaminated": "†", "one seed": "§", "small": "~", "repeat": "‡"}
@@ -89,7 +93,7 @@ def nothing(cell: Cell) -> str:
 def legend(table: Table) -> list[str]:
     """How to read the cells, and the marks that the table has."""
     ranked = [RANK, POWER] if any(cell.rank is not None for cell in table.cells.values()) else []
-    return [CELL, *ranked, *marks(table), ORDER]
+    return [CELL, *ranked, *marks(table), ORDER, *([IMAGE_RANK] if table.image_ranking is not None else [])]
 
 
 def marks(table: Table) -> list[str]:
@@ -111,19 +115,25 @@ def best(table: Table, column: Column, place: int = 1) -> frozenset[str]:
     return frozenset(row for row, text in shown.items() if float(text) == order[place - 1])
 
 
-def coverage(table: Table, row: Row) -> tuple[int, int]:
-    """Columns in which the row has a value, of those in which any row has one."""
-    held = [c for c in table.columns if any(table.cells[r.key, c.key].mean is not None for r in table.rows)]
-    return sum(table.cells[row.key, column.key].mean is not None for column in held), len(held)
+def rankings(table: Table) -> list[tuple[str, Ranking]]:
+    """The mean ranks of a table, each with its name."""
+    found = [("mean rank", table.ranking)]
+    return found if table.image_ranking is None else [*found, ("mean rank, image tasks", table.image_ranking)]
 
 
-def mean_rank(table: Table, row: Row) -> str:
+def coverage(table: Table, row: Row, ranking: Ranking) -> tuple[int, int]:
+    """Columns in which the row has a value, of those that count."""
+    has = sum(table.cells[row.key, column].mean is not None for column in ranking.columns)
+    return has, len(ranking.columns)
+
+
+def mean_rank(table: Table, row: Row, ranking: Ranking) -> str:
     """As in "1.33 [1.00, 2.00]" of a complete row, and "4/7" of another."""
-    for one in table.ranks:
+    for one in ranking.ranks:
         if one.row == row.key:
             held = "" if one.low is None or one.high is None else f" [{one.low:.2f}, {one.high:.2f}]"
             return f"{one.value:.2f}{held}"
-    has, columns = coverage(table, row)
+    has, columns = coverage(table, row, ranking)
     return f"{has}/{columns}" if columns else "–"
 
 
@@ -144,12 +154,14 @@ def statistics(table: Table) -> Iterator[str]:
             f"{_beyond(bare)} {'further ' if full else ''}differences are beyond the noise of the test patients; "
             "training noise is not counted in them, since a side has one seed"
         )
-    if table.critical_difference is not None:
-        yield (
-            f"mean ranks of the {len(table.ranks)} methods that have one, over {table.tasks_ranked} tasks, differ by "
-            f"more than chance from {table.critical_difference:.2f} on (Nemenyi, 5 %); it takes the tasks for "
-            "independent; those on the same films are not, so chance may reach further"
-        )
+    for _, ranking in rankings(table):
+        if ranking.critical_difference is not None:
+            over = "tasks" if ranking is table.ranking else "image tasks"
+            yield (
+                f"mean ranks of the {len(ranking.ranks)} methods that have one, over {ranking.tasks} {over}, differ by "
+                f"more than chance from {ranking.critical_difference:.2f} on (Nemenyi, 5 %); it takes the tasks for "
+                "independent; those on the same films are not, so chance may reach further"
+            )
 
 
 def _beyond(comparisons: Sequence[Comparison]) -> str:

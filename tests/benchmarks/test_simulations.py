@@ -64,7 +64,7 @@ def test_the_average_precision_and_its_interval_are_those_of_records(simulations
     assert metric.name == "map_40_75"
     assert simulations.map_of(found, np.ones((1, 40), np.int32))[0] == pytest.approx(metric.value)
     [bounds] = simulations.map_intervals(cohort, 0.5, np.random.default_rng(0), 1)
-    assert bounds["bootstrap, log-odds, centred (recorded)"] == pytest.approx((metric.low, metric.high))
+    assert bounds["jackknife, log-odds, centred (recorded)"] == pytest.approx((metric.low, metric.high))
 
 
 def test_the_truth_of_made_up_dice(simulations: Any) -> None:
@@ -174,25 +174,29 @@ def test_the_page_has_what_was_found(simulations: Any) -> None:
     for row in worlds:
         told = [percent(cell) for name, cell in row.items() if name.startswith("called") and cell != "–"]
         assert told
-        assert all(4 <= share <= 6 for share in told) or "not counted" in row["two equal methods"], row
+        wide = (
+            2 if row["two equal methods"].startswith("mAP") else 0
+        )  # of 800 test sets, twice their standard error
+        near = all(4 - wide <= share <= 6 + wide for share in told)
+        assert near or "not counted" in row["two equal methods"], row
 
 
 @pytest.mark.nightly
 def test_coverage_of_large_test_sets(simulations: Any) -> None:
-    """From 300 films with 40 positives on in 93 to 97 %, those of average precision in 91 to 98 %."""
+    """From 300 films with 40 positives on in 93 to 97 %, those of average precision within noise."""
     for row in simulations.coverages(1000, 0):
         if large(row) and "recorded" in row["interval"]:
             assert 93 <= percent(row["coverage"]) <= 97, row
     for row in simulations.map_coverages(300, 0):
         share, error = (float(word) for word in row["coverage"].replace("%", "").split("±"))
         if large(row) and "recorded" in row["interval"]:
-            assert 91 - 2 * error <= share <= 98 + 2 * error, row
+            assert 93 - 2 * error <= share <= 97 + 2 * error, row
 
 
 @pytest.mark.nightly
 def test_rejections_of_what_is_true(simulations: Any) -> None:
-    """4 to 6 % of 5,000 comparisons of equal methods."""
-    for row in simulations.comparisons(5000, 0):
+    """4 to 6 % of 5,000 comparisons of equal methods; average precisions, of which there are fewer, are on the page."""
+    for row in simulations.comparisons(5000, 0, 0, simulations.WORLDS[:9]):
         if "not counted" not in row["two equal methods"]:
             told = [row[f"called different by {test}"] for test in ("DeLong", "paired bootstrap")]
             assert all(4 <= percent(cell) <= 6 for cell in told if cell != "–"), row

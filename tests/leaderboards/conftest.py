@@ -90,7 +90,7 @@ def _record(
     block |= identity
     made = Identity(**block)
     ok = status == "ok"
-    metric = {"rsna_lp": "auroc", "rsna_det": "map_40_75"}.get(task, "score")
+    metric = {"rsna_lp": "auroc", "rsna_lp@mgca": "auroc", "rsna_det": "map_40_75"}.get(task, "score")
     return Record(
         cell_id=made.cell_id(),
         status=status,

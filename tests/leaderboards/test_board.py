@@ -13,6 +13,9 @@ from medbench.statistics.paired import Difference, compare
 from medbench_leaderboards import wording
 from medbench_leaderboards.assemble import _ranked
 from medbench_leaderboards.board import Board, Cell, Comparison, Table, build
+from medbench_leaderboards.wording import mean_rank, rankings
+
+MakeRecord = Callable[..., Record]
 
 
 def cell(table: Table, row: str, column: str) -> Cell:
@@ -141,3 +144,45 @@ def test_a_command_has_what_the_row_and_the_column_set(
         assert one.command.endswith(command)
         assert bool(one.command) == bool(command)
         assert one.why.startswith(why)
+
+
+def test_methods_without_text_are_ranked_over_the_tasks_that_they_can_serve(
+    record: MakeRecord, given: Callable[..., Results]
+) -> None:
+    """`random` has no text encoder: no mean rank over all tasks, and one over the others, in which it is second."""
+    values = {
+        "clip": {"rsna_lp": 0.9, "rsna_knn": 0.6, "rsna_zs": 0.7},
+        "place": {"rsna_lp": 0.8, "rsna_knn": 0.5, "rsna_zs": 0.8},
+        "random": {"rsna_lp": 0.85, "rsna_knn": 0.55},
+    }
+    records = [record(m, task, 1.0, 0, value) for m, own in values.items() for task, value in own.items()]
+    [table] = build(given(records)).tables
+    names = {row.key: row.name for row in table.rows}
+    ranked = {names[rank.row]: rank.value for rank in table.ranking.ranks}
+    assert ranked == pytest.approx({"clip": 4 / 3, "place": 5 / 3})
+    images = table.image_ranking
+    assert images is not None
+    assert {names[rank.row]: rank.value for rank in images.ranks} == {"clip": 1, "random": 2, "place": 3}
+    assert (images.tasks, table.ranking.tasks) == (2, 3)
+    assert images.critical_difference is not None  # of three methods; over all tasks there are two
+    assert table.ranking.critical_difference is None
+
+
+def test_a_second_ranking_is_made_only_where_it_says_something_else(
+    record: MakeRecord, given: Callable[..., Results]
+) -> None:
+    for tasks in (["rsna_lp", "rsna_knn"], ["rsna_zs"], ["somebodys_task"]):
+        [table] = build(given([record("clip", task, 1.0, 0, 0.8) for task in tasks])).tables
+        assert table.image_ranking is None
+
+
+def test_who_lacks_a_cell_of_an_image_task_has_no_mean_rank_there(
+    record: MakeRecord, given: Callable[..., Results]
+) -> None:
+    records = [record("clip", task, 1.0, 0, 0.8) for task in ("rsna_lp", "rsna_knn", "rsna_zs")]
+    [table] = build(given([*records, record("random", "rsna_lp", 1.0, 0, 0.5)])).tables
+    images = table.image_ranking
+    assert images is not None
+    assert [rank.row for rank in images.ranks] == [table.rows[0].key]
+    lacking = next(row for row in table.rows if row.name == "random")
+    assert [mean_rank(table, lacking, ranking) for _, ranking in rankings(table)] == ["1/3", "1/2"]

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from medbench.records import Record
 from medbench.results import Results
+from medbench_leaderboards.beside import beside
 from medbench_leaderboards.board import Board, build
 from medbench_leaderboards.csv import csv as csv_long
 from medbench_leaderboards.csv import csv_wide
@@ -133,10 +134,10 @@ def test_latex_sets_names_as_text(name: str, record: MakeRecord, given: Given) -
 
 def test_latex_of_a_whole_board(made_board: Board) -> None:
     for table in made_board.tables:
-        text = page(table)
+        text = page(table, beside(table, ()))
         read_latex(text)
         assert "\\textbf{" in text
-    first = page(made_board.tables[0])
+    first = page(made_board.tables[0], beside(made_board.tables[0], ()))
     assert "\\underline{" in first and "2=}$" in first and "\\dagger" in first
 
 

@@ -23,7 +23,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from medbench.records import MetricValue, Record
-from medbench_leaderboards.board import Board, Cell, Column, MeanRank, Row, Seed, Table
+from medbench_leaderboards.board import Board, Cell, Column, MeanRank, Ranking, Row, Seed, Table
 from medbench_leaderboards.plots import draw
 from medbench_leaderboards.plots import figures as all_figures
 from medbench_leaderboards.plots.critical_difference import critical_difference, groups
@@ -101,9 +101,8 @@ def table(record: MakeRecord) -> Callable[..., Table]:
             columns,
             cells,
             (),
-            ranks,
-            1.5,
-            3,
+            Ranking(tuple(column.key for column in columns), ranks, 1.5, 3),
+            Ranking(tuple(column.key for column in columns[:-1]), ranks[1:], 2.5, 2),
             (),
             (),
         )
@@ -233,21 +232,34 @@ def test_differences_inside_the_intervals_look_alike(table: Callable[..., Table]
 
 
 def test_mean_ranks_name_those_that_have_none(table: Callable[..., Table]) -> None:
-    picture = mean_ranks(table(4))
+    made = table(4)
+    picture = mean_ranks(made, made.ranking)
     assert picture is not None
     shown = words(picture)
     assert {"1.00 [1.00, 1.50]", "3.00 [2.50, 3.50]", "Not ranked, as cells lack: m3."} <= shown
-    assert mean_ranks(replace(table(4), ranks=())) is None
+    assert mean_ranks(made, replace(made.ranking, ranks=())) is None
+
+
+def test_ranks_over_image_tasks_have_pictures_of_their_own(table: Callable[..., Table]) -> None:
+    made = table(6)
+    drawn = {path.partition("/")[2]: picture for path, _, picture in all_figures(Board((made,), (), {}, {}))}
+    assert "Mean rank over 3 tasks" in words(drawn["mean-ranks"])
+    assert {"Mean rank over 2 image tasks", "Not ranked, as cells lack: m0, m5."} <= words(
+        drawn["mean-ranks-image-tasks"]
+    )
+    assert "critical difference 2.50" in words(drawn["critical-difference-image-tasks"])
+    alone = Board((replace(made, image_ranking=None),), (), {}, {})
+    assert not [path for path, _, _ in all_figures(alone) if "image-tasks" in path]
 
 
 def test_the_critical_difference_has_its_conditions(table: Callable[..., Table]) -> None:
     made = table(6)
-    picture = critical_difference(made)
+    picture = critical_difference(made, made.ranking)
     assert picture is not None
     assert "critical difference 1.50" in words(picture)
-    assert critical_difference(replace(made, critical_difference=None)) is None
-    assert critical_difference(replace(made, ranks=made.ranks[:2])) is None
-    wide = critical_difference(replace(made, critical_difference=60.0))
+    assert critical_difference(made, replace(made.ranking, critical_difference=None)) is None
+    assert critical_difference(made, replace(made.ranking, ranks=made.ranking.ranks[:2])) is None
+    wide = critical_difference(made, replace(made.ranking, critical_difference=60.0))
     assert wide is not None
     inside(wide)
 
@@ -339,7 +351,8 @@ def test_colour_blind_readers_can_tell_the_colours_apart(seen: Any) -> None:
 
 
 def test_text_in_svg_is_text_and_widths_are_those_of_its_font(table: Callable[..., Table]) -> None:
-    picture = mean_ranks(table(name="<m{}> & 'co'"))
+    made = table(name="<m{}> & 'co'")
+    picture = mean_ranks(made, made.ranking)
     assert picture is not None
     tree = ElementTree.fromstring(svg(picture, "a title"))
     written = list(tree.iter(f"{SVG}text"))

@@ -14,7 +14,7 @@ from medbench.errors import DataError
 from medbench.plugins import load_catalogue
 from medbench.records import Corpus, MetricValue, Record, WeightsIdentity
 from medbench_leaderboards import csv
-from medbench_leaderboards.board import Board, Cell, Column, Row, Seed, Table
+from medbench_leaderboards.board import Board, Cell, Column, Ranking, Row, Seed, Table
 from medbench_leaderboards.published import (
     Figure,
     Protocol,
@@ -153,9 +153,8 @@ def hand_made(record: Callable[..., Record]) -> MakeBoard:
             (column,),
             {("r", "c"): cell},
             (),
-            (),
+            Ranking((), (), None, 0),
             None,
-            0,
             (),
             (),
         )
@@ -299,7 +298,7 @@ def test_exactly_one_verdict_by_a_second_reading(
     value = f"{published:.1f}"
     low, high = 100 * (mean - below), 100 * (mean + above)
     entry = REVIEWED.protocols[MGCA.key]
-    table = Table("", "", "", "", (), (), {}, (), (), None, 0, (), ())
+    table = Table("", "", "", "", (), (), {}, (), Ranking((), (), None, 0), None, (), ())
     row, column = Row("r", "", "", "", "", "", None), None  # type: ignore[arg-type]
     column = Column("c", "", "", 1, 1.0, True, "", None, "", 1, "auroc", 1, True, "")
     verdict = _compared(

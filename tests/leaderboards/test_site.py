@@ -16,12 +16,14 @@ import pytest
 from medbench.records import Record
 from medbench_leaderboards import site as site_package
 from medbench_leaderboards.board import Board
+from medbench_leaderboards.plots import draw
 from medbench_leaderboards.published import Verdict
 from medbench_leaderboards.site import _ticks as code_of_ticks
 from medbench_leaderboards.site import site
 from medbench_leaderboards.site.curves import _ticks
 from medbench_leaderboards.site.fields import fields, folded
 from medbench_leaderboards.site.names import method_page, record_page, task_page
+from medbench_leaderboards.site.pictures import LEGIBLE, pictures
 from medbench_leaderboards.site.shown import first_upper, interval, p_value, signed
 
 FOLDER = Path(site_package.__file__).parent
@@ -67,6 +69,7 @@ def verdict(board: Board, **fields: Any) -> Verdict:
         "metric": "AUROC",
         "published": "88.0",
         "source": "https://example.org/paper Table 1",
+        "our_metric": "auroc",
         "ours": 88.5,
         "low": 86.0,
         "high": 90.0,
@@ -205,7 +208,7 @@ def test_no_page_asks_for_anything_else(parsed: dict[str, dict[str, Page]], kind
         scripts = page.named("script")
         assert [PurePosixPath(script["src"]).name for script in scripts] == ["board.js"], path
         assert {tag for tag, _ in page.tags}.isdisjoint(
-            {"style", "iframe", "object", "embed", "base", "img", "form"}
+            {"style", "iframe", "object", "embed", "base", "form"}
         )
         assert not [
             name for _, attrs in page.tags for name in attrs if name.startswith("on") or name == "style"
@@ -217,7 +220,8 @@ def test_hostile_names_make_no_markup_and_leave_the_folder_nowhere(
 ) -> None:
     files, board = sites["hostile"], boards["hostile"]
     for path in files:
-        assert re.fullmatch(r"(?:(?:tasks|methods|records)/)?[a-z0-9-]+\.(?:html|css|js)", path), path
+        kinds = r"(?:(?:tasks|methods|records)/)?[a-z0-9-]+\.(?:html|css|js)|pictures/[a-z0-9-]+\.svg"
+        assert re.fullmatch(kinds, path), path
         assert len(path) < 120
     methods = len(HOSTILE)
     columns = len(board.tables[0].columns)
@@ -322,6 +326,29 @@ def test_cells_show_value_interval_rank_and_marks(
     for mark in {mark for cell in table.cells.values() for mark in cell.marks}:
         assert f">{mark}</span>" in text
     assert "n/m" in text and "Missing cells, and the commands that fill them" in text
+
+
+def test_the_overview_shows_the_pictures_of_its_tables(
+    sites: dict[str, dict[str, bytes]], parsed: dict[str, dict[str, Page]], boards: dict[str, Board]
+) -> None:
+    files, shown = sites["installed"], parsed["installed"]["index.html"].named("img")
+    assert [one["alt"].partition(".")[0] for one in shown if one["src"].startswith("pictures/phantom")] == [
+        "Every task, every method",
+        "Mean ranks",
+        "Rsna_lp, label efficiency",
+    ]
+    for one in shown:
+        svg = files[one["src"]]
+        assert svg.startswith(b"<?xml") and b"<script" not in svg and b'href="http' not in svg
+        assert int(one["width"]) >= 880 and one["loading"] == "lazy"
+    assert {path for path in files if path.endswith(".svg")} == {one["src"] for one in shown}
+    drawn = draw(boards["installed"])
+    assert files[shown[0]["src"]] == drawn["plots/phantom-tiny-full/heat-map.svg"]
+
+
+def test_what_nobody_could_read_is_not_drawn(maker: ModuleType) -> None:
+    board = maker.board([f"m{n}" for n in range(LEGIBLE + 1)], ["lp"], 1)
+    assert pictures(board) == {"phantom-tiny-full": []}
 
 
 def test_all_pairs_of_a_column_are_in_the_matrix(

@@ -614,8 +614,8 @@ def _finish(films: pd.DataFrame, about: dict[str, Any], partial: Path, folder: P
     ]
     done = {**about, "sha256": pixels.hexdigest(), "shards": shards, "table": sha256_file(partial / TABLE)}
     write_atomic(partial / DONE, (json.dumps(done, indent=1) + "\n").encode())
+    (partial / LOG).unlink(missing_ok=True)
     partial.rename(folder)
-    (folder / LOG).unlink(missing_ok=True)
 
 
 def _hash(shard: Path, pixels: Any) -> str:

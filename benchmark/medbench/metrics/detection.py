@@ -11,7 +11,8 @@
 The average precisions use COCO's interpolation at 101 recalls and at most 100 boxes an image and class, by
 faster-coco-eval. Intervals come from our own AP below, which gives the same value and takes a weight for each image: a
 bootstrap draw is a set of weights. A box is matched inside its own image, so matching is done once, each draw only sums
-again. Those of average precisions are on the log-odds scale (docs/statistics.md says why), of FROC percentiles.
+again. Those of average precisions are on the log-odds scale, by draws made smooth (`linear_draws`; docs/statistics.md
+says why), of FROC percentiles.
 
 Where there are several classes, each is measured by itself, and a metric is the mean over those with a true box. A
 class that the detector does not know, because no film of the training part shows it, is left out of the mean, too:
@@ -28,12 +29,14 @@ import pandas as pd
 from scipy.sparse import csr_array
 
 from medbench.metrics.bootstrap import (
-    CENTRED_LOGIT_INTERVAL,
     INTERVAL,
+    JACKKNIFE_LOGIT_INTERVAL,
     Bootstrap,
     Resample,
     bootstrap_blocks,
     interval,
+    left_out_blocks,
+    linear_draws,
 )
 from medbench.metrics.froc import RATES, sensitivities
 from medbench.task import Metric
@@ -469,29 +472,39 @@ def detection_metrics(predictions: pd.DataFrame, primary: str = "map_40_75") -> 
     values |= {name: list(column) for name, column in zip(froc_names, once.T, strict=True)}
     values["froc"] = [rates.mean() for rates in once]
 
+    def precisions(weights: npt.NDArray[np.int32]) -> dict[str, Floats]:
+        """By name (R, C)."""
+        drawn = [weighted_average_precision(m, weights) for m in matches]  # C times (R, T)
+        drawn_mgca = [weighted_average_precision(m, weights[:, counts]) for m in matches_mgca]
+        found = {name: np.stack([d[:, at].mean(axis=1) for d in drawn], axis=1) for name, at in rows.items()}
+        return found | {"map_mgca": np.stack([d.mean(axis=1) for d in drawn_mgca], axis=1)}
+
     draws: dict[str, list[Floats]] = {name: [] for name in values}  # of each block (R, C)
     positive = np.array([len(boxes) > 0 for boxes in every.truth], np.bool_)
     patients = predictions["patient"].astype(str).tolist()
+    left_out: dict[str, list[Floats]] = {name: [] for name in (*rows, "map_mgca")}
+    for weights in left_out_blocks(patients, positive):
+        for name, found in precisions(weights).items():
+            left_out[name].append(found)
     for weights in bootstrap_blocks(patients, positive):
-        drawn = [weighted_average_precision(m, weights) for m in matches]  # C times (R, T)
-        drawn_mgca = [weighted_average_precision(m, weights[:, counts]) for m in matches_mgca]
         drawn_froc = froc(weights)
-        for name, at in rows.items():
-            draws[name].append(np.stack([d[:, at].mean(axis=1) for d in drawn], axis=1))
-        draws["map_mgca"].append(np.stack([d.mean(axis=1) for d in drawn_mgca], axis=1))
+        for name, found in precisions(weights).items():
+            draws[name].append(found)
         for k, name in enumerate(froc_names):
             draws[name].append(np.stack([d[:, k] for d in drawn_froc], axis=1))
         draws["froc"].append(np.stack([d.mean(axis=1) for d in drawn_froc], axis=1))
 
     known = np.isin(every.classes, _known(predictions))
     resample = Resample.of(patients, positive)
-    found = []
+    metrics = []
     for name in ("map_40_75", "map_mgca", "map_coco", *froc_names, "froc"):
         n = len(counted) if name == "map_mgca" else len(every)
         by_class = np.array(values[name])
         whole = np.concatenate(draws[name])
-        found.append(_metric(name, by_class, whole, resample, n, every.classes, known))
-    return sorted(found, key=lambda metric: metric.name != primary)
+        if name in left_out:
+            whole = linear_draws(whole, np.concatenate(left_out[name]), patients, positive)
+        metrics.append(_metric(name, by_class, whole, resample, n, every.classes, known))
+    return sorted(metrics, key=lambda metric: metric.name != primary)
 
 
 _NOTHING = {"map_mgca": "no image has both a true box and a box with a confidence of at least 0.5"}
@@ -517,7 +530,7 @@ def _metric(
         classes: C names.
         known: (C,) whether the detector knows the class.
     """
-    kind = CENTRED_LOGIT_INTERVAL if name.startswith("map_") else INTERVAL
+    kind = JACKKNIFE_LOGIT_INTERVAL if name.startswith("map_") else INTERVAL
     nothing = _NOTHING.get(name, "no image has a true box")
     empty = np.isnan(by_class)
     by_class = np.where(known, by_class, np.nan)
@@ -538,7 +551,7 @@ def _metric(
     drawn = _mean_of_defined(draws[:, defined])
     low, high = interval(kind, value, drawn, resample.units)
     if low is None:
-        one = kind == CENTRED_LOGIT_INTERVAL and resample.units < 2
+        one = kind == JACKKNIFE_LOGIT_INTERVAL and resample.units < 2
         why = "one patient in a stratum" if one else "not defined in most draws of the bootstrap"
         reasons.append(f"no interval: {why}")
     return Metric(

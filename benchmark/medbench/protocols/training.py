@@ -192,8 +192,9 @@ class Training:
             "validations": self.validations,
             "best": self.best,
         }
-        with replacing(self.path) as partial:
-            torch.save(state, partial)
+        # Opened here, since torch names no errors of files that it opens.
+        with replacing(self.path) as partial, partial.open("wb") as file:
+            torch.save(state, file)
 
     def _resume(self) -> None:
         if not self.path.is_file():

@@ -2,7 +2,7 @@
 
 from matplotlib.figure import Figure
 
-from medbench_leaderboards.board import Table
+from medbench_leaderboards.board import Ranking, Table
 from medbench_leaderboards.plots.style import (
     GREY,
     INK,
@@ -11,6 +11,7 @@ from medbench_leaderboards.plots.style import (
     footnote,
     label,
     looks,
+    over,
     panel,
     text_width,
 )
@@ -33,20 +34,20 @@ def groups(values: list[float], distance: float) -> list[tuple[int, int]]:
     return found
 
 
-def critical_difference(table: Table) -> Figure | None:
+def critical_difference(table: Table, ranking: Ranking) -> Figure | None:
     """Best ranks at the right, as there. None with fewer than three ranked rows, or where no difference is known."""
-    if table.critical_difference is None or len(table.ranks) < 3:
+    if ranking.critical_difference is None or len(ranking.ranks) < 3:
         return None
     rows = {row.key: row for row in table.rows}
-    ranks = sorted(table.ranks, key=lambda rank: (rank.value, rows[rank.row].name))
+    ranks = sorted(ranking.ranks, key=lambda rank: (rank.value, rows[rank.row].name))
     values = [rank.value for rank in ranks]
-    joined = groups(values, table.critical_difference)
+    joined = groups(values, ranking.critical_difference)
     right_side = (len(ranks) + 1) // 2  # the better half
     side = max(text_width(label(rows[rank.row]), 9) for rank in ranks) + 0.92
     bars = 0.2 + _BAR * len(joined)
     names = bars + _LINE * max(right_side, len(ranks) - right_side)
     height = 0.78 + 0.95 + names + 0.4
-    title = f"Critical difference over {table.tasks_ranked} tasks"
+    title = f"Critical difference over {over(table, ranking)}"
     made = figure(table, height, title, width=PLOT + 2 * side)
     axes = panel(made, side, 0.4, side, 0.78)
     inches = height - 0.78 - 0.4
@@ -60,15 +61,15 @@ def critical_difference(table: Table) -> Figure | None:
     for tick in range(1, worst + 1):
         axes.plot([tick, tick], [0, -0.08], color=INK, linewidth=1.0, clip_on=False)
         axes.text(tick, -0.12, str(tick), ha="center", va="bottom", fontsize=8.5)
-    distance = min(table.critical_difference, worst - 1.0)
+    distance = min(ranking.critical_difference, worst - 1.0)
     axes.plot([worst, worst - distance], [-0.52, -0.52], color=INK, linewidth=1.6, clip_on=False)
     for end in (worst, worst - distance):
         axes.plot([end, end], [-0.58, -0.46], color=INK, linewidth=1.6, clip_on=False)
     axes.text(
         worst - distance / 2,
         -0.62,
-        f"critical difference {table.critical_difference:.2f}"
-        + (" (longer than the line)" if distance < table.critical_difference else ""),
+        f"critical difference {ranking.critical_difference:.2f}"
+        + (" (longer than the line)" if distance < ranking.critical_difference else ""),
         ha="center",
         va="bottom",
         fontsize=8.5,

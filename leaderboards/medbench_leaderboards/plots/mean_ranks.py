@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from medbench_leaderboards.board import MeanRank, Table
+from medbench_leaderboards.board import MeanRank, Ranking, Table
 from medbench_leaderboards.plots.style import (
     GREY,
     PALE,
@@ -13,6 +13,7 @@ from medbench_leaderboards.plots.style import (
     footnote,
     label,
     looks,
+    over,
     panel,
     text_width,
 )
@@ -20,20 +21,19 @@ from medbench_leaderboards.plots.style import (
 _LINE = 0.3  # inches
 
 
-def mean_ranks(table: Table) -> Figure | None:
+def mean_ranks(table: Table, ranking: Ranking) -> Figure | None:
     """A dot and its 95 % interval a method, the best on top; None with fewer than two ranked rows."""
-    if len(table.ranks) < 2:
+    if len(ranking.ranks) < 2:
         return None
     rows = {row.key: row for row in table.rows}
-    ranks = sorted(table.ranks, key=lambda rank: (rank.value, rows[rank.row].name))
+    ranks = sorted(ranking.ranks, key=lambda rank: (rank.value, rows[rank.row].name))
     unranked = [row.name for row in table.rows if row.key not in {rank.row for rank in ranks}]
     left = max(text_width(label(rows[rank.row]), 9) for rank in ranks) + 0.3
     right = max(text_width(_words(rank), 8.5) for rank in ranks) + 0.3
-    tasks = table.tasks_ranked
     made = figure(
         table,
         0.82 + _LINE * len(ranks) + 1.0,
-        f"Mean rank over {tasks} task{'s' if tasks != 1 else ''}",
+        f"Mean rank over {over(table, ranking)}",
         width=left + PLOT + right,
     )
     axes = panel(made, left, 1.0, right, 0.82)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ft2font import LoadFlags
 
-from medbench_leaderboards.board import Row, Table
+from medbench_leaderboards.board import Ranking, Row, Table
 
 WIDTH: Final = 880 / 96
 """Inches; a browser shows a point as 96/72 px, so this is 880 px."""
@@ -144,6 +144,12 @@ def text_width(text: str, size: float, *, bold: bool = False) -> float:
 def label(row: Row) -> str:
     """A method with its badge."""
     return f"{row.name} ({row.fidelity})"
+
+
+def over(table: Table, ranking: Ranking) -> str:
+    """What mean ranks are over, as in "6 tasks" and "4 image tasks"."""
+    kind = "task" if ranking is table.ranking else "image task"
+    return f"{ranking.tasks} {kind}{'s' if ranking.tasks != 1 else ''}"
 
 
 def footnote(made: Figure, text: str, *, at: float = 0.16) -> None:

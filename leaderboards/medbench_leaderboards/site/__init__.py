@@ -17,6 +17,7 @@ from medbench_leaderboards.published import Verdict, verdicts
 from medbench_leaderboards.site.method import method, methods
 from medbench_leaderboards.site.names import OVERVIEW, PUBLISHED, method_page, record_page, task_page
 from medbench_leaderboards.site.overview import overview
+from medbench_leaderboards.site.pictures import pictures
 from medbench_leaderboards.site.published import published
 from medbench_leaderboards.site.record import record
 from medbench_leaderboards.site.shown import FIDELITY, MARKS, first_upper
@@ -70,8 +71,10 @@ def site(board: Board, published_rows: Sequence[Verdict]) -> dict[str, bytes]:
         pages.add(links[cell_id], "record.html", values)
     if published_rows:
         pages.add(PUBLISHED, "published.html", published(board, published_rows))
-    pages.add(OVERVIEW, "overview.html", overview(board, links))
-    return pages.files | {name: (FOLDER / name).read_bytes() for name in ASSETS}
+    drawn = pictures(board)
+    pages.add(OVERVIEW, "overview.html", overview(board, links, drawn))
+    files = {picture.path: picture.content for own in drawn.values() for picture in own}
+    return pages.files | files | {name: (FOLDER / name).read_bytes() for name in ASSETS}
 
 
 class _Pages:

@@ -7,6 +7,7 @@ from medbench_leaderboards.site.fields import folded
 from medbench_leaderboards.site.names import anchor, task_page
 from medbench_leaderboards.site.overview import title, warning
 from medbench_leaderboards.site.shown import Links, fidelity, show
+from medbench_leaderboards.wording import rankings
 
 
 def methods(board: Board) -> dict[str, list[tuple[Table, Row]]]:
@@ -39,13 +40,17 @@ def _section(links: Links, table: Table, row: Row) -> dict[str, Any]:
         for column in table.columns
     }
     at = anchor(table.name, row.key)
-    rank = next((rank for rank in table.ranks if rank.row == row.key), None)
     return {
         "row": row,
         "id": at,
         "title": title(table),
         "warning": warning(table.source),
-        "mean_rank": None if rank is None else (f"{rank.value:.2f}", len(table.ranks)),
+        "mean_ranks": [
+            (name, f"{rank.value:.2f}", len(ranking.ranks))
+            for name, ranking in rankings(table)
+            for rank in ranking.ranks
+            if rank.row == row.key
+        ],
         "cells": [
             (cell, task_page(table.name, cell.column.task), compared[cell.column.key]) for cell in cells
         ],

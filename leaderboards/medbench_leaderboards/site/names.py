@@ -30,11 +30,20 @@ def record_page(record: Record) -> str:
     return _page("records", about, key=[record.cell_id])
 
 
+def picture_file(table: str, name: str) -> str:
+    """A picture of a table."""
+    return _file("pictures", f"{table} {name}", [table, name], "svg")
+
+
 def anchor(*key: str) -> str:
     """An id within a page."""
     return "x" + sha256_json(key)[:12]
 
 
 def _page(folder: str, about: str, key: list[str]) -> str:
+    return _file(folder, about, key, "html")
+
+
+def _file(folder: str, about: str, key: list[str], ending: str) -> str:
     words = re.sub(r"[^a-z0-9]+", "-", about.lower())[:60].strip("-")
-    return f"{folder}/{words or 'page'}-{sha256_json(key)[:12]}.html"
+    return f"{folder}/{words or 'page'}-{sha256_json(key)[:12]}.{ending}"

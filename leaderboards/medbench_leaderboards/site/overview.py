@@ -1,13 +1,16 @@
 """The first page: every table, methods by tasks and label fractions."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from medbench.cells import SOURCES
-from medbench_leaderboards.board import Board, Column, Row, Table
+from medbench_leaderboards.board import Board, Column, MeanRank, Row, Table
 from medbench_leaderboards.site.names import anchor, method_page, task_page
+from medbench_leaderboards.site.pictures import Picture
 from medbench_leaderboards.site.shown import Badge, Links, Shown, fidelity, find, show
+from medbench_leaderboards.wording import rankings
 
 
 @dataclass(frozen=True)
@@ -21,22 +24,29 @@ class Heading:
 
 
 @dataclass(frozen=True)
+class Rank:
+    """A mean rank; "" where the row has none, and `sort` is what tables sort it by."""
+
+    value: str = ""
+    sort: str = ""
+    interval: str = ""
+
+
+@dataclass(frozen=True)
 class Line:
-    """A row of the table. `rank`, `rank_sort` and `rank_interval` are of the mean rank, "" where it has none."""
+    """A row of the table; `ranks` are its mean ranks."""
 
     row: Row
     link: str
     badge: Badge
     find: str
-    rank: str
-    rank_sort: str
-    rank_interval: str
+    ranks: tuple[Rank, ...]
     cells: tuple[Shown, ...]
 
 
-def overview(board: Board, links: Links) -> dict[str, Any]:
-    """What the template is filled with."""
-    tables = [_table(links, table) for table in board.tables]
+def overview(board: Board, links: Links, drawn: Mapping[str, Sequence[Picture]]) -> dict[str, Any]:
+    """What the template is filled with; `drawn` are the pictures of each table."""
+    tables = [_table(links, table) | {"pictures": drawn[table.name]} for table in board.tables]
     return {"tables": tables, "left_out": board.left_out, "records": len(board.records), "paged": len(links)}
 
 
@@ -52,22 +62,17 @@ def warning(source: str) -> tuple[str, str, str]:
 
 
 def _table(links: Links, table: Table) -> dict[str, Any]:
-    ranks = {rank.row: rank for rank in table.ranks}
+    ranked = rankings(table)
+    ranks = [{rank.row: _rank(rank) for rank in ranking.ranks} for _, ranking in ranked]
     lines = []
     for row in table.rows:
-        rank = ranks.get(row.key)
-        has_interval = rank is not None and rank.low is not None and rank.high is not None
         lines.append(
             Line(
                 row=row,
                 link=f"{method_page(row.method)}#{anchor(table.name, row.key)}",
                 badge=fidelity(row.fidelity),
                 find=find(row),
-                rank="" if rank is None else f"{rank.value:.2f}",
-                rank_sort="" if rank is None else f"{rank.value:.4f}",
-                rank_interval=f"[{rank.low:.2f}, {rank.high:.2f}]"
-                if rank is not None and has_interval
-                else "",
+                ranks=tuple(own.get(row.key, Rank()) for own in ranks),
                 cells=tuple(show(links, table, row, column) for column in table.columns),
             )
         )
@@ -77,12 +82,19 @@ def _table(links: Links, table: Table) -> dict[str, Any]:
         "id": anchor(table.name),
         "title": title(table),
         "warning": warning(table.source),
+        "rankings": ranked,
         "headings": list(_headings(table)),
         "lines": lines,
         "missing": [
             (names.get(m.row, ""), names.get(m.column, ""), m.command or m.why) for m in table.missing
         ],
     }
+
+
+def _rank(rank: MeanRank) -> Rank:
+    bounded = rank.low is not None and rank.high is not None
+    interval = f"[{rank.low:.2f}, {rank.high:.2f}]" if bounded else ""
+    return Rank(f"{rank.value:.2f}", f"{rank.value:.4f}", interval)
 
 
 def _headings(table: Table) -> list[Heading]:

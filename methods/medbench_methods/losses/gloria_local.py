@@ -117,7 +117,9 @@ def _tiles(mask: Tensor) -> Iterator[tuple[Tensor, int]]:
     if mask.device.type != "cpu" or torch.compiler.is_compiling():
         yield torch.arange(reports, device=mask.device), width
         return
-    lengths = (mask * torch.arange(1, width + 1)).amax(1)  # (R,), the place after the last word
+    lengths = (mask * torch.arange(1, width + 1, device=mask.device)).amax(
+        1
+    )  # (R,), the place after the last word
     order = lengths.argsort(stable=True)
     for rows in torch.split(order, TILE):
         yield rows, max(int(lengths[rows[-1]]), 1)

@@ -62,6 +62,8 @@ class Model(nn.Module):
 
 
 class ExampleMethod(Method):
+    """The contrast of films and their reports with the others of the batch, in both directions."""
+
     recipes = {  # noqa: RUF012
         "tiny": Recipe(ExampleConfig(), PretrainConfig(epochs=5, batch_size=64, lr=1e-3, warmup=0.1)),
         "paper": Recipe(
