@@ -20,8 +20,8 @@ from medbench.records import (
     ResultStore,
     read_draws,
     read_listed,
-    read_record,
     read_predictions,
+    read_record,
     sha256_json,
 )
 from medbench.statistics.delong import Influence, influence
