@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from medbench.checkpoints import printable, read_checkpoint
+from medbench.checkpoints import read_checkpoint
 from medbench.errors import WeightsError
+from medbench.terminal import printable
 
 STATE = {"net.weight": torch.arange(6.0).reshape(2, 3), "net.bias": torch.ones(2)}
 

@@ -1,5 +1,6 @@
 """The wheel, and the example plugin installed beside it: what a stranger gets."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -216,3 +217,34 @@ def test_a_new_method_has_something_to_learn(python: Python) -> None:
     done = python("-c", LEARNING)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) != 0
+
+
+@pytest.mark.slow
+def test_two_builds_are_the_same_bytes(tmp_path: Path) -> None:
+    """From two folders, at two times, by two umasks, for one SOURCE_DATE_EPOCH."""
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, check=True).stdout
+    hashes = []
+    for number, umask in enumerate((0o022, 0o077)):
+        source, out = tmp_path / f"source-{number}", tmp_path / f"out-{number}"
+        before = os.umask(umask)
+        try:
+            for name in files.decode().rstrip("\0").split("\0"):
+                if not name.startswith(
+                    ("benchmarks/results/", "leaderboards/board/", "leaderboards/results/")
+                ):
+                    (source / name).parent.mkdir(parents=True, exist_ok=True)
+                    (source / name).write_bytes((REPOSITORY / name).read_bytes())
+                    os.utime(source / name, (10**9 + number, 10**9 + number))
+            subprocess.run(
+                [sys.executable, "-m", "hatchling", "build", "-d", str(out)],
+                cwd=source,
+                env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000", "PYTHONHASHSEED": str(number)},
+                check=True,
+                capture_output=True,
+                timeout=300,
+            )
+        finally:
+            os.umask(before)
+        hashes.append({path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()})
+    assert len(hashes[0]) == 2  # a wheel and a source distribution
+    assert hashes[0] == hashes[1]

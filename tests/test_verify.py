@@ -345,7 +345,7 @@ def unknown_split(forger: Forger) -> None:
 
 
 def other_file(forger: Forger) -> None:
-    forger.edit(0, lambda record: record["predictions"].update(path="../../../somewhere.parquet"))
+    forger.edit(0, lambda record: record["predictions"].update(path="somewhere.parquet"))
 
 
 def no_share(forger: Forger) -> None:
@@ -398,7 +398,7 @@ EDITS: dict[Callable[[Forger], Path | None], str] = {
     change_counts: "counts: 3 val samples recorded, its id list has 750",
     change_patients: "counts: train_patients is not that of tiny/random/rsna_lp/1pct-s0",
     unknown_split: "rsna has no split mine",
-    other_file: "predictions are '../../../somewhere.parquet', expected 1pct-s0-",
+    other_file: "predictions are 'somewhere.parquet', expected 1pct-s0-",
     no_share: "auroc: value 1.2 is no share between 0 and 1",
     no_test: "auroc: n 61, the test part has 60",
 }

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 import time
 import tomllib
 from pathlib import Path
@@ -194,3 +195,28 @@ def test_the_constraints_pin_every_dependency_to_a_version_that_it_may_have() ->
         assert version is not None, f"{wanted.name}: docs/suites.md has the command that writes the file"
         assert wanted.specifier.contains(version, prereleases=True), f"{text}: {version}"
     assert "medbench" not in pinned
+
+
+HOLE = '{"name": "lib", "version": "1", "vulns": [{"id": "PYSEC-1", "fix_versions": ["2"]}]}'
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        ("raise SystemExit('no route to host')", 0, "::warning::no source of advisories answered"),
+        (f"""print('{{"dependencies": [{HOLE}]}}'); raise SystemExit(1)""", 1, "lib 1: PYSEC-1, mended in 2"),
+        ("""print('{"dependencies": [{"name": "lib", "version": "2", "vulns": []}]}')""", 0, "0 known holes"),
+    ],
+)
+def test_an_audit_fails_for_holes_and_warns_where_nobody_answers(
+    answer: str, code: int, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "pip_audit.py").write_text(answer)
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / ".github" / "audit.py")],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, said in done.stdout) == (code, True), done.stdout + done.stderr

@@ -199,7 +199,7 @@ class Folder:
                     for own in formats.values()
                 )
             )
-        except (ValueError, LookupError, TypeError, AttributeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             sound = False
         if not sound:
             raise DataError(

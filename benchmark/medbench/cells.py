@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from medbench.numbers import percent
 from medbench.records import MetricValue, Record, fraction_name
 
 SOURCES = {
@@ -63,7 +64,7 @@ def _worst_groups(record: Record) -> str:
     for block in record.subgroups:
         spread = next((s for s in block.spreads if s.metric == record.primary_metric), None)
         if spread is not None and spread.worst is not None and spread.gap is not None:
-            value = _percent(spread.worst, spread.worst_low, spread.worst_high)
+            value = percent(spread.worst, spread.worst_low, spread.worst_high)
             said.append(f"of {block.column}: {spread.worst_group} {value}, gap {100 * spread.gap:.1f}")
     if not said:
         return ""
@@ -101,16 +102,7 @@ def _value(record: Record) -> str:
 
 def format_metric(metric: MetricValue | None) -> str:
     """A metric of the range 0 to 1 in percent, with its interval: "61.3 [58.0, 64.4]"."""
-    if metric is None or metric.value is None:
-        return "not defined"
-    return _percent(metric.value, metric.low, metric.high)
-
-
-def _percent(value: float, low: float | None, high: float | None) -> str:
-    text = f"{100 * value:.1f}"
-    if low is not None and high is not None:
-        text += f" [{100 * low:.1f}, {100 * high:.1f}]"
-    return text
+    return "not defined" if metric is None else percent(metric.value, metric.low, metric.high)
 
 
 def _why(record: Record) -> str:

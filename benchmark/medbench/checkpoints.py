@@ -23,6 +23,7 @@ from torch import Tensor
 
 from medbench.errors import WeightsError
 from medbench.files import sha256_file
+from medbench.terminal import printable
 
 
 class _Nothing:
@@ -137,6 +138,9 @@ object or a plain ordered dict, whatever arguments and state the file gives."""
 
 _AGAIN = "Download it again"
 
+_MOST_UNPACKED = 100
+"""Times its size that an archive may unpack to. Weights hardly shrink when they are packed."""
+
 _DEPTH = 16  # dicts within dicts; a state dict has one or two
 
 
@@ -158,13 +162,6 @@ class Checkpoint:
     kind: str
     groups: Mapping[str, Mapping[str, Tensor]]
     others: Mapping[str, str]
-
-
-def printable(text: str) -> str:
-    """A name of a file's own with what a terminal would act on (escape sequences, line ends) spelt out."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
-    )
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -240,8 +237,14 @@ def _zip_kind(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError) as error:
         raise _damaged(path, str(error)) from None
+    if unpacked > _MOST_UNPACKED * (packed := path.stat().st_size):
+        raise WeightsError(
+            f"{path}: {packed:,} bytes that unpack to {unpacked:,}, which weights never do; nothing of it was read."
+            f" {_AGAIN}."
+        )
     if any(name.endswith("data.pkl") for name in names):
         if any(name.endswith("constants.pkl") for name in names):
             raise WeightsError(

@@ -13,8 +13,13 @@ import typer
 from medbench import options as o
 from medbench.errors import MedbenchError, PluginError, UsageError, refused
 from medbench.plugins import Catalogue, Kind, load_catalogue
+<<<<<<< HEAD
 from medbench.processes import started_by
+=======
+from medbench.redaction import without_secrets
+>>>>>>> w-scale
 from medbench.request import RunRequest
+from medbench.terminal import printable_lines
 
 if TYPE_CHECKING:
     from medbench.progress import Progress
@@ -196,8 +201,8 @@ def complain(error: MedbenchError, verbose: bool) -> int:
     if verbose:
         import traceback
 
-        typer.echo("".join(traceback.format_exception(error)), err=True)
-    typer.echo(f"medbench: {error}", err=True)
+        typer.echo(printable_lines(without_secrets("".join(traceback.format_exception(error)))), err=True)
+    typer.echo(printable_lines(without_secrets(f"medbench: {error}")), err=True)
     return error.exit_code
 
 

@@ -7,6 +7,7 @@ import typer
 from medbench import options as o
 from medbench.commands import Environment, print_json, read_plugins, verb
 from medbench.errors import DataError
+from medbench.terminal import printable, printable_lines
 
 REGRESSION = 6
 """Exit code of `--fail-on-regression`."""
@@ -35,15 +36,15 @@ def compare(options: o.CompareOptions) -> int:
     if options.as_json:
         print_json([as_json(line) for line in found])
     else:
-        typer.echo(text(found))
+        typer.echo(printable_lines(text(found)))
     if not options.fail_on_regression:
         return 0
     worse = [line for line in found if line.worse]
     for line in worse:
-        typer.echo(f"medbench: {line.verdict} on {line.task}: a regression", err=True)
+        typer.echo(printable(f"medbench: {line.verdict} on {line.task}: a regression"), err=True)
     lost = [line for line in found if line.lost]
     for line in lost:
-        typer.echo(f"medbench: {line.where}: {line.a} has a value, {line.verdict}", err=True)
+        typer.echo(printable(f"medbench: {line.where}: {line.a} has a value, {line.verdict}"), err=True)
     if worse:
         return REGRESSION
     blind = all(line.p_holm is None for line in found)

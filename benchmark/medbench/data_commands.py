@@ -20,6 +20,7 @@ from medbench.commands import (
 )
 from medbench.errors import DataError, UsageError
 from medbench.files import replacing
+from medbench.terminal import no_formula
 
 if TYPE_CHECKING:
     from medbench.data.dataset import Dataset
@@ -299,7 +300,9 @@ def data_audit(options: o.AuditOptions) -> int:
     if options.out is not None:
         with replacing(options.out) as temporary:
             if options.out.suffix == ".csv":
-                result.copies.to_csv(temporary, index=False)
+                text = result.copies.select_dtypes(object).columns
+                safe = {name: result.copies[name].map(lambda cell: no_formula(str(cell))) for name in text}
+                result.copies.assign(**safe).to_csv(temporary, index=False)
             else:
                 result.copies.to_parquet(temporary, index=False)
     if options.as_json:

@@ -11,6 +11,7 @@ from medbench.errors import UsageError, did_you_mean
 from medbench.field_docs import field_docs
 from medbench.plugins import GROUP, KINDS, Catalogue, Kind
 from medbench.specs import DatasetSpec, LeaderboardSpec, MethodSpec, Spec, TaskSpec
+from medbench.terminal import printable
 
 if TYPE_CHECKING:
     from medbench.data.cache import Held
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 def table(rows: Sequence[Mapping[str, str]]) -> str:
     """Plain columns, left-aligned, headed by the keys of the first row."""
-    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    lines = [list(rows[0]), *(list(map(printable, row.values())) for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

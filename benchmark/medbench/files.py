@@ -5,13 +5,14 @@ import hashlib
 import os
 import re
 import secrets
+import stat
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medbench.errors import REFUSALS, MedbenchError
+from medbench.errors import REFUSALS, DataError, MedbenchError
 
 if TYPE_CHECKING:
     from medbench.progress import Progress
@@ -36,6 +37,21 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write bytes, so that a reader sees all of them or the file that was there before."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def regular_bytes(path: Path, most: int) -> bytes:
+    """The bytes of a file that somebody else may have written.
+
+    Raises:
+        DataError: it is no file (a pipe would be waited for, a device never ends), or larger than `most`.
+        FileNotFoundError: it is not there.
+    """
+    about = path.stat()
+    if not stat.S_ISREG(about.st_mode):
+        raise DataError(f"{path}: not a file. Move it away.")
+    if about.st_size > most:
+        raise DataError(f"{path}: {about.st_size:,} bytes, expected at most {most:,}. Move it away.")
+    return path.read_bytes()
 
 
 def create_atomic(path: Path, data: bytes) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from medbench import options as o
-from medbench.commands import group_verb, read_plugins, results_folder, verb
+from medbench.commands import Environment, group_verb, read_plugins, results_folder, verb
 from medbench.errors import UsageError
 from medbench.plugins import Catalogue
 from medbench.specs import LeaderboardSpec
@@ -121,7 +121,9 @@ def _read(options: o.ResultsOptions, catalogue: Catalogue, out: Path | None) -> 
     """The results folder; links lead there from `out`. Says what will take its time."""
     from medbench.results import Results
 
-    results = Results.read(results_folder(options), catalogue, out)
+    results = Results.read(results_folder(options), catalogue, out, Environment.read().cache_folder())
+    if results.brief:
+        return results  # a look for each of their files would take as long as the tables
     without = sum(
         record.predictions is not None
         and (folder / record.predictions.path).exists()

@@ -680,7 +680,7 @@ def _config_defaults(path: Path, ctx: typer.Context) -> dict[str, Any]:
         content = tomllib.loads(path.read_text())
     except OSError as error:
         raise UsageError(f"{path} can not be read ({error.strerror}).") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML: {error}.") from None
     flags = {
         flag.lstrip("-"): parameter

@@ -15,7 +15,8 @@ from medbench.errors import DataError, MedbenchError, WeightsError
 from medbench.planner import Cell, Encoder, Opened, Planner
 from medbench.plugins import Catalogue
 from medbench.progress import Progress
-from medbench.records import Record, ResultStore, fraction_name
+from medbench.record_index import RecordIndex
+from medbench.records import fraction_name
 from medbench.request import RunRequest
 from medbench.specs import MethodSpec, TaskSpec
 from medbench.weights import INFO, read_info
@@ -251,7 +252,7 @@ def plan(requests: Sequence[RunRequest], catalogue: Catalogue) -> Plan:
             planner.recipe(method)
     missing: dict[str, MedbenchError] = {}
     data, unread = _data(planners, missing)
-    known = ResultStore(requests[0].results).records()
+    known = RecordIndex(requests[0].results, requests[0].cache).seconds()
     pairs = next((state.samples for state in data if state.use == PRETRAINING), None)
     weights: dict[tuple[str, str, int], WeightsState] = {}
     cells: list[CellState] = []
@@ -360,7 +361,7 @@ def _cell(
     fraction: float,
     seed: int,
     cell: Cell | None,
-    known: Sequence[Record],
+    known: Mapping[tuple[str, str, float], float],
     request: RunRequest,
 ) -> CellState:
     shown = seed if cell is None else cell.seed
@@ -370,13 +371,7 @@ def _cell(
         )
     if cell is not None and cell.train.too_small is not None:
         return CellState(method.name, config, task.name, fraction, shown, "to skip", 0.0)
-    like = [
-        r.times.duration_s
-        for r in known
-        if (r.identity.task, r.identity.recipe, r.identity.fraction, r.status)
-        == (task.name, request.recipe, fraction, "ok")
-    ]
-    seconds = sum(like) / len(like) if like else None
+    seconds = known.get((task.name, request.recipe, fraction))
     if seconds is None:
         seconds = REFERENCE_SECONDS.get((task.name, request.recipe, fraction_name(fraction)))
     return CellState(method.name, config, task.name, fraction, shown, "to do", seconds)

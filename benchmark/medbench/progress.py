@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from medbench.redaction import without_secrets
+from medbench.terminal import printable, printable_lines
+
 QUIET_SECONDS = 20.0
 """Without a terminal a line is printed this often, so that logs stay short and nobody thinks that it hangs."""
 
@@ -32,7 +35,8 @@ class Progress:
     def say(self, text: str) -> None:
         """Print one line to standard error."""
         if not self.quiet:
-            print(f"[{self.label}] {text}" if self.label else text, file=sys.stderr, flush=True)
+            line = without_secrets(f"[{self.label}] {text}" if self.label else text)
+            print(printable_lines(line), file=sys.stderr, flush=True)
 
     @contextmanager
     def track(self, what: str, total: int, unit: str, done: int = 0) -> Iterator[Advance]:
@@ -56,7 +60,7 @@ class Progress:
         )
         from rich.progress import Progress as Bar
 
-        head = escape(f"[{self.label}] {what}" if self.label else what)
+        head = escape(printable(f"[{self.label}] {what}" if self.label else what))
         with Bar(
             TextColumn(head),
             BarColumn(bar_width=24),
@@ -75,7 +79,7 @@ class Progress:
                 nonlocal here
                 here += n
                 rate = f"{here / max(time.monotonic() - start, 1e-6):,.0f} {unit}/s"
-                bar.update(task, advance=n, rate=rate, note=escape(note))
+                bar.update(task, advance=n, rate=rate, note=escape(printable(note)))
 
             yield advance
 

@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -24,11 +25,12 @@ from typing import Annotated, Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from medbench.errors import DataError
-from medbench.files import create_atomic, sha256_file, write_atomic
+from medbench.files import create_atomic, regular_bytes, sha256_file, write_atomic
 from medbench.metrics.bootstrap import Bootstrap, Resample
+from medbench.numbers import fraction_name as fraction_name
 
 SCHEMA: Final = "medbench.result/1"
 
@@ -38,8 +40,26 @@ Status = Literal["ok", "skipped", "failed"]
 RecordSource = Literal["phantom", "real", "mixed"]
 
 
+MOST_BYTES: Final = 64 * 2**20
+"""Of the largest record that is read; those of the largest sets here have some hundred thousand."""
+
+MOST_ROWS: Final = 10_000_000
+"""Of the largest table of predictions that is read, by what its header declares."""
+
+Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
+"""A whole number that every program reads as the same one."""
+
+Beside = Annotated[
+    str,
+    Field(
+        pattern=r"^[^./\\\x00-\x1f][^/\\\x00-\x1f]*$",
+        description="name of the file, in the record's own folder",
+    ),
+]
+
+
 class _Block(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Corpus(_Block):
@@ -49,7 +69,7 @@ class Corpus(_Block):
     source: Literal["phantom", "real"]
     subset: str | None = None
     fingerprint: str
-    excluded: int = 0
+    excluded: Whole = 0
 
 
 class WeightsIdentity(_Block):
@@ -67,12 +87,12 @@ class Identity(_Block):
     method_owner: str
     fidelity: str
     task: str
-    task_version: int
+    task_version: Whole
     task_owner: str
     recipe: str
     precision: Literal["32", "bf16"]
     fraction: float
-    seed: int | None
+    seed: Whole | None
     source: RecordSource
     dataset: str
     subset: str | None
@@ -99,10 +119,10 @@ class Identity(_Block):
 class Counts(_Block):
     """Samples and patients that a cell was computed from."""
 
-    train: int
-    train_patients: int
-    validation: int
-    test: int
+    train: Whole
+    train_patients: Whole
+    validation: Whole
+    test: Whole
     excluded: list[str] = Field(default_factory=list, description="samples left out, with the reason")
     split_leak: str = Field(
         default="", description="why scores on this split are too good; empty for a clean one"
@@ -121,12 +141,12 @@ class MetricValue(_Block):
     """One metric. `value` is not rounded; percent signs and formats belong to tables."""
 
     name: str
-    version: int = 1
+    version: Whole = 1
     value: float | None
     low: float | None = None
     high: float | None = None
     interval: str
-    n: int
+    n: Whole
     higher_is_better: bool = True
     per_class: dict[str, float | None] = Field(default_factory=dict)
     reason: str = Field(default="", description="why there is no value, or none for some of the classes")
@@ -139,7 +159,7 @@ class GroupValue(_Block):
     value: float | None
     low: float | None = None
     high: float | None = None
-    n: int
+    n: Whole
     per_class: dict[str, float | None] = Field(default_factory=dict)
     note: str = Field(default="", description="why there is no value or interval, or why it is not compared")
 
@@ -149,8 +169,8 @@ class GroupBlock(_Block):
 
     name: str
     known: bool = Field(description="false for the samples whose group is not known")
-    samples: int
-    patients: int
+    samples: Whole
+    patients: Whole
     metrics: list[GroupValue]
 
 
@@ -186,23 +206,23 @@ class ReliabilityBlock(_Block):
     label: str
     binning: Literal["width", "mass"]
     edges: list[float]
-    counts: list[int]
+    counts: list[Whole]
     confidence: list[float | None] = Field(description="mean probability in each bin")
     positives: list[float | None] = Field(description="share of positives in each bin")
     low: list[float | None] = Field(description="bounds of the 95 % interval of `positives`")
     high: list[float | None]
     interval: str
-    n: int
-    missing: int
+    n: Whole
+    missing: Whole
     reason: str = ""
 
 
 class Predictions(_Block):
     """The file beside the record that every metric can be computed from again."""
 
-    path: str
+    path: Beside
     sha256: str
-    rows: int
+    rows: Whole
 
 
 class Draws(_Block):
@@ -212,20 +232,22 @@ class Draws(_Block):
     alone, without predictions or labels.
     """
 
-    path: str
+    path: Beside
     sha256: str
     metric: str
-    count: int = Field(description="draws; those that the metric is not defined for are NaN")
+    count: Whole = Field(description="draws; those that the metric is not defined for are NaN")
     resample: str = Field(description="SHA-256 over all patients with their strata, the seed and the count")
-    patients: int = Field(description="that were drawn from")
-    positive_patients: int = Field(description="of them those with a positive sample, a stratum of their own")
-    samples: int
-    positive_samples: int
-    class_units: int | None = Field(
+    patients: Whole = Field(description="that were drawn from")
+    positive_patients: Whole = Field(
+        description="of them those with a positive sample, a stratum of their own"
+    )
+    samples: Whole
+    positive_samples: Whole
+    class_units: Whole | None = Field(
         default=None,
         description="of a mean over classes: patients with positives, or with negatives, of the rarest class",
     )
-    class_positives: int | None = Field(
+    class_positives: Whole | None = Field(
         default=None, description="of a mean over classes: positive samples of the class with fewest"
     )
     delong_se: float | None = Field(
@@ -299,7 +321,7 @@ class Record(_Block):
     export: Export | None = None
     times: Times
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True)
 
     @property
     def primary(self) -> MetricValue | None:
@@ -321,9 +343,8 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def fraction_name(fraction: float) -> str:
-    """0.01 -> "1%"."""
-    return f"{fraction * 100:g}%"
+_SHA256: Final = re.compile(r"[0-9a-f]{64}(\.hmac)?")
+_IDS: Final = TypeAdapter(dict[str, list[str]])
 
 
 class ResultStore:
@@ -333,12 +354,27 @@ class ResultStore:
         self.root = root
 
     def path(self, identity: Identity, cell_id: str) -> Path:
-        """Where the record of this cell is, or will be."""
+        """Where the record of this cell is, or will be.
+
+        Raises:
+            DataError: a name of it would lead elsewhere, or is none that a file can have.
+        """
         percent = fraction_name(identity.fraction).replace("%", "pct")
         seed = "any" if identity.seed is None else f"s{identity.seed}"
         task = identity.task.replace("@", "-at-").replace(":", "-")
-        folder = self.root / identity.recipe / identity.method / task
-        return folder / f"{percent}-{seed}-{cell_id[:12]}.json"
+        names = (identity.recipe, identity.method, task, f"{percent}-{seed}-{cell_id[:12]}.json")
+        for name in names:
+            if (
+                name in ("", ".", "..")
+                or "/" in name
+                or "\0" in name
+                or len(name.encode(errors="replace")) > 255
+            ):
+                raise DataError(
+                    f"{name[:80]!r} can be no name of a file, and a record's file has the names of its recipe, method "
+                    "and task. The record was not written by medbench; do not take it."
+                )
+        return self.root.joinpath(*names)
 
     def find(self, identity: Identity) -> Record | None:
         """The finished (ok or skipped) record of this cell, if there is one.
@@ -420,9 +456,35 @@ class ResultStore:
 
     def write_ids(self, sha256: str, parts: Mapping[str, Sequence[str]]) -> None:
         """Keep the id lists behind a hash that records name."""
-        path = self.root / "splits" / f"{sha256}.json"
+        path = self.ids_path(sha256)
         if not path.exists():
             write_atomic(path, (json.dumps(parts, indent=0) + "\n").encode())
+
+    def ids_path(self, sha256: str) -> Path:
+        """Where the id lists behind a hash are.
+
+        Raises:
+            DataError: it is no hash.
+        """
+        if not _SHA256.fullmatch(sha256):
+            raise DataError(
+                f"{sha256[:80]!r} is no SHA-256 of id lists. The record was edited; do not take it."
+            )
+        return self.root / "splits" / f"{sha256}.json"
+
+    def read_ids(self, sha256: str) -> dict[str, list[str]] | None:
+        """The id lists behind a hash; None where they were not kept.
+
+        Raises:
+            DataError: the file holds something else.
+        """
+        path = self.ids_path(sha256)
+        if not path.exists():
+            return None
+        try:
+            return _IDS.validate_json(regular_bytes(path, MOST_BYTES))
+        except ValidationError:
+            raise DataError(f"{path}: no id lists. Copy the file again.") from None
 
     def files(self) -> Iterator[Path]:
         """Paths of all current records, sorted."""
@@ -460,7 +522,7 @@ def read_record(path: Path) -> Record:
     """Read one record.
 
     Raises:
-        DataError: it is not JSON, or not a record.
+        DataError: it is not JSON, or not a record; it is no file, or larger than any record.
         FileNotFoundError: it is not there.
     """
     try:
@@ -478,11 +540,23 @@ def read_predictions(path: Path, record: Record) -> pd.DataFrame:
     """The predictions of the record at `path`.
 
     Raises:
-        DataError: the file is missing or its bytes are not the recorded ones.
+        DataError: the file is missing or its bytes are not the recorded ones; or they are no table of as many rows.
     """
     if record.predictions is None:
         raise DataError(f"{path}: a {record.status} record has no predictions.")
-    return pd.read_parquet(_beside(path, record.predictions, "predictions"))
+    file = _beside(path, record.predictions, "predictions")
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(file) as table:
+            rows = table.metadata.num_rows
+        if rows == record.predictions.rows <= MOST_ROWS:
+            return pd.read_parquet(file)
+    except Exception as error:  # Arrow and pandas pass on whatever their parsers meet in a broken file
+        raise DataError(f"{file}: not a table of predictions ({type(error).__name__}: {error}).") from None
+    raise DataError(
+        f"{file}: expected {record.predictions.rows:,} rows, and at most {MOST_ROWS:,}; found {rows:,}."
+    )
 
 
 def read_draws(path: Path, record: Record) -> npt.NDArray[np.float64]:
@@ -497,7 +571,7 @@ def read_draws(path: Path, record: Record) -> npt.NDArray[np.float64]:
     file = _beside(path, record.draws, "draws")
     try:
         values = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except (ValueError, EOFError, OverflowError, MemoryError) as error:
         raise DataError(f"{file}: not an array of numbers ({error}).") from None
     if values.dtype != np.float64 or values.shape != (record.draws.count,):
         raise DataError(
@@ -532,7 +606,7 @@ def _beside(path: Path, block: Predictions | Draws, what: str) -> Path:
         DataError: it is missing or its bytes are not the recorded ones.
     """
     file = path.parent / block.path
-    if not file.exists():
+    if not file.is_file():
         raise DataError(f"{path}: its {what} {file.name} are not beside it.")
     found = sha256_file(file)
     if found != block.sha256:
@@ -553,11 +627,11 @@ def _npy(values: npt.NDArray[np.float64]) -> bytes:
 def _read(path: Path) -> bytes:
     """What is in a file; asked for twice, since a server may first tell what it remembers of one that was replaced."""
     try:
-        return path.read_bytes()
+        return regular_bytes(path, MOST_BYTES)
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ESTALE):
             raise
-        return path.read_bytes()
+        return regular_bytes(path, MOST_BYTES)
 
 
 def _free(path: Path, word: str) -> Path:

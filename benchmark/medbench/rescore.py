@@ -5,7 +5,6 @@ results folder of its own.
 """
 
 import datetime
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -254,8 +253,8 @@ def write(rescored: Rescored, store: ResultStore) -> Record:
     predictions = read_predictions(path, record) if record.predictions is not None else None
     for root in path.absolute().parents[3:4]:  # the results folder that the record is in
         for sha256 in (record.identity.split_sha256, record.identity.train_sha256):
-            if (lists := root / "splits" / f"{sha256}.json").exists():
-                store.write_ids(sha256, json.loads(lists.read_bytes()))
+            if (lists := ResultStore(root).read_ids(sha256)) is not None:
+                store.write_ids(sha256, lists)
     about = {
         "medbench": __version__,
         "record_sha256": sha256_file(path),

@@ -14,6 +14,7 @@ from medbench.commands import (
     verb,
 )
 from medbench.errors import DataError, UsageError
+from medbench.terminal import printable, printable_lines
 
 app = typer.Typer(help="Records: list, verify, rescore, export, retry.", no_args_is_help=True)
 
@@ -22,28 +23,30 @@ app = typer.Typer(help="Records: list, verify, rescore, export, retry.", no_args
 def list_results(options: o.ListResultsOptions) -> int:
     """List the records of a results folder."""
     folder = results_folder(options)
-    from medbench.cells import format_metric
-    from medbench.describe import table
-    from medbench.records import ResultStore, fraction_name, read_listed
-
-    records = read_listed(ResultStore(folder).files())
     if options.as_json:
+        from medbench.records import ResultStore, read_listed
+
+        records = read_listed(ResultStore(folder).files())
         print_json([record.model_dump(mode="json", by_alias=True) for _, record in records])
         return 0
+    from medbench.describe import table
+    from medbench.numbers import fraction_name, percent
+    from medbench.record_index import RecordIndex
+
     rows = [
         {
-            "method": f"{record.identity.method} ({record.identity.fidelity})",
-            "task": record.identity.task,
-            "labels": fraction_name(record.identity.fraction),
-            "seed": "any" if record.identity.seed is None else str(record.identity.seed),
-            "recipe": record.identity.recipe,
-            "source": record.identity.source + (" (subset)" if record.identity.subset else ""),
-            "status": record.status,
-            "metric": record.primary_metric,
-            "value": format_metric(record.primary) if record.status == "ok" else "n/a",
-            "file": str(path.relative_to(folder)),
+            "method": f"{one.method} ({one.fidelity})",
+            "task": one.task,
+            "labels": fraction_name(one.fraction),
+            "seed": "any" if one.seed is None else str(one.seed),
+            "recipe": one.recipe,
+            "source": one.source + (" (subset)" if one.subset else ""),
+            "status": one.status,
+            "metric": one.metric,
+            "value": percent(one.value, one.low, one.high) if one.status == "ok" else "n/a",
+            "file": one.path,
         }
-        for path, record in records
+        for one in RecordIndex(folder, Environment.read().cache_folder()).listed()
     ]
     typer.echo(table(rows) if rows else f"no records in {folder}")
     return 0
@@ -80,7 +83,7 @@ def verify_results(options: o.VerifyResultsOptions) -> int:
     if options.as_json:
         print_json(checked.to_json())
     else:
-        typer.echo(checked.text())
+        typer.echo(printable_lines(checked.text()))
     if request.real_data and known is None and any(each.keyed for each in checked.records):
         typer.echo(f"rows of keyed copies stay unknown: no key at {key}; name it with --key", err=True)
     return 0 if checked.accepted else DataError.exit_code
@@ -140,7 +143,7 @@ def rescore_results(options: o.RescoreOptions) -> int:
             typer.echo(f"{table(shown)}\n")
         for each in done:
             if each.problem:
-                typer.echo(f"{each.path}: {each.problem}")
+                typer.echo(printable(f"{each.path}: {each.problem}"))
         verdicts = [one.verdict for each in done for one in each.comparisons]
         counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts))
         typer.echo(f"{len(done)} records, {len(verdicts)} numbers{f': {counts}' if counts else ''}")

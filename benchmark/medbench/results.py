@@ -1,10 +1,10 @@
 """A results folder as leaderboards and comparisons read it: records, and what lies beside them."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import pandas as pd
 from medbench.errors import DataError, MedbenchError
 from medbench.metrics.bootstrap import SMALL_TEST, Bootstrap
 from medbench.plugins import Catalogue, declared
+from medbench.record_index import RecordIndex, record_files
 from medbench.records import (
     Identity,
     Record,
@@ -20,6 +21,7 @@ from medbench.records import (
     read_draws,
     read_listed,
     read_predictions,
+    read_record,
     sha256_json,
 )
 from medbench.statistics.delong import Influence, influence
@@ -27,6 +29,10 @@ from medbench.statistics.delong import Influence, influence
 _T = TypeVar("_T")
 
 _SAME = 1e-9  # two computations of one metric
+
+
+MANY: Final = 20_000
+"""Records beyond which those of a folder are taken from its index (`medbench.record_index`), without their bulk."""
 
 
 class Results:
@@ -39,27 +45,37 @@ class Results:
         catalogue: known tasks, if it was read with them.
         base: the folder as seen from where leaderboards are written to, with slashes, for links to the records; None
             where they are only shown.
+        brief: whether `records` and `failures` are without their bulk (`medbench.record_index.Indexed`), since there
+            are more than `MANY`; `whole` reads one of them whole.
     """
+
+    brief = False
+    _keys: Mapping[int, tuple[str, str]] = {}
 
     def __init__(
         self,
         root: Path,
-        files: Sequence[Path],
-        failed: Sequence[Path],
+        records: Sequence[tuple[str, Record]],
+        failures: Sequence[tuple[str, Record]],
         catalogue: Catalogue | None = None,
         base: str | None = None,
     ) -> None:
         self.root = root
-        current, failures = read_listed(files), read_listed(failed)
-        self.records = tuple(record for _, record in current)
+        self.records = tuple(record for _, record in records)
         self.failures = tuple(record for _, record in failures)
         self.catalogue, self.base = catalogue, base
-        self._paths = {id(record): path for path, record in (*current, *failures)}
+        self._paths = {id(record): path for path, record in (*records, *failures)}
         self._bootstraps: dict[int, Bootstrap | None] = {}
         self._influences: dict[int, Influence | None] = {}
 
     @classmethod
-    def read(cls, root: Path, catalogue: Catalogue | None = None, seen_from: Path | None = None) -> "Results":
+    def read(
+        cls,
+        root: Path,
+        catalogue: Catalogue | None = None,
+        seen_from: Path | None = None,
+        cache: Path | None = None,
+    ) -> "Results":
         """Read a results folder.
 
         Args:
@@ -67,17 +83,49 @@ class Results:
             catalogue: known tasks. With it draws are computed from predictions where a record, one from before there
                 were draws, has none beside it; without it such a record has no draws.
             seen_from: folder that leaderboards are written to.
+            cache: where what can be made again is kept. With it more than `MANY` records are taken from their index.
 
         Raises:
             DataError: a file is no record of a schema that this version reads.
         """
-        failed = sorted(root.glob("*/*/*/*.failed-*.json"))
         base = None if seen_from is None else Path(os.path.relpath(root, seen_from)).as_posix()
-        return cls(root, list(ResultStore(root).files()), failed, catalogue, base)
+        if cache is not None and len(record_files(root)) > MANY:
+            current, failed = RecordIndex(root, cache).records()
+            results = cls(
+                root,
+                [(one.path, one.record) for one in current],
+                [(one.path, one.record) for one in failed],
+                catalogue,
+                base,
+            )
+            results.brief = True
+            results._keys = {id(one.record): (one.row_key, one.column_key) for one in (*current, *failed)}
+            return results
+
+        def whole(files: Iterable[Path]) -> list[tuple[str, Record]]:
+            return [(path.relative_to(root).as_posix(), record) for path, record in read_listed(files)]
+
+        failures = sorted(root.glob("*/*/*/*.failed-*.json"))
+        return cls(root, whole(ResultStore(root).files()), whole(failures), catalogue, base)
+
+    def whole(self, record: Record) -> Record:
+        """One of these records with all that is in its file.
+
+        Raises:
+            DataError: the file is no record any more.
+        """
+        return read_record(self._file(record)) if self.brief else record
+
+    def keys(self, record: Record) -> tuple[str, str]:
+        """`row_key` and `column_key` of one of these records."""
+        return self._keys.get(id(record)) or (row_key(record.identity), column_key(record))
 
     def path(self, record: Record) -> str:
         """Of one of these records, from the folder on, with slashes."""
-        return self._file(record).relative_to(self.root).as_posix()
+        try:
+            return self._paths[id(record)]
+        except KeyError:
+            raise ValueError(f"record {record.cell_id[:12]} was not read from {self.root}") from None
 
     def draws(self, record: Record) -> npt.NDArray[np.float64] | None:
         """(D,) the primary metric in each draw, NaN where it is not defined; None where there are no draws.
@@ -121,16 +169,15 @@ class Results:
         Raises:
             DataError: a file beside the record is not the recorded one.
         """
+        if record.draws is not None:
+            return record.draws.drawn().small
         bootstrap = self.bootstrap(record)
         if bootstrap is not None:
             return bootstrap.resample.small
         return record.primary is not None and record.primary.n < SMALL_TEST
 
     def _file(self, record: Record) -> Path:
-        try:
-            return self._paths[id(record)]
-        except KeyError:
-            raise ValueError(f"record {record.cell_id[:12]} was not read from {self.root}") from None
+        return self.root / self.path(record)
 
     def _once(self, known: dict[int, _T], record: Record, make: Callable[[Record], _T]) -> _T:
         if id(record) not in known:

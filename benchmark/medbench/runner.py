@@ -37,6 +37,7 @@ from medbench.records import (
     fraction_name,
     sha256_json,
 )
+from medbench.redaction import without_secrets
 from medbench.request import RunRequest
 from medbench.scoring import Scores, score, with_patient_columns
 from medbench.specs import MethodSpec
@@ -540,8 +541,8 @@ class Runner:
             if error is None
             else Failure(
                 type=type(error).__name__,
-                message=str(error),
-                traceback="".join(traceback.format_exception(error)),
+                message=without_secrets(str(error)),
+                traceback=without_secrets("".join(traceback.format_exception(error))),
                 request=self._request(group, cell),
             ),
             times=Times(

@@ -26,10 +26,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medbench import __version__, disclosure
 from medbench.errors import DataError, MedbenchError, UsageError
-from medbench.files import sha256_file, write_atomic
+from medbench.files import regular_bytes, sha256_file, write_atomic
 from medbench.plugins import Catalogue, declared
 from medbench.records import (
     DRAWS,
+    MOST_BYTES,
     Counts,
     Export,
     Identity,
@@ -90,7 +91,7 @@ def read_manifest(folder: Path) -> Submission | None:
     if not path.exists():
         return None
     try:
-        return Submission.model_validate_json(path.read_bytes())
+        return Submission.model_validate_json(regular_bytes(path, MOST_BYTES))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole file"
@@ -254,9 +255,7 @@ class _Writer:
         return made
 
     def _list(self, sha256: str) -> dict[str, list[str]]:
-        path = self.source.root / "splits" / f"{sha256}.json"
-        parts: dict[str, list[str]] = json.loads(path.read_bytes()) if path.exists() else {}
-        return parts
+        return self.source.read_ids(sha256) or {}
 
     def _copy(self, path: Path, record: Record, private: bool) -> Record:
         """The record as it may leave, without its predictions."""

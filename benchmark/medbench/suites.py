@@ -286,7 +286,7 @@ def read_suite(path: Path, catalogue: Catalogue) -> Suite:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--suite {path}: can not be read ({error.strerror}).") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(f"--suite {path}: not TOML: {error}.") from None
     try:
         file = File.model_validate(content)

@@ -244,7 +244,7 @@ def read_info(path: Path) -> tuple[Path, dict[str, Any]]:
             info["config"], dict
         ):
             raise TypeError("method, sha256 or config of the wrong type")
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(
             f"{folder / INFO}: not readable as a description of weights ({type(error).__name__}: {error}). Copy the"
             f" folder again, or pretrain again."

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from medbench.metrics.bootstrap import logit_bounds
 from medbench.plugins import Catalogue, load_catalogue
 from medbench.records import Identity, Record, fraction_name
-from medbench.results import Results, row_key, seed_order
+from medbench.results import Results, seed_order
 from medbench.statistics.holm import holm
 from medbench.statistics.paired import Side, differences, side
 from medbench.statistics.ranks import critical_difference, mean_ranks
@@ -26,12 +27,12 @@ from medbench_leaderboards.board import (
     Row,
     Seed,
     Table,
+    Whole,
 )
 from medbench_leaderboards.contamination import Overlaps, contamination
 from medbench_leaderboards.groups import (
     Kind,
     by_place,
-    column_key,
     current,
     distinct,
     kind,
@@ -39,6 +40,9 @@ from medbench_leaderboards.groups import (
 from medbench_leaderboards.missing import changed, command, named_split, unserved, without_text
 from medbench_leaderboards.summary import Summary, summarise
 from medbench_leaderboards.wording import beyond_noise
+
+COMPARED: Final = 250_000
+"""Pairs of rows, over all columns, up to which those of a table are compared."""
 
 Floats = npt.NDArray[np.float64]
 _Key = tuple[str, str]
@@ -56,7 +60,7 @@ def assemble(results: Results) -> Board:
     return Board(
         tables=tuple(_table(results, catalogue, overlaps, about, tables[about]) for about in sorted(tables)),
         left_out=tuple(left_out),
-        records={record.cell_id: record for record in everything},
+        records=Whole(results, {record.cell_id: record for record in everything}),
         paths={record.cell_id: results.path(record) for record in everything},
         base=results.base,
     )
@@ -65,16 +69,21 @@ def assemble(results: Results) -> Board:
 def _table(
     results: Results, catalogue: Catalogue, overlaps: Overlaps, about: Kind, records: Sequence[Record]
 ) -> Table:
-    by_row, by_column = _grouped(records)
+    by_row, by_column = _grouped(results, records)
     rows, columns = _rows(by_row), _columns(by_column)
-    places = by_place(records)
+    places = by_place(results, records)
     summaries = {
         (row.key, column.key): _summary(catalogue, row, column, places.get((about, row.key, column.key), []))
         for row in rows
         for column in columns
     }
-    sides = {place: side(results, s.counted) for place, s in summaries.items() if s.counted}
-    comparisons = _comparisons(rows, columns, sides)
+    compared = _pairs(columns, summaries) <= COMPARED
+    sides = {
+        place: side(results, s.counted) if compared else Side(np.array(list(s.by_seed.values()), np.float64))
+        for place, s in summaries.items()
+        if s.counted
+    }
+    comparisons = _comparisons(rows, columns, sides) if compared else []
     ranking = _ranking(rows, columns, sides)
     order = {rank.row: rank.value for rank in ranking.ranks}
     rows.sort(key=lambda row: (order.get(row.key, np.inf), row.name))
@@ -83,7 +92,7 @@ def _table(
     of_images = [column for column in columns if without_text(catalogue, column.task)]
     image_ranking = _ranking(rows, of_images, sides)
     cells = {
-        place: _cell(results, overlaps, place, summary, sides.get(place))
+        place: _cell(results, overlaps, place, summary, sides.get(place), compared)
         for place, summary in summaries.items()
     }
     source, recipe, size = about
@@ -99,20 +108,23 @@ def _table(
         ranking=ranking,
         image_ranking=None if image_ranking.columns in ((), ranking.columns) else image_ranking,
         missing=tuple(_missing(catalogue, rows, columns, summaries, by_column)),
-        notes=tuple(_notes(rows, columns, sides)),
+        notes=tuple(_notes(rows, columns, sides, compared)),
     )
 
 
 # Rows and columns.
 
 
-def _grouped(records: Sequence[Record]) -> tuple[dict[str, list[Record]], dict[str, list[Record]]]:
+def _grouped(
+    results: Results, records: Sequence[Record]
+) -> tuple[dict[str, list[Record]], dict[str, list[Record]]]:
     """By row key, and by column key; each list by seed."""
     rows: dict[str, list[Record]] = defaultdict(list)
     columns: dict[str, list[Record]] = defaultdict(list)
     for record in sorted(records, key=seed_order):
-        rows[row_key(record.identity)].append(record)
-        columns[column_key(record)].append(record)
+        row, column = results.keys(record)
+        rows[row].append(record)
+        columns[column].append(record)
     return rows, columns
 
 
@@ -200,7 +212,9 @@ def _summary(catalogue: Catalogue, row: Row, column: Column, records: Sequence[R
     return Summary("n/a", notes=[f"n/a: {why}"]) if why else summarise(records)
 
 
-def _cell(results: Results, overlaps: Overlaps, place: _Key, summary: Summary, found: Side | None) -> Cell:
+def _cell(
+    results: Results, overlaps: Overlaps, place: _Key, summary: Summary, found: Side | None, compared: bool
+) -> Cell:
     notes, marks = list(summary.notes), []
     low, high = (None, None)
     if len(summary.counted) == 1:
@@ -211,7 +225,7 @@ def _cell(results: Results, overlaps: Overlaps, place: _Key, summary: Summary, f
             marks.append("one seed")
     elif found is not None:
         low, high = found.interval(_interval(summary.counted))
-    if found is not None and found.draws is None:
+    if found is not None and found.draws is None and compared:
         mean = "no interval of the mean, and " if len(summary.counted) > 1 else ""
         notes.append(f"no bootstrap draws: {mean}compared with nothing")
     if any(results.small(record) for record in summary.counted):
@@ -374,7 +388,20 @@ def _missing(
             yield Missing(row.key, column.key, tuple(lacking), what, why)
 
 
-def _notes(rows: Sequence[Row], columns: Sequence[Column], sides: Mapping[_Key, Side]) -> Iterator[str]:
+def _pairs(columns: Sequence[Column], summaries: Mapping[_Key, Summary]) -> int:
+    """How many comparisons there would be: every pair of rows in every column where both have a value."""
+    filled = Counter(column for (_, column), summary in summaries.items() if summary.counted)
+    return sum(filled[column.key] * (filled[column.key] - 1) // 2 for column in columns)
+
+
+def _notes(
+    rows: Sequence[Row], columns: Sequence[Column], sides: Mapping[_Key, Side], compared: bool
+) -> Iterator[str]:
+    if not compared:
+        yield (
+            f"{len(rows):,} rows in {len(columns)} columns are more than {COMPARED:,} pairs: none was compared, so no "
+            "cell has a rank, and means over seeds have no interval. `medbench compare` compares two methods"
+        )
     alone = [c.name for c in columns if sum((row.key, c.key) in sides for row in rows) == 1]
     if len(rows) > 1 and alone:
         yield f"nothing to compare with in {', '.join(alone)}"

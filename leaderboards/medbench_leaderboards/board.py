@@ -3,7 +3,7 @@
 A board has a table for every source, recipe, and full sets or subsets; they are never mixed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -217,6 +217,26 @@ class Table:
     notes: tuple[str, ...]
 
 
+class Whole(Mapping[str, Record]):
+    """Records by cell id, each with all that is in its file, which is read when it is asked for where it has to be.
+
+    Attributes:
+        brief: the same records as they were read; of a large folder (`Results.brief`) without their bulk.
+    """
+
+    def __init__(self, results: Results, brief: Mapping[str, Record]) -> None:
+        self._results, self.brief = results, brief
+
+    def __getitem__(self, cell_id: str) -> Record:
+        return self._results.whole(self.brief[cell_id])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.brief)
+
+    def __len__(self) -> int:
+        return len(self.brief)
+
+
 @dataclass(frozen=True)
 class Board:
     """All tables.
@@ -224,7 +244,8 @@ class Board:
     Attributes:
         tables: by source, recipe and size.
         left_out: one line about each group of records that enters no table.
-        records: by cell id, also those that enter no table.
+        records: by cell id, also those that enter no table. Whoever goes through all of them and needs no more than
+            their identities takes `brief`.
         paths: of the records by cell id, relative to the results folder, with forward slashes.
         base: the results folder as seen from the folder that leaderboards are written to, with forward slashes, for
             links to records; None where they are only shown.
@@ -235,6 +256,11 @@ class Board:
     records: Mapping[str, Record]
     paths: Mapping[str, str]
     base: str | None = None
+
+    @property
+    def brief(self) -> Mapping[str, Record]:
+        """The records, of a large folder without their bulk."""
+        return self.records.brief if isinstance(self.records, Whole) else self.records
 
 
 _built: WeakKeyDictionary[Results, Board] = WeakKeyDictionary()

@@ -7,6 +7,7 @@ from typing import Any
 
 from medbench.records import Identity, Record, sha256_json
 from medbench.results import Results, seed_order
+from medbench.terminal import no_formula
 from medbench_leaderboards import wording
 from medbench_leaderboards.beside import Beside, beside
 from medbench_leaderboards.board import Board, Cell, Column, Row, Seed, Table, build
@@ -99,8 +100,9 @@ def cells(board: Board) -> Iterator[dict[str, Any]]:
         for cell in table.cells.values():
             for seed in cell.seeds:
                 places[seed.cell_id] = table, rows[cell.row], columns[cell.column], cell, seed
-    for record in sorted(board.records.values(), key=_order):
-        if record.identity.source != "mixed":
+    for brief in sorted(board.brief.values(), key=_order):
+        if brief.identity.source != "mixed":
+            record = board.records[brief.cell_id]
             yield from _lines(record, board.paths[record.cell_id], places.get(record.cell_id))
 
 
@@ -261,5 +263,4 @@ def _value(value: Any) -> Any:
 
 def _text(text: str) -> str:
     """On one line, and nothing that a spreadsheet would take for a formula."""
-    text = wording.plain(text)
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+    return no_formula(wording.plain(text))

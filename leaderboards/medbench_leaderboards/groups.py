@@ -8,9 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from medbench.records import Identity, Record
-from medbench.results import column_key as column_key
-from medbench.results import row_key as row_key
-from medbench.results import seed_order
+from medbench.results import Results, seed_order
 
 Kind = tuple[str, str, str]
 """What a table is about: source, recipe, "full sets" or "subsets"."""
@@ -70,11 +68,11 @@ def kind(identity: Identity) -> Kind:
     return identity.source, identity.recipe, "subsets" if subset else "full sets"
 
 
-def by_place(records: Iterable[Record]) -> dict[Place, list[Record]]:
+def by_place(results: Results, records: Iterable[Record]) -> dict[Place, list[Record]]:
     """Records by cell of a table, each list by seed."""
     places: dict[Place, list[Record]] = defaultdict(list)
     for record in sorted(records, key=seed_order):
-        places[kind(record.identity), row_key(record.identity), column_key(record)].append(record)
+        places[kind(record.identity), *results.keys(record)].append(record)
     return dict(places)
 
 

@@ -37,7 +37,7 @@ def content(board: Board) -> dict[str, Any]:
                 "fraction": record.identity.fraction,
                 "seed": record.identity.seed,
             }
-            for cell_id, record in board.records.items()
+            for cell_id, record in board.brief.items()
         },
     }
 

@@ -274,12 +274,12 @@ def _ours(
 ) -> Iterator[tuple[Table, Row, Column, Cell]]:
     """Cells of ours of this task, fraction and method, whatever they were made with."""
     for table in board.tables:
-        for row in sorted(table.rows, key=lambda row: (row.name, row.key)):
+        own = (row for row in table.rows if row.method == method.ours)
+        for row in sorted(own, key=lambda row: (row.name, row.key)):
             for column in table.columns:
                 cell = table.cells.get((row.key, column.key))
                 if (
-                    row.method == method.ours
-                    and column.task == entry.ours
+                    column.task == entry.ours
                     and figure.fraction in (fraction_name(column.fraction), "-")
                     and cell is not None
                     and cell.status != "missing"

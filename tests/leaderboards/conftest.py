@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medbench.errors import DataError
 from medbench.plugins import load_catalogue
 from medbench.records import (
     Corpus,
@@ -137,8 +138,11 @@ class Given(Results):
         self.failures = tuple(record for record in records if record.status == "failed")
 
     def path(self, record: Record) -> str:
-        """Where a results folder would have it."""
-        return ResultStore(Path()).path(record.identity, record.cell_id).as_posix()
+        """Where a results folder would have it, or could, if its names could be those of files."""
+        try:
+            return ResultStore(Path()).path(record.identity, record.cell_id).as_posix()
+        except DataError:
+            return f"{record.cell_id}.json"
 
     def draws(self, record: Record) -> None:
         """None are kept."""

@@ -14,6 +14,7 @@ A file that declares more pixels than any film has is refused by its header, bef
 
 import logging
 import os
+import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -162,6 +163,8 @@ def _squared(image: npt.NDArray[np.uint8], side: int) -> npt.NDArray[np.uint8]:
 
 def _kind(path: Path) -> Literal["DICOM", "PNG", "JPEG"]:
     try:
+        if stat.S_ISFIFO(path.stat().st_mode):
+            raise Unreadable("a pipe, not a file")  # opening it would wait for somebody to write
         with path.open("rb") as file:
             head = file.read(132)
     except FileNotFoundError as error:

@@ -25,6 +25,9 @@ _T = TypeVar("_T")
 MISSING = -1
 """The size of a file that is not there."""
 
+MOST_TEXT = 16 * 2**20
+"""Bytes of the longest text that is read. The longest report known here has some ten thousand."""
+
 _THREADS = 16
 _BATCH = 8_192
 """Files asked for before what came of them is handed on: bounds the memory that texts take in between."""
@@ -48,7 +51,7 @@ def file_sizes(folder: Path, names: Sequence[str]) -> npt.NDArray[np.int64]:
     def size(name: str) -> int:
         try:
             return os.stat(prefix + name).st_size
-        except _ABSENT:
+        except (*_ABSENT, ValueError):  # a name that no file can have is a ValueError
             return MISSING
         except OSError as error:
             raise _unreadable(prefix + name, error) from None
@@ -69,8 +72,10 @@ def texts_below(folder: Path, names: Sequence[str]) -> Iterator[str | None]:
     def text(name: str) -> str | None:
         try:
             with open(prefix + name, "rb", buffering=0) as file:
+                if (size := os.fstat(file.fileno()).st_size) > MOST_TEXT:
+                    raise OSError(_too_long(size))
                 return file.read().decode("utf-8", "replace")
-        except _ABSENT:
+        except (*_ABSENT, ValueError):
             return None
         except OSError as error:
             raise _unreadable(prefix + name, error) from None
@@ -102,6 +107,8 @@ def texts_in_zip(path: Path, names: Sequence[str]) -> Iterator[str | None]:
 
 
 def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    if member.file_size > MOST_TEXT:  # `read` stops at what the archive declares
+        raise zipfile.BadZipFile(f"{member.filename}: {_too_long(member.file_size)}")
     try:
         return archive.read(member)
     except _DAMAGED as error:
@@ -110,6 +117,10 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
         if error.errno is None:  # what bz2 raises for damaged data; the disk's errors have a number
             raise zipfile.BadZipFile(f"{member.filename}: {_reason(error)}") from error
         raise
+
+
+def _too_long(size: int) -> str:
+    return f"{size:,} bytes, and no report has more than {MOST_TEXT:,}"
 
 
 def _reason(error: Exception) -> str:

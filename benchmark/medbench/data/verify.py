@@ -20,11 +20,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from medbench.data.csv_tables import read_csv
 from medbench.data.dataset import Dataset
 from medbench.data.decoding import Chunk, Outcome, decode
 from medbench.data.images import image_size
 from medbench.data.index import Index, Problem
-from medbench.data.regions import EDGE
+from medbench.data.regions import EDGE, MaskFile
 from medbench.data.split_check import SplitCheck
 from medbench.errors import DataError
 from medbench.progress import Progress
@@ -79,6 +80,7 @@ def settle(dataset: Dataset, index: Index, problems: Sequence[Problem], *, exclu
         BrokenSamples: there are problems and `exclude_broken` is False.
         DataError: nothing is left.
     """
+    problems = [*problems, *_leading_out(index)]
     if not problems:
         return index
     spec, root = dataset.spec, dataset.root
@@ -97,6 +99,19 @@ def settle(dataset: Dataset, index: Index, problems: Sequence[Problem], *, exclu
             f"{where_to_get(spec, root)}"
         )
     return left
+
+
+def _leading_out(index: Index) -> Iterator[Problem]:
+    """Films and masks that a table looks for elsewhere than in the dataset's folder.
+
+    What is linked into the folder is in it: the table is somebody's, the links are the user's own.
+    """
+    table = index.table
+    masks = table["regions"] if "regions" in table else [None] * len(table)
+    for sample, image, regions in zip(table["sample"], table["image"], masks, strict=True):
+        for path in (image, *(region.path for region in regions or () if isinstance(region, MaskFile))):
+            if ".." in path.split("/") or path.startswith("/"):
+                yield Problem(str(sample), path, "path leads out of the dataset's folder")
 
 
 def leave_out(index: Index, problems: Iterable[Problem]) -> Index:
@@ -203,19 +218,18 @@ def folder_sizes(
 
 
 def read_table(spec: DatasetSpec, root: Path, path: Path, **options: Any) -> pd.DataFrame:
-    """A CSV file, compressed or not; `options` go to `pandas.read_csv`.
+    """A CSV file, packed or not; `options` go to `read_csv`.
 
     Raises:
-        DataError: it is empty, truncated, or no table.
+        DataError: it is empty, truncated, too large, or no table.
     """
     try:
-        table: pd.DataFrame = pd.read_csv(path, **options)
+        return read_csv(path, **options)
     except (ValueError, OSError, EOFError, zlib.error) as error:  # pandas' parser errors are ValueErrors
         found = " ".join(str(error).split())
         raise DataError(
             f"{spec.name}: {path} can not be read as a table ({found}). {where_to_get(spec, root)}"
         ) from None
-    return table
 
 
 def require_columns(

@@ -13,8 +13,9 @@ from medbench.data.lists import PREFIX
 from medbench.data.splits import PARTS, ids_sha256, parts_sha256
 from medbench.disclosure import KEY, is_private, is_score
 from medbench.errors import DataError, MedbenchError
+from medbench.files import regular_bytes
 from medbench.plugins import Catalogue, declared
-from medbench.records import Record, ResultStore, read_predictions, read_record
+from medbench.records import MOST_BYTES, Record, ResultStore, read_predictions, read_record
 from medbench.rescore import same, score_again
 from medbench.scoring import Scores
 from medbench.specs import TaskSpec
@@ -110,8 +111,11 @@ def check_record(
             f"config_sha256 is {record.config_sha256[:12]}, its configs have {identity.config_sha256()[:12]}: "
             "it was edited"
         )
-    if path != (expected := store.path(identity, record.cell_id)):
-        wrong.append(f"expected at {expected}")
+    try:
+        if path != (expected := store.path(identity, record.cell_id)):
+            wrong.append(f"expected at {expected}")
+    except DataError as error:
+        wrong.append(str(error))
     wrong += check_identity(record, catalogue)
     if record.status != "ok":
         held = [name for name in ("metrics", "predictions", "draws", "search") if getattr(record, name)]
@@ -375,7 +379,7 @@ def _ids(store: ResultStore, sha256: str, name: str, keyed: bool, wrong: list[st
         wrong.append(f"{name}: its id list splits/{path.name} is missing")
         return {}
     try:
-        parts: Lists = json.loads(path.read_bytes())
+        parts: Lists = json.loads(regular_bytes(path, MOST_BYTES))
         found = ids_sha256(parts["train"]) if set(parts) == {"train"} else parts_sha256(parts)
         if keyed:
             if set(parts) not in ({"train"}, set(PARTS)) or not all(
@@ -383,7 +387,7 @@ def _ids(store: ResultStore, sha256: str, name: str, keyed: bool, wrong: list[st
             ):
                 wrong.append(f"{name}: splits/{path.name} holds something else than keyed hashes")
             return parts
-    except (ValueError, LookupError, AttributeError, TypeError) as error:
+    except (DataError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
         wrong.append(f"{name}: splits/{path.name} is no id list ({error})")
         return {}
     if found != sha256:

@@ -6,7 +6,7 @@ Pages are made by the templates beside this file, which escape every name and te
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -26,6 +26,9 @@ from medbench_leaderboards.site.task import task
 FOLDER = Path(__file__).parent
 ASSETS = ("style.css", "board.js")
 
+RECORD_PAGES: Final = 20_000
+"""Records up to which each has a page; of more, these many have one, those whose ids come first."""
+
 
 def html(results: Results) -> Mapping[str, bytes]:
     """The site of a results folder: files by path relative to the site's folder; the first page is `index.html`."""
@@ -41,7 +44,8 @@ def site(board: Board, published_rows: Sequence[Verdict]) -> dict[str, bytes]:
         published_rows: published numbers beside ours; without any there is no page of them.
     """
     pages = _Pages(has_published=bool(published_rows))
-    links = {cell_id: record_page(one) for cell_id, one in board.records.items()}
+    paged = sorted(board.brief)[:RECORD_PAGES]
+    links = {cell_id: record_page(board.brief[cell_id]) for cell_id in paged}
     tasks: dict[tuple[int, str], str] = {}
     for table in board.tables:
         for name in dict.fromkeys(column.task for column in table.columns):
@@ -59,7 +63,8 @@ def site(board: Board, published_rows: Sequence[Verdict]) -> dict[str, bytes]:
     known = methods(board)
     for name, rows in known.items():
         pages.add(method_page(name), "method.html", method(links, name, rows))
-    for cell_id, one in sorted(board.records.items()):
+    for cell_id in paged:
+        one = board.records[cell_id]
         task_link, trains = of_cell.get(cell_id, ("", True))
         values = record(one, board.paths.get(cell_id, ""), board.base, task_link, trains)
         values["has_method_page"] = one.identity.method in known

@@ -47,7 +47,7 @@ class Line:
 def overview(board: Board, links: Links, drawn: Mapping[str, Sequence[Picture]]) -> dict[str, Any]:
     """What the template is filled with; `drawn` are the pictures of each table."""
     tables = [_table(links, table) | {"pictures": drawn[table.name]} for table in board.tables]
-    return {"tables": tables, "left_out": board.left_out}
+    return {"tables": tables, "left_out": board.left_out, "records": len(board.records), "paged": len(links)}
 
 
 def title(table: Table) -> str:

@@ -158,7 +158,7 @@ class Rsna(Dataset):
         try:
             rows: Any = json.loads(path.read_text(encoding="utf-8"))
             given = {row["subset_img_id"]: _NIH_FILM.fullmatch(row["img_id"]) for row in rows}
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError(
                 f"{self.spec.name}: {path} can not be read ({type(error).__name__}: {error}). Expected a list of "
                 '{"subset_img_id": patientId, "img_id": "<patient>_<number>.png"}, as RSNA offers it; take it away to '

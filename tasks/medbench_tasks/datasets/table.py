@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from medbench.data.csv_tables import read_csv
 from medbench.data.dataset import Dataset
 from medbench.data.index import Index, Problem
 from medbench.data.patients import sexes, years
@@ -258,7 +259,7 @@ class Table(Dataset):
             elif path.suffix.lower() in (".csv", ".tsv", ".gz"):
                 # Text as it stands: ids like 007 keep their zeros, and "NA" may be a name.
                 separator = "\t" if ".tsv" in path.suffixes else ","
-                rows = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+                rows = read_csv(path, sep=separator, dtype=str, keep_default_na=False)
             else:
                 raise DataError(f"table: {path} is neither .csv, .tsv nor .parquet.")
         except FileNotFoundError as error:
@@ -453,5 +454,5 @@ def _label(column: pd.Series) -> tuple[npt.NDArray[np.float64], list[tuple[int, 
 def _size(path: Path) -> int | None:
     try:
         return os.stat(path).st_size if path.is_file() else None
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have is a ValueError
         return None

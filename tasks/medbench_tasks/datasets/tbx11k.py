@@ -228,7 +228,7 @@ class Tbx11k(Dataset):
     def _read(self, path: Path) -> Any:
         try:
             return json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"{self.spec.name}: {path} can not be read as JSON ({error}). {where_to_get(self.spec, self.root)}"
             ) from error
