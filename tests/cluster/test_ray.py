@@ -23,7 +23,9 @@ ALONE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
-    "RAY_raylet_start_wait_time_s": "120",  # of a machine that is busy with other tests
+    # Of a machine that is busy with other tests.
+    "RAY_raylet_start_wait_time_s": "120",
+    "RAY_agent_register_timeout_ms": "120000",
 }
 
 
@@ -59,6 +61,10 @@ def node(folder: Path, *words: str) -> Iterator["subprocess.Popen[bytes]"]:
 
 def nodes(address: str) -> int:
     """How many nodes are alive, asked from another process: this one stays out of the cluster."""
+    host, _, port = address.partition(":")
+    with socket.socket() as asking:
+        if asking.connect_ex((host, int(port))) != 0:  # Ray itself would take minutes to find that
+            return 0
     code = (
         "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level=40); "
         "print(sum(node['Alive'] for node in ray.nodes()))"
