@@ -13,11 +13,8 @@ import typer
 from medbench import options as o
 from medbench.errors import MedbenchError, PluginError, UsageError, refused
 from medbench.plugins import Catalogue, Kind, load_catalogue
-<<<<<<< HEAD
 from medbench.processes import started_by
-=======
 from medbench.redaction import without_secrets
->>>>>>> w-scale
 from medbench.request import RunRequest
 from medbench.terminal import printable_lines
 
