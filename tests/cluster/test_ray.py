@@ -101,6 +101,7 @@ def see_nodes(count: int, address: str, newest: "subprocess.Popen[bytes]") -> No
         time.sleep(0.5)
 
 
+@pytest.mark.slow
 def test_a_grid_has_the_same_records_whoever_ran_it(
     cluster: str, medbench: Any, plain: Path, left: Callable[[Path], Any], tmp_path: Path
 ) -> None:
