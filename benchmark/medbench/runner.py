@@ -362,7 +362,7 @@ class Runner:
         else:
             path = encoder.path if encoder.path is not None else self._pretrained(encoder)
             weights = load(path, encoder.method, encoder.spec.name)
-        # Durations differ between equal runs, and so does the seed that weights which have none were first asked for at.
+        # Durations differ between equal runs, and so does the seed that unseeded weights were first asked for at.
         of_this_run = {"times"} if encoder.spec.seeded else {"times", "seed"}
         about = {key: value for key, value in weights.info.items() if key not in of_this_run}
         return weights.method.to(self.device).eval().model, WeightsInfo(sha256=weights.sha256, info=about)
