@@ -1,5 +1,6 @@
 """Leases: claimed once, given back, taken over by one alone, never by a clock."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from medbench.errors import StorageError, refused
 from medbench.lease import Leases, held
 
 QUICK = {"beat": 0.02, "abandoned": 0.3}
@@ -44,6 +46,36 @@ def test_a_lease_is_held_by_one_and_leaves_nothing(tmp_path: Path) -> None:
     with again:
         pass
     assert list((tmp_path / "leases").iterdir()) == []
+
+
+@pytest.mark.parametrize("call", ["pwrite", "fsync"])
+def test_a_disk_that_is_full_is_named_and_no_lease_stays(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    open_before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        with pytest.raises(OSError, match="No space left on device") as caught:
+            Leases(tmp_path).claim("cell")
+    said = refused(caught.value)
+    assert said is not None and str(said).startswith(f"{tmp_path / 'cell.lease'}: No space left")
+    assert list(tmp_path.iterdir()) == [] and len(os.listdir("/proc/self/fd")) == open_before
+
+
+def test_a_folder_that_went_away_is_named(tmp_path: Path) -> None:
+    (tmp_path / "results").symlink_to(tmp_path / "mounted")
+    (tmp_path / "mounted").mkdir()
+    leases = Leases(tmp_path / "results" / ".leases")
+    lease = leases.claim("cell")
+    assert lease is not None
+    with lease:
+        (tmp_path / "mounted").rename(tmp_path / "away")
+        assert not lease.owned()
+        with pytest.raises(StorageError, match=r"results/\.leases: the folder went away"):
+            leases.claim("cell")
 
 
 HOLD = """

@@ -104,13 +104,13 @@ def run(options: o.RunOptions) -> int:
     # Tasks of srun are left apart: they may be workers that share a grid.
     request = together(_run_request(options, catalogue), srun=False)
     if _by_workers(options):
-        if request.processes.count > 1:
+        if request.world.count > 1:
             raise UsageError("Workers of an executor are started by one process, found several of torchrun.")
         return _run_workers(options, catalogue, (request,))
     prepare_process(request)
     from medbench import runner
 
-    if request.processes.count == 1:
+    if request.world.count == 1:
         return _finish(options, runner.run(request, catalogue))
     outcome = runner.run_together(request, catalogue)
     return 0 if outcome is None else _finish(options, outcome)
@@ -118,7 +118,7 @@ def run(options: o.RunOptions) -> int:
 
 def _run_suite(options: o.RunOptions, catalogue: Catalogue) -> int:
     requests, left_out = _suite(options, catalogue)
-    if requests and together(requests[0], srun=False).processes.count > 1:
+    if requests and together(requests[0], srun=False).world.count > 1:
         raise UsageError(
             "--suite: a suite is run by one process at a time, found several that torchrun started. Pretrain with"
             " `torchrun ... medbench pretrain`, and divide the suite with --shard."
@@ -221,7 +221,7 @@ def pretrain(options: o.PretrainOptions) -> int:
     from medbench import runner
 
     for folder in runner.pretrain(request, catalogue):
-        if request.processes.rank == 0:
+        if request.world.rank == 0:
             typer.echo(str(folder))
     return 0
 

@@ -334,8 +334,8 @@ def computing_request(options: o.PretrainOptions, catalogue: Catalogue) -> RunRe
 
 def together(request: RunRequest, *, srun: bool) -> RunRequest:
     """The request of one of the processes that torchrun, or srun, started; the first one alone speaks."""
-    processes = started_by(os.environ, srun=srun)
-    return replace(request, processes=processes, quiet=request.quiet or processes.rank > 0)
+    world = started_by(os.environ, srun=srun)
+    return replace(request, world=world, quiet=request.quiet or world.rank > 0)
 
 
 def make_progress(request: RunRequest) -> "Progress":

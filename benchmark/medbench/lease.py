@@ -25,6 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from medbench.errors import StorageError
+
 BEAT: Final = 10.0
 """Seconds between two signs of life of a holder."""
 
@@ -144,7 +146,11 @@ class Leases:
         self._seen: dict[Path, tuple[bytes, float]] = {}
 
     def claim(self, name: str) -> Lease | None:
-        """The lease of this name; None where another process, or another thread of this one, has it."""
+        """The lease of this name; None where another process, or another thread of this one, has it.
+
+        Raises:
+            StorageError: there is no such folder any more, and none can be made.
+        """
         path = self.folder / f"{name}.lease"
         pid = os.getpid()
         mine = Holder(secrets.token_hex(8), _machine(), pid, _born(pid), self._log)
@@ -152,11 +158,16 @@ class Leases:
         if found is not None:
             return self._take_over(path, found, mine) if self._is_abandoned(path, found) else None
         self._seen.pop(path, None)
-        self.folder.mkdir(parents=True, exist_ok=True)
         try:
+            self.folder.mkdir(parents=True, exist_ok=True)
             file = _create(path, mine)
-        except FileExistsError:
-            return None
+        except (FileExistsError, FileNotFoundError, NotADirectoryError):
+            if self.folder.is_dir():  # somebody was faster
+                return None
+            raise StorageError(
+                f"{self.folder}: the folder went away. See that the disk, or the server that it is on, is there, then"
+                " run the same command again: what was finished is kept, and it goes on from there."
+            ) from None
         return Lease(path, file, mine, None, self._beat)
 
     def left_by(self, log: Path) -> bool:
@@ -239,8 +250,15 @@ def _breaker(path: Path, token: str) -> Path:
 def _create(path: Path, holder: Holder) -> int:
     """A new file with this content, open for writing."""
     file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
-    os.pwrite(file, _content(holder), 0)
-    os.fsync(file)  # a network file system shows it to others only then
+    try:
+        os.pwrite(file, _content(holder), 0)
+        os.fsync(file)  # a network file system shows it to others only then
+    except OSError as error:  # a disk is full: others would wait for what nobody holds
+        os.close(file)
+        with suppress(OSError):
+            path.unlink()
+        error.filename = str(path)
+        raise
     return file
 
 

@@ -330,7 +330,7 @@ class Planner:
             opened.training_split(),
             seed,
             self.precision,
-            self.request.processes.count,
+            self.request.world.count,
         )
         identity = WeightsIdentity(kind="pretrained", key=key, corpus=corpus)
         path = finished(self.request.cache / "weights", key)

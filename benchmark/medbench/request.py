@@ -37,7 +37,7 @@ class RunRequest:
         workers: processes for decoding and writing images.
         cell_timeout: seconds that features of a task, and each cell, may take; None for any.
         worker: of a worker of an executor, the file that its output goes to; the workers of one run share its folder.
-        processes: that pretrain together; what comes after pretraining is done by the first one alone.
+        world: the processes that pretrain together; what comes after pretraining is done by the first one alone.
         quiet: no progress.
         verbose: more words.
     """
@@ -67,7 +67,7 @@ class RunRequest:
     workers: int = 1
     cell_timeout: float | None = None
     worker: Path | None = None
-    processes: Processes = ALONE
+    world: Processes = ALONE
     quiet: bool = False
     verbose: bool = False
 

@@ -152,8 +152,8 @@ class Runner:
         self.request = request
         self.catalogue = catalogue
         self.progress = Progress("" if request.real_data else "phantom", request.quiet)
-        together = request.processes.count > 1
-        self.device = resolve_device(request.device, request.processes.local_rank if together else None)
+        together = request.world.count > 1
+        self.device = resolve_device(request.device, request.world.local_rank if together else None)
         self.precision = resolve_precision(request.precision, self.device)
         self.planner = Planner(request, catalogue, self.precision, self.progress, opened)
         self.store = self.planner.store
@@ -231,11 +231,11 @@ class Runner:
         return folders
 
     def _joined(self) -> AbstractContextManager[None]:
-        if self.request.processes.count == 1:
+        if self.request.world.count == 1:
             return nullcontext()
         from medbench.distributed import joined  # imports Lightning, which takes seconds
 
-        return joined(self.request.processes, self.device)
+        return joined(self.request.world, self.device)
 
     def check_folder(self, what: str, folder: Path) -> None:
         """See that a folder can be written to; made if need be.
@@ -263,7 +263,7 @@ class Runner:
     def _pretrain(self, spec: MethodSpec, seed: int) -> Path:
         encoder = self.planner.encoder(spec, seed)
         # Of several processes one may have looked before the weights were there, so the first one is asked.
-        if encoder.path is not None and self.request.processes.count == 1:
+        if encoder.path is not None and self.request.world.count == 1:
             self.progress.say(f"{spec.name} (seed {seed}): pretrained before, {encoder.path}")
             return encoder.path
         return self._pretrained(encoder)
@@ -373,7 +373,7 @@ class Runner:
 
         corpus = self.planner.corpus(encoder.recipe)
         store = self.request.cache / "weights"
-        if not self.request.resume and self.request.processes.rank == 0:
+        if not self.request.resume and self.request.world.rank == 0:
             shutil.rmtree(store / f"{encoder.identity.key}.partial", ignore_errors=True)
         return pretrain_method(
             encoder.method,
@@ -673,7 +673,7 @@ def run_together(request: RunRequest, catalogue: Catalogue) -> RunOutcome | None
     Runner(request, catalogue).check()
     if request.checkpoint is None:
         pretrain(request, catalogue)
-    if request.processes.rank > 0:
+    if request.world.rank > 0:
         return None
     return run(request, catalogue)
 

@@ -50,7 +50,7 @@ def slurm_here(slurm_conf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_CONF", str(slurm_conf))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def medbench(tmp_path_factory: pytest.TempPathFactory) -> Medbench:
     """Call `medbench run` on a grid of six cells, of which one fails, in a folder; all calls have one cache."""
     cache = tmp_path_factory.mktemp("cache")
@@ -77,7 +77,7 @@ def medbench(tmp_path_factory: pytest.TempPathFactory) -> Medbench:
     return call
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def plain(medbench: Medbench, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run without an executor leaves."""
     folder = tmp_path_factory.mktemp("plain")

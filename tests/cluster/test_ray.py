@@ -1,6 +1,5 @@
 """Workers as tasks of a Ray cluster of two nodes of this machine; each a process namespace where that is allowed."""
 
-import os
 import socket
 import subprocess
 import sys
@@ -23,6 +22,8 @@ ALONE = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
 
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
+    # A token that another cluster of this user left in its home is none of this one.
+    "RAY_AUTH_MODE": "disabled",
     # Of a machine that is busy with other tests.
     "RAY_raylet_start_wait_time_s": "120",
     "RAY_agent_register_timeout_ms": "120000",
@@ -46,7 +47,6 @@ def node(folder: Path, *words: str) -> Iterator["subprocess.Popen[bytes]"]:
     with (folder / f"{len(words)}.out").open("wb") as said:
         process = subprocess.Popen(
             [*(ALONE if machines() else []), *start, *quiet],
-            env={**os.environ, **ENVIRONMENT},
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=said,
@@ -59,12 +59,12 @@ def node(folder: Path, *words: str) -> Iterator["subprocess.Popen[bytes]"]:
         process.wait(60)
 
 
-def nodes(address: str) -> int:
-    """How many nodes are alive, asked from another process: this one stays out of the cluster."""
+def nodes(address: str) -> str:
+    """How many nodes are alive, or why that is not known; asked from another process: this one stays out of them."""
     host, _, port = address.partition(":")
     with socket.socket() as asking:
         if asking.connect_ex((host, int(port))) != 0:  # Ray itself would take minutes to find that
-            return 0
+            return "nobody listens"
     code = (
         "import ray, sys; ray.init(sys.argv[1], log_to_driver=False, logging_level=40); "
         "print(sum(node['Alive'] for node in ray.nodes()))"
@@ -72,7 +72,7 @@ def nodes(address: str) -> int:
     asked = subprocess.run(
         [sys.executable, "-c", code, address], capture_output=True, text=True, timeout=200, check=False
     )
-    return int(asked.stdout.strip() or 0)
+    return asked.stdout.strip() or asked.stderr
 
 
 @pytest.fixture(scope="module")
@@ -82,22 +82,26 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     folder, address = tmp_path_factory.mktemp("ray"), f"127.0.0.1:{port}"
-    with node(
-        folder, "--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--include-dashboard=0"
-    ) as head:
-        see_nodes(1, address, head)
-        yield address
+    head = ["--head", f"--port={port}", "--node-ip-address=127.0.0.1", "--include-dashboard=0"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        with node(folder, *head) as first:
+            see_nodes(1, address, first)
+            yield address
 
 
 def see_nodes(count: int, address: str, newest: "subprocess.Popen[bytes]") -> None:
     """Wait until so many are alive; Ray itself gives up after half a minute, on a machine that is too busy."""
-    deadline = time.monotonic() + 120
-    while nodes(address) != count:
-        if newest.poll() is not None or time.monotonic() > deadline:
+    deadline = time.monotonic() + 200
+    while (found := nodes(address)) != str(count):
+        if newest.poll() is not None:
             pytest.skip("Ray does not start a node here")
+        assert time.monotonic() < deadline, found
         time.sleep(0.5)
 
 
+@pytest.mark.slow
 def test_a_grid_has_the_same_records_whoever_ran_it(
     cluster: str, medbench: Any, plain: Path, left: Callable[[Path], Any], tmp_path: Path
 ) -> None:
@@ -120,3 +124,14 @@ def test_what_is_wrong_is_said_at_once() -> None:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         with pytest.raises(UsageError, match=f"--ray address={address}: no cluster answers there"):
             Ray(address=address).run([], 1, Path(), print, lambda end: False)
+
+
+def test_a_cluster_that_wants_a_token_is_told_from_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def init(*_: object, **__: object) -> None:
+        raise ConnectionError("Failed to connect") from RuntimeError("RAY_AUTH_MODE is 'disabled'")
+
+    monkeypatch.setattr("ray.init", init)
+    with pytest.raises(
+        UsageError, match=r"--ray address=auto: the cluster wants a token.*RAY_AUTH_MODE=token"
+    ):
+        Ray(address="auto").run([], 1, Path(), print, lambda end: False)

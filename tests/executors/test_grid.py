@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medbench.cli import app
-from medbench.executors import WorkerEnd, grid
+from medbench.executors import WorkerEnd, grid, worker_log
 from medbench.lease import Leases
 from medbench.plugins import load_catalogue
 from medbench.records import Record, ResultStore
@@ -187,6 +187,23 @@ def test_workers_that_hand_nothing_in(
     end = grid.run_grid(Stub(codes, last), [], len(codes), [wanted], CATALOGUE)
     assert (end.records, end.code) == ([], code)
     assert re.search(f"no worker went through the whole grid. .*{said}", end.problem)
+
+
+@pytest.mark.parametrize(("codes", "code"), [((0, 0), 0), ((1, 3), 3), ((3, 1), 3)])
+def test_a_mistake_that_one_worker_met_is_the_end_of_all(
+    codes: tuple[int, ...], code: int, tmp_path: Path
+) -> None:
+    class Handing:
+        """An executor whose workers compute nothing and hand that in."""
+
+        def run(self, arguments: Any, workers: int, logs: Path, say: Any, again: Any) -> list[WorkerEnd]:
+            ends = [WorkerEnd(number, given, worker_log(logs, number)) for number, given in enumerate(codes)]
+            for end, given in zip(ends, codes, strict=True):
+                grid.hand_in(end.log, [], given)
+            return ends
+
+    wanted = RunRequest(("random",), ("rsna_lp",), tmp_path, tmp_path, recipe="micro", quiet=True)
+    assert grid.run_grid(Handing(), [], 2, [wanted], CATALOGUE) == grid.GridEnd([], code)
 
 
 @pytest.mark.usefixtures("medbench_home")

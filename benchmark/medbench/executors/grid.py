@@ -115,9 +115,14 @@ def _told(progress: Progress, folder: Path, total: int, done: int) -> Iterator[N
     def watch() -> None:
         failed, seen = 0, set[str]()
         while not over.wait(SECONDS):
-            new = [entry for entry in os.scandir(folder) if entry.name not in seen and entry.name[0] != "."]
+            try:
+                new = [
+                    entry for entry in os.scandir(folder) if entry.name not in seen and entry.name[0] != "."
+                ]
+                failed += sum(entry.stat().st_size > 0 for entry in new)
+            except OSError:  # the folder is away; workers that can not do without it end, and say so
+                continue
             seen.update(entry.name for entry in new)
-            failed += sum(entry.stat().st_size > 0 for entry in new)
             if new:
                 progress.say(f"{done + len(seen):,} of {total:,} cells recorded, {failed:,} of them failed")
 
@@ -131,13 +136,15 @@ def _told(progress: Progress, folder: Path, total: int, done: int) -> Iterator[N
 
 
 def _gathered(ends: Sequence[WorkerEnd]) -> GridEnd:
-    """What a worker handed in; any will do, since each goes through the whole grid."""
+    """What workers handed in; the records of any will do, since each goes through the whole grid."""
     files = [end.log.with_suffix(".json") for end in ends]
-    found = [json.loads(file.read_bytes()) for file in files if file.exists()][:1]
+    found = [json.loads(file.read_bytes()) for file in files if file.exists()]
     for file in files:
         file.unlink(missing_ok=True)
-    for whole in found:
-        return GridEnd([Record.model_validate(record) for record in whole["records"]], whole["code"])
+    if found:
+        # A mistake that kept every cell from being computed is known to the workers that met it.
+        code = max(whole["code"] for whole in found)
+        return GridEnd([Record.model_validate(record) for record in found[0]["records"]], code)
     said = "; ".join(f"worker {end.worker}: {_end(end)}" for end in ends)
     code = next((end.code for end in ends if end.code is not None and 2 <= end.code <= 5), 1)
     return GridEnd([], code, f"no worker went through the whole grid. {said}")

@@ -114,6 +114,12 @@ class Ray:
                 runtime_env={"env_vars": ours},
             )
         except (OSError, ValueError) as error:
+            if "RAY_AUTH_MODE" in str(error.__cause__):
+                raise UsageError(
+                    f"--ray address={self.address}: the cluster wants a token, as those do whose user had one in "
+                    "~/.ray/auth_token when they began. Set RAY_AUTH_MODE=token here, and RAY_AUTH_TOKEN_PATH where "
+                    "its token is in another file."
+                ) from None
             raise UsageError(
                 f"--ray address={self.address}: no cluster answers there: {error}. Expected HOST:PORT of a node "
                 "on which `ray start --head` was called."
