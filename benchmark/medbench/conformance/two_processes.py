@@ -18,7 +18,7 @@ from medbench.plugins import load_catalogue
 
 PROCESSES = 2
 
-SECONDS = 300.0
+SECONDS = 600.0
 """After which processes that wait for each other are ended."""
 
 
