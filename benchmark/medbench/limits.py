@@ -1,14 +1,16 @@
 """What ends the computing of a cell: a limit of time, and numbers that are none."""
 
 import faulthandler
+import reprlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
+from pydantic_core import to_jsonable_python
 
 from medbench.scoring import Scores
 
@@ -22,6 +24,10 @@ class CellTimeout(Exception):
 
 class NotFinite(Exception):
     """A method or a task gave numbers that are none."""
+
+
+class NotRecordable(Exception):
+    """A task says that it chose what no record can hold."""
 
 
 class WorkerDied(Exception):
@@ -75,3 +81,17 @@ def see_finite(predictions: pd.DataFrame, scores: Scores) -> None:
             wrong.append(f"the metric {metric.name}")
     if wrong:
         raise NotFinite(f"not finite: {'; '.join(wrong)}")
+
+
+def see_recordable(search: Mapping[str, Any]) -> None:
+    """See that a record can hold what a task says that it chose.
+
+    Raises:
+        NotRecordable: it can not.
+    """
+    try:
+        to_jsonable_python(dict(search))
+    except (TypeError, ValueError) as error:
+        raise NotRecordable(
+            f"`search` of an Evaluation: found {reprlib.repr(dict(search))}; expected JSON types only ({error})"
+        ) from error

@@ -21,7 +21,7 @@ from medbench.errors import MedbenchError, UsageError
 from medbench.feature_cache import FOLDER
 from medbench.files import write_atomic
 from medbench.lease import Lease, Leases
-from medbench.limits import WorkerDied, see_finite, time_limit
+from medbench.limits import WorkerDied, see_finite, see_recordable, time_limit
 from medbench.model import VisionLanguageModel
 from medbench.planner import Cell, Encoder, Group, Opened, Planner
 from medbench.plugins import Catalogue, PluginProblem
@@ -499,6 +499,7 @@ class Runner:
                         with work.phase("score"):
                             work.scores = score(group.task, told)
                     see_finite(told, work.scores)
+                    see_recordable(made.search)
                 except Exception as caught:
                     work.error = caught
                     self._note(caught, where)

@@ -2,7 +2,9 @@
 
 import multiprocessing
 import tempfile
+import time
 from dataclasses import fields
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
@@ -18,7 +20,7 @@ from medbench.plugins import load_catalogue
 
 PROCESSES = 2
 
-SECONDS = 300.0
+SECONDS = 600.0
 """After which processes that wait for each other are ended."""
 
 
@@ -41,14 +43,17 @@ def in_two_processes(method: Method, batch: ImageTextBatch, subject: MethodSubje
     ]
     for worker in workers:
         worker.start()
-    for worker in workers:
-        worker.join(SECONDS)
-    stuck = [worker for worker in workers if worker.is_alive()]
-    for worker in stuck:
+    deadline, running = time.monotonic() + SECONDS, workers
+    while running and not any(worker.exitcode for worker in workers):
+        if not wait([worker.sentinel for worker in running], deadline - time.monotonic()):
+            break
+        running = [worker for worker in running if worker.is_alive()]
+    broken = any(worker.exitcode for worker in workers)
+    for worker in running:
         worker.kill()
-    if stuck or any(worker.exitcode for worker in workers):
+    if running or broken:
         raise Failed(
-            f"two processes that {'wait for each other' if stuck else 'ended with an error, printed above'}",
+            f"two processes that {'ended with an error, printed above' if broken else 'wait for each other'}",
             "the losses of both",
             "Let every process make the same calls of torch.distributed, with tensors of the same shapes.",
         )
