@@ -46,7 +46,9 @@ MOST_BYTES: Final = 64 * 2**20
 MOST_ROWS: Final = 10_000_000
 """Of the largest table of predictions that is read, by what its header declares."""
 
-GONE: Final = "gone since it was listed: something else changes this folder. Run the same command again once it ended"
+GONE: Final = (
+    "gone since it was listed: something else changes this folder. Run the same command again once it ended"
+)
 """What is said of a record that vanishes while a folder is read, where leaving it out would say that all is well."""
 
 Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
