@@ -17,7 +17,7 @@ import tables
 
 from medbench.cells import SOURCES
 from medbench.records import Record, fraction_name
-from medbench_leaderboards.groups import row_key
+from medbench.results import row_key
 from medbench_leaderboards.summary import Summary
 
 BLOCK, TITLE = "methods", "Measured on phantoms"

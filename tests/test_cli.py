@@ -153,6 +153,12 @@ class FakeOutcome:
         self.records = [FakeRecord(status) for status in states + ["ok"] * (total - len(states))]
         self.errors = list(errors)
 
+    @property
+    def exit_code(self) -> int:
+        from medbench.runner import RunOutcome
+
+        return RunOutcome(self.records, self.errors).exit_code  # type: ignore[arg-type]
+
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[RunRequest]:

@@ -182,8 +182,8 @@ def test_a_table_of_too_many_pairs_says_that_it_compares_none(
     [table] = build(own).tables
     assert table.comparisons == ()
     assert {cell.rank for cell in table.cells.values()} == {None}
-    assert len(table.ranks) == 3  # by the means alone
-    assert {rank.low for rank in table.ranks} == {None}
+    assert len(table.ranking.ranks) == 3  # by the means alone
+    assert {rank.low for rank in table.ranking.ranks} == {None}
     text = next(iter(markdown(own).values())).decode()
     assert "3 rows in 3 columns are more than 8 pairs: none was compared" in text
     assert "no bootstrap draws" not in text

@@ -268,6 +268,7 @@ def test_paths_in_predictions_keep_the_record_back(results: Path, tmp_path: Path
     path = rewrite(results, tmp_path / "mine", lambda content: None)
     record = read_record(path)
     table = read_predictions(path, record).assign(file=["/data/films/a.png", *["b"] * 59])
+    path.unlink()  # a record that stands is never written over
     ResultStore(tmp_path / "mine").write(record, table)
     with pytest.raises(DataError, match="the column file of its predictions holds paths"):
         export(tmp_path / "mine", tmp_path / "out", CATALOGUE, key=tmp_path / "key")

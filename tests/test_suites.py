@@ -628,14 +628,14 @@ def test_a_request_that_stops_costs_itself_alone(
     read, folder = micro
     from medbench.runner import Runner
 
-    run = Runner.run
+    begin = Runner.begin
 
-    def stopped(runner: Runner) -> RunOutcome:
+    def stopped(runner: Runner) -> None:
         if runner.request.methods == ("random",):
             raise DataError("planted")
-        return run(runner)
+        begin(runner)
 
-    monkeypatch.setattr(Runner, "run", stopped)
+    monkeypatch.setattr(Runner, "begin", stopped)
     outcome = run_all(read.requests(base(folder)), CATALOGUE)
     assert {str(error) for error in outcome.errors} == {"planted"}
     assert {record.identity.method for record in outcome.records} == {"clip"}

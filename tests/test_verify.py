@@ -80,6 +80,7 @@ class Forger:
             record = read_record(path).model_copy(
                 update={name: list(getattr(scores, name)) for name in ("metrics", "subgroups", "reliability")}
             )
+            path.unlink()  # a record that stands is never written over
             ResultStore(self.root).write(record, table, scores.bootstrap, scores.delong_se)
 
     def identify(self, cell: int, **changes: Any) -> Path:

@@ -10,7 +10,7 @@ from typing import Final, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from lightning_fabric.plugins.environments import ClusterEnvironment
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -143,13 +143,13 @@ def synchronise(module: nn.Module) -> None:
 
     One that is no torch's or timm's own, and knows how to, says so by an attribute `synchronised`, which is set.
     """
-    from timm.layers import convert_sync_batchnorm
+    from timm.layers.norm_act import convert_sync_batchnorm
 
     for name, child in list(module.named_children()):
         if hasattr(child, "synchronised"):
-            child.synchronised = True
+            child.synchronised = True  # type: ignore[assignment]  # an attribute, and no module
         elif isinstance(child, _BatchNorm):
-            setattr(module, name, convert_sync_batchnorm(child))
+            setattr(module, name, convert_sync_batchnorm(child))  # type: ignore[no-untyped-call]
         else:
             synchronise(child)
 

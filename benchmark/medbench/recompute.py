@@ -16,12 +16,14 @@ def recompute_activations(module: nn.Module) -> int:
     Returns:
         How many there are.
     """
+    enable: Any
     if hasattr(module, "set_grad_checkpointing"):
-        module.set_grad_checkpointing(True)
+        enable = module.set_grad_checkpointing
+        enable(True)
         return 1
     if hasattr(module, "gradient_checkpointing_enable"):
         # transformers 5 renames it, and warns of the old name
-        enable: Any = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
+        enable = getattr(module, "activation_checkpointing_enable", module.gradient_checkpointing_enable)
         enable({"use_reentrant": False})
         return 1
     return sum(map(recompute_activations, module.children()))

@@ -391,7 +391,7 @@ class ResultStore:
         path = self.path(identity, cell_id)
         try:
             record = read_record(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         if record.cell_id != cell_id:
             raise DataError(

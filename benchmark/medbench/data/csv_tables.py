@@ -35,7 +35,7 @@ def read_csv(path: Path, *, sep: str = ",", **options: Any) -> pd.DataFrame:
     return table
 
 
-def _refuse_endless(file: IO[bytes]) -> None:
+def _refuse_endless(file: IO[bytes] | gzip.GzipFile) -> None:
     """Raise `ValueError` for a row, which a quoted cell may stretch over many lines, or a table beyond all measure."""
     total = row = quotes = 0
     while chunk := file.read(_CHUNK):

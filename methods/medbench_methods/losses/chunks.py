@@ -24,7 +24,7 @@ def in_chunks(part: Callable[..., Tensor], size: int | None, *rows: Tensor) -> T
     """
     if size is None or not torch.is_grad_enabled():
         return part(*rows)
-    pieces = zip(*(tensor.split(size) for tensor in rows), strict=True)
+    pieces = zip(*(tensor.split(size) for tensor in rows), strict=True)  # type: ignore[no-untyped-call]
     return torch.cat(
         [checkpoint(part, *some, use_reentrant=False, preserve_rng_state=False) for some in pieces]
     )
