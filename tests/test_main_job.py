@@ -195,6 +195,7 @@ def test_an_encoder_of_given_weights_has_no_seed(cache: Path, tmp_path: Path) ->
     seeds = {(r.identity.fraction, r.identity.seed): r for r in run(wanted, CATALOGUE).records}
     assert set(seeds) == {(0.1, 0), (0.1, 1), (1.0, None)}
     assert len({record.identity.weights.key for record in seeds.values()}) == 1
+    assert all(r.weights is not None and "seed" not in r.weights.info for r in seeds.values())
     drawn = run(replace(wanted, methods=("random",), fractions=(1.0,)), CATALOGUE).records
     assert {record.identity.seed for record in drawn} == {0, 1}
 

@@ -463,6 +463,16 @@ def test_without_a_seed_there_is_no_repeat(results: Path) -> None:
     assert "a repeat" in told(check(results))  # a seed beside none is refused, too
 
 
+def test_the_seed_that_weights_were_first_asked_for_at_says_nothing_where_none_can_change_them(
+    results: Path,
+) -> None:
+    forger = Forger(results)
+    forger.edit(0, lambda record: record["weights"]["info"].update(seed=7))
+    assert "info.seed is not that of the record" in told(check(results))
+    forger.identify(0, seed=None)
+    assert "info.seed" not in told(check(results))
+
+
 def test_records_without_predictions_are_accepted_by_a_flag_alone(results: Path) -> None:
     forger = Forger(results)
     forger.path(0).with_suffix(".parquet").unlink()
