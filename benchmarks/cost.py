@@ -3,9 +3,9 @@
     python benchmarks/cost.py
     python benchmarks/cost.py --teraflops 400 --used 0.3
 
-Operations of encoders are counted on tensors without numbers (torch's `FlopCounterMode`; multiplying and adding
-are two); all else is what recipes and datasets declare. Nothing is measured of a GPU: the share of its peak that is
-reached, and what is left out, are said in docs/scale.md.
+Pretrainings, the GPU and the share of its peak are those of `medbench plan` (benchmark/medbench/cost.py). Operations of
+encoders are counted on tensors without numbers (torch's `FlopCounterMode`; multiplying and adding are two); all else is
+what recipes and datasets declare. Nothing is measured of a GPU; what is left out is said in docs/scale.md.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from collections import defaultdict
 import timm
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, BertModel
 
+from medbench.cost import PEAK_TFLOPS, PRETRAIN_GFLOP, REACHED
 from medbench.plugins import load_catalogue
 
 SEEDS = 3
@@ -30,9 +30,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--teraflops", type=float, default=312, help="a GPU's peak; default: 312, A100 in bf16"
+        "--teraflops", type=float, default=PEAK_TFLOPS, help="a GPU's peak; default: an A100's in bf16"
     )
-    parser.add_argument("--used", type=float, default=0.3, help="of the peak; an assumption; default: 0.3")
+    parser.add_argument("--used", type=float, default=REACHED, help="of the peak; an assumption")
     options = parser.parse_args()
     catalogue, flops = load_catalogue(third_party=False), defaultdict(float)
     methods = [spec for spec in catalogue.methods.values() if not spec.released_only]
@@ -40,17 +40,8 @@ def main() -> int:
     for spec in methods:
         if spec.pretrains:
             recipe = catalogue.load("methods", spec.name).recipes["paper"]
-            config = recipe.config
-            image = image_forward(config.backbone.split(".")[0], config.size)
-            text = text_forward(
-                config.text_layers, config.text_width, config.text_heads, config.text_max_tokens
-            )
-            frozen = config.text_frozen_layers / config.text_layers
-            step = STEP * image + text * (frozen + STEP * (1 - frozen))
-            own = pairs * recipe.pretrain.epochs * step
-            say(
-                f"{spec.name:9} image {image / 1e9:6.1f} G, text {text / 1e9:6.1f} G, pretraining {own / 1e18:7.2f} E"
-            )
+            own = pairs * recipe.pretrain.epochs * PRETRAIN_GFLOP[spec.name, "paper"] * 1e9
+            say(f"{spec.name:9} {recipe.pretrain.epochs:4} epochs, pretraining {own / 1e18:7.2f} E")
             flops["pretraining"] += SEEDS * own
     cells = defaultdict(int)
     forward = image_forward("resnet50", 224)
@@ -85,19 +76,6 @@ def image_forward(backbone: str, side: int) -> float:
     with torch.device("meta"):
         model = timm.create_model(backbone, num_classes=0).eval()
         return counted(lambda: model(torch.empty(1, 3, side, side)))
-
-
-def text_forward(layers: int, width: int, heads: int, tokens: int) -> float:
-    """Operations of one report through a BERT."""
-    with torch.device("meta"):
-        config = BertConfig(
-            num_hidden_layers=layers,
-            hidden_size=width,
-            num_attention_heads=heads,
-            intermediate_size=4 * width,
-        )
-        model = BertModel(config).eval()
-        return counted(lambda: model(torch.zeros(1, tokens, dtype=torch.long)))
 
 
 def counted(work) -> float:

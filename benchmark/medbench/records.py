@@ -46,6 +46,11 @@ MOST_BYTES: Final = 64 * 2**20
 MOST_ROWS: Final = 10_000_000
 """Of the largest table of predictions that is read, by what its header declares."""
 
+GONE: Final = (
+    "gone since it was listed: something else changes this folder. Run the same command again once it ended"
+)
+"""What is said of a record that vanishes while a folder is read, where leaving it out would say that all is well."""
+
 Whole = Annotated[int, Field(ge=-(2**53), le=2**53)]
 """A whole number that every program reads as the same one."""
 
@@ -571,7 +576,7 @@ def read_draws(path: Path, record: Record) -> npt.NDArray[np.float64]:
     file = _beside(path, record.draws, "draws")
     try:
         values = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError, OverflowError, MemoryError) as error:
+    except (ValueError, EOFError, OverflowError, MemoryError, FileNotFoundError) as error:
         raise DataError(f"{file}: not an array of numbers ({error}).") from None
     if values.dtype != np.float64 or values.shape != (record.draws.count,):
         raise DataError(
@@ -606,9 +611,12 @@ def _beside(path: Path, block: Predictions | Draws, what: str) -> Path:
         DataError: it is missing or its bytes are not the recorded ones.
     """
     file = path.parent / block.path
-    if not file.is_file():
+    try:
+        found = sha256_file(file) if file.is_file() else None
+    except FileNotFoundError:  # moved aside just now
+        found = None
+    if found is None:
         raise DataError(f"{path}: its {what} {file.name} are not beside it.")
-    found = sha256_file(file)
     if found != block.sha256:
         raise DataError(
             f"{file}: SHA-256 {found[:12]} found, {block.sha256[:12]} recorded. "

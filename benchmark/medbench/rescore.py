@@ -19,6 +19,7 @@ from medbench.errors import DataError, MedbenchError, UsageError
 from medbench.files import sha256_file
 from medbench.plugins import Catalogue, declared
 from medbench.records import (
+    GONE,
     MetricValue,
     Record,
     ResultStore,
@@ -177,6 +178,8 @@ def rescore(path: Path, catalogue: Catalogue) -> Rescored:
         record = read_record(path)
     except DataError as error:
         return Rescored(path, problem=str(error))
+    except FileNotFoundError:
+        return Rescored(path, problem=GONE)
     if record.status != "ok":
         return Rescored(path, record)
     try:
@@ -245,8 +248,8 @@ def write(rescored: Rescored, store: ResultStore) -> Record:
     It is the same cell. `environment.rescored` says what it was made from.
 
     Raises:
-        DataError: a record of this cell is there already, or the installed task has another version than the record's:
-            what another version computes is another cell.
+        DataError: a record of this cell is there already; the record is gone; or the installed task has another version
+            than the record's: what another version computes is another cell.
     """
     _target(rescored, store)
     record, path = cast(Record, rescored.record), rescored.path
@@ -255,9 +258,13 @@ def write(rescored: Rescored, store: ResultStore) -> Record:
         for sha256 in (record.identity.split_sha256, record.identity.train_sha256):
             if (lists := ResultStore(root).read_ids(sha256)) is not None:
                 store.write_ids(sha256, lists)
+    try:
+        of_record = sha256_file(path)
+    except FileNotFoundError:
+        raise DataError(f"{path}: {GONE}") from None
     about = {
         "medbench": __version__,
-        "record_sha256": sha256_file(path),
+        "record_sha256": of_record,
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     changed: dict[str, Any] = {"environment": {**record.environment, "rescored": about}}

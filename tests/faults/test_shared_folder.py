@@ -11,7 +11,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
+from medbench.cli import app
 from medbench.errors import MedbenchError, refused
 from medbench.files import replacing
 from medbench.plugins import load_catalogue
@@ -115,6 +117,29 @@ def test_a_listing_with_files_that_are_gone_and_without_new_ones(
     read = Results.read(results.root, load_catalogue(third_party=False))
     assert [one.identity.seed for one in read.records] == seeds
     assert results.find(new) is not None  # asked for by its name: no listing decides what is computed again
+
+
+@pytest.mark.parametrize("verb", ["verify", "rescore"])
+@pytest.mark.parametrize("ending", ["json", "parquet"])
+def test_what_vanishes_while_it_is_checked_is_named(
+    verb: str, ending: str, results: ResultStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Listed, and moved aside by another process before it is read: no traceback, and no word that all is well."""
+    own = identity(seed=2)
+    path = results.path(own, own.cell_id()).with_suffix(f".{ending}")
+
+    def vanishing(file: Path, *arguments: Any, **named: Any) -> Any:
+        if file == path:
+            file.unlink(missing_ok=True)
+        return opened(file, *arguments, **named)
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", vanishing)
+    done = CliRunner().invoke(app, ["results", verb, "--results", str(results.root)])
+    assert done.exit_code == 3, done.output
+    assert isinstance(done.exception, SystemExit), done.exception
+    said = [line for line in done.output.splitlines() if str(path.with_suffix(".json")) in line]
+    assert any(("gone since" if ending == "json" else "are not beside it") in line for line in said)
 
 
 def test_a_server_that_stays_away_is_named(results: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from medbench.disclosure import KEY, is_private, is_score
 from medbench.errors import DataError, MedbenchError
 from medbench.files import regular_bytes
 from medbench.plugins import Catalogue, declared
-from medbench.records import MOST_BYTES, Record, ResultStore, read_predictions, read_record
+from medbench.records import GONE, MOST_BYTES, Record, ResultStore, read_predictions, read_record
 from medbench.rescore import same, score_again
 from medbench.scoring import Scores
 from medbench.specs import TaskSpec
@@ -100,6 +100,8 @@ def check_record(
         record = read_record(path)
     except DataError as error:
         return Verdict(path, problems=[str(error)])
+    except FileNotFoundError:
+        return Verdict(path, problems=[GONE])
     verdict = Verdict(path, record)
     identity, wrong = record.identity, verdict.problems
     if record.cell_id != identity.cell_id():
