@@ -1,6 +1,6 @@
 """What reads bytes or text that somebody else wrote, one function each, for the fuzzers of this folder.
 
-Each either gives something or raises an error that says why. Whatever else comes out of one is a bug.
+Each says whether the input was taken, and not refused with an error that says why. Whatever else comes out is a bug.
 """
 
 import os
@@ -27,7 +27,7 @@ _FOLDER = Path(tempfile.mkdtemp(prefix="medbench-fuzz-"))
 _TABLE = next(spec for spec in medbench_datasets() if spec.name == "table")
 
 
-def record(data: bytes) -> None:
+def record(data: bytes) -> bool:
     """A record is read, or is a `DataError`; one that is read is written as it was."""
     path = _FOLDER / "record.json"
     path.write_bytes(data)
@@ -35,36 +35,44 @@ def record(data: bytes) -> None:
         read = read_record(path)
         path.write_text(read.to_json())
         assert read_record(path) == read
+        return True
+    return False
 
 
-def index(data: bytes) -> None:
+def index(data: bytes) -> bool:
     """An index is that of the files, whatever its own file holds."""
     known = RecordIndex(_FOLDER / "results", _FOLDER)
     known.file.parent.mkdir(exist_ok=True)
     known.file.write_bytes(data)
     assert known.listed() == []
+    return True
 
 
-def table(data: bytes) -> None:
+def table(data: bytes) -> bool:
     """A table is indexed, or is a `DataError`; its films lie below its folder."""
     folder = _FOLDER / "table"
     folder.mkdir(exist_ok=True)
     (folder / "a.png").write_bytes(b"x")
     path = folder / "films.csv"
     path.write_bytes(data)
+    taken = False
     for leave_out in (False, True):
         with suppress(MedbenchError):
             found = Table(_TABLE, path, {}).index(exclude_broken=leave_out)
             for image in found.table["image"]:
                 inside = os.path.normpath(folder / image)
                 assert inside.startswith(f"{folder}{os.sep}")
+            taken = True
+    return taken
 
 
-def rle(data: bytes) -> None:
+def rle(data: bytes) -> bool:
     """Run lengths are a mask that has the same run lengths, or are none."""
     runs = data.decode("utf-8", "replace")
     height, width = 1 + len(data) % 7, 1 + len(data) % 11
-    assert (Rle("x", runs).problem(height, width, _FOLDER) is None) == _decodes(runs, height, width)
+    taken = _decodes(runs, height, width)
+    assert (Rle("x", runs).problem(height, width, _FOLDER) is None) == taken
+    return taken
 
 
 def _decodes(runs: str, height: int, width: int) -> bool:
@@ -77,20 +85,23 @@ def _decodes(runs: str, height: int, width: int) -> bool:
     return True
 
 
-def report(data: bytes) -> None:
+def report(data: bytes) -> bool:
     """Every text is some report."""
     text = data.decode("utf-8", "replace")
     for part in (*report_sections(text).values(), *sections(text).values(), text):
         assert all(isinstance(sentence, str) for sentence in (*clean_sentences(part), *sentences(part)))
+    return True
 
 
-def xml(data: bytes) -> None:
+def xml(data: bytes) -> bool:
     """A report of Open-i, or a `ValueError`."""
     with suppress(ValueError):
         read_xml(data)
+        return True
+    return False
 
 
-def film(data: bytes) -> None:
+def film(data: bytes) -> bool:
     """A film of bytes, or a `DataError`."""
     path = _FOLDER / "film"
     path.write_bytes(data)
@@ -100,8 +111,10 @@ def film(data: bytes) -> None:
         pixels = read_image(path)
         assert pixels.dtype == np.uint8
         assert pixels.ndim == 2
+        return True
+    return False
 
 
-PARSERS: dict[str, Callable[[bytes], None]] = {
+PARSERS: dict[str, Callable[[bytes], bool]] = {
     parser.__name__: parser for parser in (record, index, table, rle, report, xml, film)
 }

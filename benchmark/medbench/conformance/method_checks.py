@@ -237,7 +237,7 @@ def training_step(subject: MethodSubject) -> str:
         method = subject.build()
         batch = subject.pairs(method)
         random.seed(number)  # an interrupted run goes on with these in another state
-        np.random.seed(number)  # noqa: NPY002
+        np.random.seed(number)  # noqa: NPY002  # the old generator is the one a method might lean on
         terms = losses(method, batch)
         _check_losses(terms)
         total(terms).backward()  # type: ignore[no-untyped-call]
